@@ -1,0 +1,155 @@
+"""OpenGVLab's own layout (``InternVLChatModel``): InternVL2 as published, read as data, its Python files ignored.
+
+Sources: ``configuration_internvl_chat.py``, ``modeling_internvl_chat.py`` and ``modeling_internlm2.py`` of
+OpenGVLab/InternVL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mmft.checkpoint.layouts.base import Layout, Rule
+from mmft.errors import CheckpointError, ConfigError
+
+__all__ = ['InternVLOfficial', 'join_wqkv', 'split_wqkv']
+
+VISION_FIELDS = (
+    'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size',
+    'qkv_bias', 'qk_normalization', 'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout',
+    'drop_path_rate', 'initializer_factor', 'initializer_range',
+)  # fmt: skip
+LLM_TYPES = {
+    'InternLM2ForCausalLM': 'InternLM2',
+    'Phi3ForCausalLM': 'Phi3',
+    'Qwen2ForCausalLM': 'Qwen2',
+    'LlamaForCausalLM': 'Llama',
+}
+LLM_FIELDS = (
+    'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+    'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps', 'rope_theta',
+    'rope_scaling', 'bias', 'attention_bias', 'mlp_bias', 'head_dim', 'bos_token_id', 'eos_token_id', 'pad_token_id',
+    'attention_dropout', 'original_max_position_embeddings', 'partial_rotary_factor', 'sliding_window',
+    'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
+)  # fmt: skip
+
+
+def split_wqkv(packed: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """InternLM2's packed rows (kv_heads, group + 2, head_dim) -> query, key, value rows as Llama has them.
+
+    Args:
+        packed: weight ((heads + 2 kv_heads) * head_dim, Dl) or bias of the same rows.
+    """
+    grouped = rearrange(packed, '(h g d) ... -> h g d ...', h=num_kv_heads, g=num_heads // num_kv_heads + 2)
+    query = rearrange(grouped[:, :-2], 'h g d ... -> (h g d) ...')
+    key, value = (rearrange(grouped[:, i], 'h d ... -> (h d) ...') for i in (-2, -1))
+    return query.contiguous(), key.contiguous(), value.contiguous()
+
+
+def join_wqkv(query: Tensor, key: Tensor, value: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tensor]:
+    """The inverse of ``split_wqkv``."""
+    query = rearrange(query, '(h g d) ... -> h g d ...', h=num_kv_heads, g=num_heads // num_kv_heads)
+    key, value = (rearrange(t, '(h d) ... -> h 1 d ...', h=num_kv_heads) for t in (key, value))
+    return (rearrange(torch.cat([query, key, value], dim=1), 'h g d ... -> (h g d) ...'),)
+
+
+class InternVLOfficial(Layout):
+    """The layout of OpenGVLab/InternVL2-* directories.
+
+    Args:
+        model: mmft's ``model`` dict.
+        options: the entries of ``config.json`` that concern pictures and prompts.
+    """
+
+    architecture = 'InternVLChatModel'
+
+    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+        self._model, self.options = model, options or {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> InternVLOfficial:
+        vision, llm = config['vision_config'], config['llm_config']
+        kind = (llm.get('architectures') or [None])[0]
+        if kind not in LLM_TYPES:
+            raise CheckpointError(
+                f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(LLM_TYPES)}'
+            )
+        tower = {key: vision[key] for key in VISION_FIELDS if key in vision}
+        model = {
+            'type': 'VLM',
+            'vision': {'type': 'InternViT', **tower, 'select_layer': config.get('select_layer', -1)},
+            'projector': {
+                'type': 'PixelShuffleMLP',
+                'scale': config.get('downsample_ratio', 0.5),
+                # The original's config default is v1; every published InternVL2 says v2 in its file.
+                'version': config.get('ps_version', 'v1'),
+            },
+            # tie_word_embeddings is not read: InternVLChatConfig forces it to False for every language model.
+            'llm': {
+                'type': LLM_TYPES[kind],
+                'tie_word_embeddings': False,
+                **{key: llm[key] for key in LLM_FIELDS if llm.get(key) is not None},
+            },
+        }
+        return cls(model, config)
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> InternVLOfficial:
+        kinds = (model_config['vision']['type'], model_config['projector']['type'], model_config['llm']['type'])
+        if kinds[:2] != ('InternViT', 'PixelShuffleMLP') or kinds[2] not in LLM_TYPES.values():
+            raise ConfigError(
+                f'the official InternVL2 layout cannot hold {" + ".join(kinds)}',
+                expected=f'InternViT + PixelShuffleMLP + one of {sorted(LLM_TYPES.values())}',
+                fix='use --layout hf',
+            )
+        return cls(model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        get = self.options.get
+        size = get('force_image_size') or self._model['vision']['image_size']
+        if get('dynamic_image_size', False):
+            tiler = {
+                'type': 'DynamicTiler',
+                'tile_size': size,
+                'min_tiles': get('min_dynamic_patch', 1),
+                'max_tiles': get('max_dynamic_patch', 6),
+                'thumbnail': get('use_thumbnail', False),
+            }
+        else:
+            tiler = {'type': 'PadSquare' if get('pad2square') else 'Resize', 'tile_size': size}
+        return {'type': 'ChatEncoder', 'template': get('template') or 'internlm2-chat', 'image_processor': tiler}
+
+    @property
+    def rules(self) -> list[Rule]:
+        rules = [Rule('vision_model.{x}', 'vision.{x}'), Rule('mlp1.{x}', 'projector.mlp.{x}')]
+        if self._model['llm']['type'] != 'InternLM2':
+            return [*rules, Rule('language_model.{x}', 'llm.lm.{x}')]
+        llm = self._model['llm']
+        heads = llm['num_attention_heads']
+        shape = {'num_heads': heads, 'num_kv_heads': llm.get('num_key_value_heads') or heads}
+        block, ours = 'language_model.model.layers.{n}.', 'llm.lm.model.layers.{n}.'
+        renames = {
+            'attention.wo': 'self_attn.o_proj', 'feed_forward.w1': 'mlp.gate_proj', 'feed_forward.w3': 'mlp.up_proj',
+            'feed_forward.w2': 'mlp.down_proj', 'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
+        }  # fmt: skip
+        return [
+            *rules,
+            Rule(
+                block + 'attention.wqkv.{k}',
+                tuple(f'{ours}self_attn.{p}_proj.{{k}}' for p in 'qkv'),
+                lambda packed: split_wqkv(packed, **shape),
+                lambda q, k, v: join_wqkv(q, k, v, **shape),
+            ),
+            *(Rule(f'{block}{a}.{{k}}', f'{ours}{b}.{{k}}') for a, b in renames.items()),
+            Rule('language_model.model.tok_embeddings.{k}', 'llm.lm.model.embed_tokens.{k}'),
+            Rule('language_model.model.norm.{k}', 'llm.lm.model.norm.{k}'),
+            Rule('language_model.output.{k}', 'llm.lm.lm_head.{k}'),
+        ]

@@ -1,0 +1,88 @@
+"""Every error a user can meet. Each says what came, what was expected and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ShapeError', 'TrainingError']
+
+
+class MMFTError(Exception):
+    """Base of all errors that mmft raises on purpose.
+
+    Args:
+        what: what came, with the offending value.
+        expected: what was expected instead.
+        fix: what the user can do.
+
+    >>> print(MMFTError('3 pictures', expected='2 <image>', fix='add one'))
+    3 pictures
+      expected: 2 <image>
+      to do:    add one
+    """
+
+    def __init__(self, what: str, *, expected: str = '', fix: str = '') -> None:
+        self.what, self.expected, self.fix = what, expected, fix
+        lines = [what]
+        if expected:
+            lines.append(f'  expected: {expected}')
+        if fix:
+            lines.append(f'  to do:    {fix}')
+        super().__init__('\n'.join(lines))
+
+    def __reduce__(self):
+        # Errors cross process borders (data workers): rebuild from the finished message, keep the fields.
+        return _rebuild, (type(self), str(self), self.__dict__.copy())
+
+
+def _rebuild(cls: type[MMFTError], message: str, state: dict) -> MMFTError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(MMFTError, ValueError):
+    """A config that cannot work."""
+
+    @classmethod
+    def gather(cls, problems: Sequence[MMFTError | str]) -> ConfigError:
+        """One error that lists every problem of a config at once."""
+        if len(problems) == 1 and isinstance(problems[0], cls):
+            return problems[0]
+        body = '\n'.join(f'{i}. {p}' for i, p in enumerate(problems, 1))
+        return cls(f'{len(problems)} problems in the config:\n{body}')
+
+
+class DataError(MMFTError, ValueError):
+    """A sample, annotation file or picture that cannot be used.
+
+    Args:
+        file: the annotation file (or picture) the problem is in.
+        line: its line, counted from 1.
+    """
+
+    def __init__(
+        self, what: str, *, file: str | Path | None = None, line: int | None = None, expected: str = '', fix: str = ''
+    ) -> None:
+        self.file, self.line, self.bare = (str(file) if file is not None else None), line, what
+        where = '' if file is None else f'{file}:{line}: ' if line is not None else f'{file}: '
+        super().__init__(where + what, expected=expected, fix=fix)
+
+    def at(self, file: str | Path, line: int | None = None) -> DataError:
+        """The same problem, with the place in the annotation file that led to it."""
+        what = self.bare if self.file is None else f'{self.file}: {self.bare}'
+        return DataError(what, file=file, line=line, expected=self.expected, fix=self.fix)
+
+
+class CheckpointError(MMFTError, ValueError):
+    """Weights that are missing, misnamed, of a wrong shape or of another base."""
+
+
+class ShapeError(MMFTError, ValueError):
+    """Tensors whose sizes do not fit together, such as image tokens and image features."""
+
+
+class TrainingError(MMFTError, RuntimeError):
+    """Training that cannot go on: a loss that is not a number, a part that does not move."""

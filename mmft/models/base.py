@@ -1,0 +1,80 @@
+"""The contracts of the three model parts. Whatever keeps one of them can stand in a ``VLM``.
+
+Shapes (mmft/structures.py has the legend): N tiles, S tile side, P patches, Q tokens per tile, Dv / Dl hidden sizes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['LanguageModel', 'Projector', 'VisionTower']
+
+
+class VisionTower(nn.Module, ABC):
+    """Tiles to patch features. The class token, where there is one, is dropped inside.
+
+    Attributes:
+        hidden_size: Dv.
+        image_size: the tile side S the position table was made for.
+    """
+
+    hidden_size: int
+    image_size: int
+
+    @abstractmethod
+    def num_patches(self, image_size: int) -> int:
+        """P of a tile of side ``image_size`` px."""
+
+    @abstractmethod
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N,3,S,S) normalised -> (N,P,Dv)."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The transformer blocks, in order: what 'unfreeze from layer N' counts."""
+
+
+class Projector(nn.Module, ABC):
+    """Patch features to language-model tokens. ``__init__(in_dim=Dv, out_dim=Dl, **own)``."""
+
+    @abstractmethod
+    def num_tokens(self, num_patches: int) -> int:
+        """Q for P patches."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,P,Dv) -> (N,Q,Dl)."""
+
+
+class LanguageModel(nn.Module, ABC):
+    """A thin skin over a causal language model.
+
+    Attributes:
+        hidden_size: Dl.
+        vocab_size: V.
+    """
+
+    hidden_size: int
+    vocab_size: int
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """(B,L) -> (B,L,Dl)."""
+
+    @abstractmethod
+    def hidden(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+        """(B,L,Dl) -> (B,L,Dl), before the output head."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """(...,Dl) -> (...,V)."""
+
+    @abstractmethod
+    @torch.no_grad()
+    def generate(self, inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
+        """(B,L,Dl) -> (B,new) ids, without the prompt."""

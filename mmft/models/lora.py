@@ -1,0 +1,124 @@
+"""LoRA on any part of a model; the one file that imports peft.
+
+Adapters are injected in place (``peft.inject_adapter_in_model``), so a part keeps its class and its interface. Merging
+is plain arithmetic on a state dict: the exporter needs no peft and no built model for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.errors import ConfigError
+
+__all__ = ['ADAPTER', 'inject_lora', 'is_lora_key', 'linear_names', 'lora_delta', 'plain_key']
+
+ADAPTER = 'default'
+_LORA_KEY = re.compile(r'\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\.')
+
+
+def is_lora_key(key: str) -> bool:
+    """Whether a state-dict key belongs to an adapter.
+
+    >>> is_lora_key('llm.lm.model.layers.0.self_attn.q_proj.lora_A.default.weight')
+    True
+    """
+    return _LORA_KEY.search(key) is not None
+
+
+def plain_key(key: str) -> str:
+    """The name a weight has without adapters around it.
+
+    >>> plain_key('vision.encoder.layers.0.attn.qkv.base_layer.weight')
+    'vision.encoder.layers.0.attn.qkv.weight'
+    """
+    return key.replace('.base_layer.', '.')
+
+
+def linear_names(module: nn.Module, skip: Iterable[str] = ('lm_head',)) -> list[str]:
+    """Last name components of every linear layer in ``module``, output head excluded: LoRA's usual targets."""
+    names = {name.rsplit('.', 1)[-1] for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+    return sorted(names - set(skip))
+
+
+def inject_lora(
+    module: nn.Module,
+    r: int = 16,
+    alpha: float | None = None,
+    dropout: float = 0.05,
+    targets: Iterable[str] | str | None = None,
+    layers: Iterable[int] | None = None,
+    dora: bool = False,
+    name: str = 'module',
+) -> dict[str, Any]:
+    """Put LoRA (Hu et al. 2021, arXiv:2106.09685) on the linear layers of ``module``, in place.
+
+    Args:
+        r: rank.
+        alpha: scale is ``alpha / r``; by default 2 r, as InternVL's own script sets it.
+        dropout: on the adapter's input.
+        targets: last name components of layers, or a regular expression over whole names; by default every linear
+            layer but the output head.
+        layers: indices of blocks to touch; None for all.
+        dora: weight-decomposed LoRA (arXiv:2402.09353).
+        name: the part's name, for messages.
+
+    Returns:
+        The settings as used, plain types: a checkpoint keeps them and merging reads them.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if r < 1:
+        raise ConfigError(f'LoRA on {name}: r = {r}', expected='1 or more', fix=f'set tune.{name}.r, e.g. 16')
+    alpha = float(2 * r if alpha is None else alpha)
+    found = linear_names(module)
+    chosen = found if targets is None else targets if isinstance(targets, str) else sorted(targets)
+    if not isinstance(chosen, str) and (missing := sorted(set(chosen) - set(found))):
+        raise ConfigError(
+            f'LoRA on {name}: no linear layer is named {missing}',
+            expected=f'some of {found}',
+            fix=f'correct tune.{name}.targets, or leave it out for all',
+        )
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=chosen,
+        use_dora=dora,
+        bias='none',
+        layers_to_transform=list(layers) if layers is not None else None,
+    )
+    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    return {
+        'r': r,
+        'alpha': alpha,
+        'dropout': dropout,
+        'targets': chosen,
+        'dora': dora,
+        'layers': list(layers) if layers is not None else None,
+    }
+
+
+def lora_delta(key: str, weight: Tensor, adapter: Mapping[str, Tensor], alpha: float, r: int) -> Tensor:
+    """The merged weight of one layer.
+
+    Args:
+        key: the layer's name without ``.weight``, as it is in ``adapter`` (``llm.lm.model.layers.0...q_proj``).
+        weight: (out,in) base weight.
+        adapter: state dict that holds ``{key}.lora_A.default.weight`` (r,in) and ``lora_B`` (out,r).
+
+    Returns:
+        (out,in) in ``weight``'s dtype: ``W + alpha/r * B A``, with DoRA's magnitudes where there are any. Added in
+        float32 and rounded once.
+    """
+    a = adapter[f'{key}.lora_A.{ADAPTER}.weight'].float()
+    b = adapter[f'{key}.lora_B.{ADAPTER}.weight'].float()
+    merged = weight.float() + (alpha / r) * (b @ a)
+    magnitude = adapter.get(f'{key}.lora_magnitude_vector.{ADAPTER}.weight')
+    if magnitude is not None:
+        merged *= (magnitude.float() / torch.linalg.norm(merged, dim=1))[:, None]
+    return merged.to(weight.dtype)

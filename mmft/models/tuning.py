@@ -1,0 +1,124 @@
+"""What trains: one setting per part, ``frozen``, ``full``, ``lora`` or ``qlora``, and from which layer on.
+
+tune = dict(vision='frozen', projector='full', llm=dict(type='lora', r=128, alpha=256))
+tune = dict(vision=dict(type='full', from_layer=12), projector='full', llm='full')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmft.errors import ConfigError
+from mmft.models.lora import inject_lora, is_lora_key
+from mmft.models.vlm import VLM
+
+__all__ = ['TUNE_TYPES', 'apply_tune', 'check_tune', 'part_of', 'trainable_summary']
+
+TUNE_TYPES = ('frozen', 'full', 'lora', 'qlora')
+DEFAULT_TUNE = {'vision': 'frozen', 'projector': 'full', 'llm': 'full'}
+_LORA_KEYS = {'r', 'alpha', 'dropout', 'targets', 'dora'}
+
+
+def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """``tune`` in its long form, every part named.
+
+    Raises:
+        ConfigError: all that is wrong with it, at once.
+
+    >>> check_tune({'llm': 'lora'})['llm']
+    {'type': 'lora'}
+    """
+    problems: list[str] = []
+    full: dict[str, dict[str, Any]] = {}
+    for part in set(tune or {}) - set(DEFAULT_TUNE):
+        problems.append(f'tune.{part}: no such part; the parts are {list(DEFAULT_TUNE)}')
+    for part, default in DEFAULT_TUNE.items():
+        given = (tune or {}).get(part, default)
+        spec = {'type': given} if isinstance(given, str) else dict(given)
+        kind = spec.get('type')
+        allowed = {'type', 'from_layer'} | (_LORA_KEYS if kind in ('lora', 'qlora') else set())
+        if kind not in TUNE_TYPES:
+            problems.append(f'tune.{part}: type {kind!r}; expected one of {TUNE_TYPES}')
+        elif unknown := set(spec) - allowed:
+            problems.append(f'tune.{part}: {sorted(unknown)} mean nothing with type {kind!r}; known: {sorted(allowed)}')
+        elif kind == 'frozen' and 'from_layer' in spec:
+            problems.append(f"tune.{part}: 'frozen' with from_layer; use dict(type='full', from_layer=...)")
+        elif part == 'projector' and 'from_layer' in spec:
+            problems.append('tune.projector: from_layer, but a projector has no layers to count')
+        full[part] = spec
+    if not problems and all(spec['type'] == 'frozen' for spec in full.values()):
+        problems.append('tune: every part is frozen, nothing would train')
+    if problems:
+        raise ConfigError.gather(problems)
+    return full
+
+
+def part_of(name: str) -> str:
+    """The part a parameter belongs to.
+
+    >>> part_of('llm.lm.lm_head.weight')
+    'llm'
+    """
+    return name.split('.', 1)[0]
+
+
+def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Freeze, open and adapt the parts of ``model`` in place, after its base weights are loaded.
+
+    Trained weights become float32 (16-bit weights would lose updates of a small learning rate); frozen ones keep their
+    dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and lower blocks do not.
+
+    Returns:
+        The settings as used, plain types, for the checkpoint.
+    """
+    used = check_tune(tune)
+    for name, spec in used.items():
+        part = model.parts[name]
+        kind, from_layer = spec['type'], spec.get('from_layer', 0)
+        part.requires_grad_(False)
+        if kind == 'frozen':
+            continue
+        if from_layer and not 0 <= from_layer < len(part.layers):
+            raise ConfigError(
+                f'tune.{name}.from_layer = {from_layer}',
+                expected=f'0 to {len(part.layers) - 1}: {name} has {len(part.layers)} layers',
+                fix='count from 0 at the input',
+            )
+        if kind == 'full':
+            _open(part, from_layer)
+        else:
+            if kind == 'qlora':
+                from mmft.models.quantize import quantize_nf4
+
+                quantize_nf4(part)
+            layers = range(from_layer, len(part.layers)) if from_layer else None
+            options = {k: v for k, v in spec.items() if k in _LORA_KEYS}
+            used[name] = {'type': kind, **inject_lora(part, layers=layers, name=name, **options)}
+            for key, parameter in part.named_parameters():
+                parameter.requires_grad_(is_lora_key('.' + key))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    return used
+
+
+def _open(part: nn.Module, from_layer: int) -> None:
+    if not from_layer:
+        part.requires_grad_(True)
+        return
+    for block in part.layers[from_layer:]:
+        block.requires_grad_(True)
+
+
+def trainable_summary(model: VLM) -> dict[str, dict[str, int]]:
+    """Parameters per part: ``{'vision': {'total': ..., 'trained': ...}, ...}``."""
+    summary = {name: {'total': 0, 'trained': 0} for name in model.parts}
+    for name, parameter in model.named_parameters():
+        row = summary[part_of(name)]
+        row['total'] += parameter.numel()
+        row['trained'] += parameter.numel() if parameter.requires_grad else 0
+    return summary

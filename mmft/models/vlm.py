@@ -1,0 +1,271 @@
+"""VLM, the one composite: vision tower, projector and language model; fuse, loss, generate, nothing else.
+
+InternVL2, LLaVA and their relatives are choices of its parts. The image placeholders are expanded by the encoder, so
+fusing is filling slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from torch import Tensor, nn
+
+from mmft.errors import ConfigError, ShapeError
+from mmft.models.base import LanguageModel, Projector, VisionTower
+from mmft.models.losses import chunked_cross_entropy
+from mmft.registry import LANGUAGE_MODELS, MODELS, PROJECTORS, VISION_TOWERS
+from mmft.structures import IGNORE_INDEX
+
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'VLM', 'TileNormalizer']
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TileNormalizer(BaseDataPreprocessor):
+    """Moves a batch to the model's device and turns uint8 tiles into normalised floats there.
+
+    Tiles travel as bytes, a quarter of the traffic; float tiles are taken as normalised already.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def normalize(self, tiles: Tensor) -> Tensor:
+        """(N,3,S,S) uint8 -> float32; the very operations, in order, of torchvision's ToTensor and Normalize."""
+        return tiles.float().div_(255).sub_(self.mean).div_(self.std) if tiles.dtype == torch.uint8 else tiles
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """A collated batch, on the device, tiles normalised. ``training`` is mmengine's and changes nothing."""
+        data = self.cast_data(dict(data))
+        if data.get('pixel_values') is not None:
+            data['pixel_values'] = self.normalize(data['pixel_values'])
+        return data
+
+
+@MODELS.register_module()
+class VLM(BaseModel):
+    """Vision tower + projector + language model.
+
+    Args:
+        vision, projector, llm: built parts, or their config dicts; a projector's dict needs no ``in_dim``/``out_dim``.
+        image_token_id: id of the placeholder whose positions receive image features. Settable later: the original
+            InternVL2 keeps it in its tokenizer only.
+        pixel_mean, pixel_std: per channel, of pixels in 0..1.
+
+    Shapes: B samples, L tokens, N tiles, S tile side, V vocabulary.
+    """
+
+    def __init__(
+        self,
+        vision: VisionTower | dict,
+        projector: Projector | dict,
+        llm: LanguageModel | dict,
+        image_token_id: int | None = None,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        # Under a meta build (``with torch.device('meta')``) the two small buffers must still hold values.
+        with torch.device('cpu'):
+            normalizer = TileNormalizer(pixel_mean, pixel_std)
+        super().__init__(data_preprocessor=normalizer)
+        self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
+        self.vision: VisionTower = VISION_TOWERS.build(vision)
+        self.llm: LanguageModel = LANGUAGE_MODELS.build(llm)
+        if isinstance(projector, dict):
+            projector = {'in_dim': self.vision.hidden_size, 'out_dim': self.llm.hidden_size, **projector}
+        self.projector: Projector = PROJECTORS.build(projector)
+        self.image_token_id = image_token_id
+        self.tokens_per_tile  # noqa: B018  a tile size that the projector cannot take shows here, not in step 1
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Q of a tile of the tower's own size."""
+        return self.num_image_tokens(self.vision.image_size)
+
+    def num_image_tokens(self, image_size: int) -> int:
+        """Q of a tile of side ``image_size`` px."""
+        return self.projector.num_tokens(self.vision.num_patches(image_size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the language model's input embeddings."""
+        return self.llm.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's input embeddings are."""
+        return self.llm.lm.get_input_embeddings().weight.device
+
+    def train(self, mode: bool = True) -> VLM:
+        """Modules in which nothing trains stay in eval mode: a frozen tower has no drop path and no dropout.
+
+        (InternVL's own script leaves drop path active on its frozen ViT.)
+        """
+        super().train(mode)
+        for module in self.modules() if mode else ():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """(N,3,S,S) normalised (or uint8) -> (N,Q,Dl)."""
+        pixel_values = self.data_preprocessor.normalize(pixel_values)
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
+        with torch.set_grad_enabled(trained):
+            patches = self.vision(pixel_values)
+        return self.projector(patches)
+
+    def fuse(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+        """Token embeddings with image features in the placeholders' places: (B,L), (N,3,S,S) -> (B,L,Dl).
+
+        Raises:
+            ShapeError: the number of placeholders is not the number of features.
+        """
+        embeds = self.llm.embed(input_ids)
+        if pixel_values is None or len(pixel_values) == 0:
+            return embeds + self._unused_features() if self._must_touch_vision() else embeds
+        if self.image_token_id is None:
+            raise ConfigError(
+                'the model has no image_token_id but got pictures',
+                fix='set model.image_token_id = encoder.image_token_id',
+            )
+        features = self.image_features(pixel_values)
+        slots = input_ids == self.image_token_id
+        count = int(slots.sum())
+        if count != features.shape[0] * features.shape[1]:
+            raise ShapeError(
+                f'{count} image placeholders in input_ids, but {features.shape[0]} tiles x {features.shape[1]} tokens '
+                f'= {features.shape[0] * features.shape[1]} image features',
+                expected='as many placeholders as features',
+                fix='encode with the ChatEncoder that was saved with this model (same tiles, same tokens per tile)',
+            )
+        return embeds.masked_scatter(slots.unsqueeze(-1), features.to(embeds.dtype))
+
+    def _must_touch_vision(self) -> bool:
+        # Ranks must run the same collectives: ZeRO-3 gathers and DDP's reducer hang if one rank skips the tower.
+        return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+    def _unused_features(self) -> Tensor:
+        side = self.vision.image_size
+        return 0.0 * self.image_features(torch.zeros(1, 3, side, side, device=self.device)).sum()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        mode: str = 'loss',
+        loss_weight: Tensor | None = None,
+        num_items: Tensor | float | None = None,
+        **generate_kwargs: Any,
+    ) -> dict[str, Tensor] | Tensor:
+        """One pass.
+
+        Args:
+            input_ids: (B,L) int64, image placeholders expanded.
+            attention_mask: (B,L), None for packed rows.
+            pixel_values: (N,3,S,S) normalised floats or uint8, or None.
+            labels: (B,L) unshifted, ``IGNORE_INDEX`` where nothing is trained. Shifting happens here.
+            position_ids: (B,L); restart at 0 in packed rows.
+            mode: ``loss`` -> ``{'loss': scalar}``; ``tensor`` -> logits (B,L,V); ``predict`` -> generated ids (B,new).
+            loss_weight: (B,L) weight of each label, or None for ones.
+            num_items: what the summed loss is divided by; by default the weight of this batch's trained tokens. An
+                accumulated batch passes its own total, so that every token counts the same.
+        """
+        embeds = self.fuse(input_ids, pixel_values)
+        if mode == 'predict':
+            return self.llm.generate(embeds, attention_mask, **generate_kwargs)
+        hidden = self.llm.hidden(embeds, attention_mask, position_ids)
+        if mode == 'tensor':
+            return self.llm.head(hidden)
+        if mode != 'loss' or labels is None:
+            raise ConfigError(
+                f'VLM.forward(mode={mode!r}, labels={"given" if labels is not None else None})',
+                expected="mode 'loss' with labels, 'tensor' or 'predict'",
+            )
+        return {'loss': self.loss(hidden, labels, loss_weight, num_items)}
+
+    def loss(
+        self, hidden: Tensor, labels: Tensor, loss_weight: Tensor | None = None, num_items: Tensor | float | None = None
+    ) -> Tensor:
+        """Mean cross entropy over trained tokens; token i is predicted from position i-1.
+
+        Args:
+            hidden: (B,L,Dl).
+            labels: (B,L), unshifted.
+        """
+        targets = labels[:, 1:]
+        trained = targets != IGNORE_INDEX
+        weight = loss_weight[:, 1:][trained].float() if loss_weight is not None else None
+        total = chunked_cross_entropy(
+            hidden[:, :-1][trained], targets[trained], self.llm.head, self.llm.linear_head(), weight
+        )
+        if num_items is None:
+            num_items = weight.sum() if weight is not None else trained.sum().clamp(min=1)
+        return total / num_items
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Generated ids (B,new), without the prompt; prompts of a batch are padded on the left."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return self(input_ids, attention_mask, pixel_values, mode='predict', **kwargs)
+
+    @torch.no_grad()
+    def chat(
+        self,
+        encoder: Any,
+        question: str,
+        images: Sequence[Any] = (),
+        history: Sequence[dict[str, str]] = (),
+        max_new_tokens: int = 512,
+        do_sample: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """Answer ``question`` about ``images``.
+
+        Args:
+            encoder: the ``ChatEncoder`` that belongs to the model.
+            images: paths or PIL pictures. A question without ``<image>`` gets one per picture in front.
+            history: earlier messages ``{'role', 'content'}``; their pictures come first in ``images``.
+            kwargs: as transformers' ``generate``.
+        """
+        sample = encoder.prompt(question, images, history)
+        if self.image_token_id is None:
+            self.image_token_id = encoder.image_token_id
+        mode = self.training
+        self.eval()
+        try:
+            ids = self.generate(
+                sample.input_ids[None].to(self.device),
+                sample.pixel_values.to(self.device) if sample.pixel_values is not None else None,
+                max_new_tokens=max_new_tokens,
+                do_sample=do_sample,
+                eos_token_id=encoder.stop_token_ids,
+                pad_token_id=encoder.pad_token_id,
+                **kwargs,
+            )
+        finally:
+            self.train(mode)
+        return encoder.decode(ids[0])
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade compute for memory in tower and language model: blocks are run again in the backward pass."""
+        self.vision.gradient_checkpointing = True
+        self.llm.gradient_checkpointing_enable()
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The three parts by name, as configs name them."""
+        return {'vision': self.vision, 'projector': self.projector, 'llm': self.llm}
