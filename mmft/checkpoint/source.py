@@ -97,14 +97,11 @@ class TensorDirectory(Mapping[str, Tensor]):
         return len(self._files)
 
     def head(self, key: str) -> tuple[tuple[int, ...], Tensor]:
-        """Shape and first row of a tensor, without reading the rest."""
+        """Shape and first row of a tensor (of a vector, its first 256 values), without reading the rest."""
         handle = self._handle(self._files[key])
-        if isinstance(handle, dict):
-            tensor = handle[key]
-            return tuple(tensor.shape), tensor[:1] if tensor.dim() else tensor
-        piece = handle.get_slice(key)
-        shape = tuple(piece.get_shape())
-        return shape, piece[:1] if shape else self[key]
+        piece = handle[key] if isinstance(handle, dict) else handle.get_slice(key)
+        shape = tuple(piece.shape if isinstance(handle, dict) else piece.get_shape())
+        return shape, piece[: 1 if len(shape) > 1 else 256] if shape else self[key]
 
 
 def fingerprint(tensors: TensorDirectory) -> str:

@@ -6,6 +6,7 @@ tune = dict(vision=dict(type='full', from_layer=12), projector='full', llm='full
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,6 +120,8 @@ def trainable_summary(model: VLM) -> dict[str, dict[str, int]]:
     summary = {name: {'total': 0, 'trained': 0} for name in model.parts}
     for name, parameter in model.named_parameters():
         row = summary[part_of(name)]
-        row['total'] += parameter.numel()
+        # An NF4 weight holds two values a byte; its quant_state knows the shape that it stands for.
+        state = getattr(parameter, 'quant_state', None)
+        row['total'] += math.prod(state.shape) if state is not None else parameter.numel()
         row['trained'] += parameter.numel() if parameter.requires_grad else 0
     return summary

@@ -152,9 +152,8 @@ def test_greedy_ids(case):
         assert got[0].tolist() == want, key
     padded = cases['batch_left_padded']
     tiles = [i for sample in padded['tiles'] for i in sample]
-    got = model.generate(
-        torch.tensor(padded['input_ids']), inputs['pixel_values'][tiles], torch.tensor(padded['attention_mask']), **options
-    )
+    ids, mask = torch.tensor(padded['input_ids']), torch.tensor(padded['attention_mask'])
+    got = model.generate(ids, inputs['pixel_values'][tiles], mask, **options)
     assert got.tolist() == [row[1:] for row in padded['output_ids']]
     crossing = cases['llm_only_crossing_max_position']
     want = crossing['output_ids']
@@ -171,7 +170,7 @@ def test_packed_row():
     rows = results['rows']
     real = inputs['image_flags'].flatten() == 1
     # The padding goes through as a segment of its own: dynamic rope follows the length of the whole row.
-    row = {'input_ids': inputs['input_ids'], 'position_ids': inputs['position_ids'], 'pixel_values': inputs['pixel_values'][real]}
+    row = {key: inputs[key] for key in ('input_ids', 'position_ids')} | {'pixel_values': inputs['pixel_values'][real]}
     logits = model(**row, mode='tensor')
     torch.testing.assert_close(logits[:, :rows], outputs['logits'], **TOLERANCE)
     for reduction in ('token', 'sample', 'square'):

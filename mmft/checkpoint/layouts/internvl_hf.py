@@ -123,7 +123,8 @@ class InternVLHF(Layout):
     def rules(self) -> list[Rule]:
         block, ours = 'vision_tower.encoder.layer.{n}.', 'vision.encoder.layers.{n}.'
         renames = {
-            'attention.projection_layer': 'attn.proj', 'attention.q_norm': 'attn.q_norm', 'attention.k_norm': 'attn.k_norm',
+            'attention.projection_layer': 'attn.proj',
+            'attention.q_norm': 'attn.q_norm', 'attention.k_norm': 'attn.k_norm',
             'mlp.fc1': 'mlp.fc1', 'mlp.fc2': 'mlp.fc2', 'layernorm_before': 'norm1', 'layernorm_after': 'norm2',
         }  # fmt: skip
         return [

@@ -138,7 +138,8 @@ class InternVLOfficial(Layout):
         block, ours = 'language_model.model.layers.{n}.', 'llm.lm.model.layers.{n}.'
         renames = {
             'attention.wo': 'self_attn.o_proj', 'feed_forward.w1': 'mlp.gate_proj', 'feed_forward.w3': 'mlp.up_proj',
-            'feed_forward.w2': 'mlp.down_proj', 'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
+            'feed_forward.w2': 'mlp.down_proj',
+            'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
         }  # fmt: skip
         return [
             *rules,

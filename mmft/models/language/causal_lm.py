@@ -105,8 +105,9 @@ class CausalLM(LanguageModel):
 class Llama(CausalLM):
     """Llama and everything of its shape (Vicuna, TinyLlama).
 
-    >>> Llama(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32).hidden_size
-    16
+    >>> llm = Llama(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    >>> llm.embed(torch.zeros(1, 5, dtype=torch.long)).shape
+    torch.Size([1, 5, 16])
     """
 
     model_type = 'llama'

@@ -1,0 +1,44 @@
+# The commands of the project. `make demo` and `make test` set everything up by themselves.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+
+.PHONY: help install demo test lint format bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## make .venv with all that training, serving and the tests need (once)
+
+# Editable: a later edit of the code needs no new install; an edit of the requirements or the C file does.
+$(VENV)/.installed: setup.py pyproject.toml mmft/data/_tiling.c
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
+	  "mmft needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11 ..." % v)'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade 'pip>=24' 'setuptools<81' wheel
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
+	@touch $@
+
+demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/demo/report.html
+	$(PY) tools/demo.py
+
+test: install  ## the whole test-suite
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+lint: install  ## ruff, as pre-commit runs it
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: install  ## let ruff rewrite the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: install  ## the benchmarks of docs/benchmarks.md
+	$(PY) benchmarks/tiling.py
+	$(PY) benchmarks/train_step.py
+	$(PY) benchmarks/convert.py
+
+clean:  ## remove what was built, trained and drawn (not .venv)
+	rm -rf build dist *.egg-info work_dirs data/demo_food mmft/data/*.so

@@ -1,0 +1,99 @@
+"""Layouts: every tensor there and back bit for bit, and InternLM2's packing against the original's own numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mmft.checkpoint import TensorDirectory, read_layout
+from mmft.checkpoint.layouts import LAYOUT_NAMES, LAYOUTS
+from mmft.checkpoint.layouts.internvl_official import join_wqkv, split_wqkv
+from mmft.errors import CheckpointError, ConfigError
+from tests.helpers import GOLDEN, INTERNVL_CASES, golden_json, golden_tensors
+
+WQKV = 'internlm2_wqkv'
+
+
+def convert(steps, tensors):
+    out = {}
+    for step in steps:
+        out |= step(tensors.__getitem__)
+    return out
+
+
+@pytest.mark.parametrize('name', INTERNVL_CASES)
+def test_official_and_back_is_bit_identical(name):
+    layout, official = read_layout(GOLDEN / name), TensorDirectory(GOLDEN / name)
+    ours = convert(layout.to_ours(official), official)
+    back = convert(layout.to_theirs(ours), ours)
+    assert set(back) == set(official)
+    for key, tensor in official.items():
+        assert back[key].dtype == tensor.dtype
+        assert torch.equal(back[key], tensor), key
+
+
+@pytest.mark.parametrize('name', INTERNVL_CASES)
+@pytest.mark.parametrize('layout_name', LAYOUT_NAMES)
+def test_any_layout_and_back_is_bit_identical(name, layout_name):
+    layout, official = read_layout(GOLDEN / name), TensorDirectory(GOLDEN / name)
+    ours = convert(layout.to_ours(official), official)
+    if layout_name == 'hf' and layout.model_config['projector']['version'] == 'v1':
+        with pytest.raises(ConfigError, match='pixel shuffle v1'):
+            LAYOUT_NAMES[layout_name].from_model(layout.model_config)
+        return
+    other = LAYOUT_NAMES[layout_name].from_model(layout.model_config)
+    theirs = convert(other.to_theirs(ours), ours)
+    back = convert(other.to_ours(theirs), theirs)
+    assert set(back) == set(ours)
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+
+
+@pytest.mark.parametrize(('heads', 'kv_heads'), [(6, 2), (4, 4), (8, 1)])
+def test_wqkv_split_and_join_are_inverse(heads, kv_heads):
+    for packed in (torch.randn((heads + 2 * kv_heads) * 8, 16), torch.randn((heads + 2 * kv_heads) * 8)):
+        parts = split_wqkv(packed, heads, kv_heads)
+        assert [len(part) for part in parts] == [heads * 8, kv_heads * 8, kv_heads * 8]
+        assert torch.equal(join_wqkv(*parts, heads, kv_heads)[0], packed)
+
+
+def test_internlm2_is_llama():
+    """Weights, and logits through transformers' Llama, equal the original InternLM2's."""
+    config, tensors, outputs = (
+        golden_json(WQKV, 'config.json'),
+        golden_tensors(WQKV, 'model'),
+        golden_tensors(WQKV, 'outputs'),
+    )
+    heads, kv_heads = config['num_attention_heads'], config['num_key_value_heads']
+    packed = next(value for key, value in tensors.items() if key.endswith('layers.0.attention.wqkv.weight'))
+    for part, name in zip(split_wqkv(packed, heads, kv_heads), 'qkv', strict=True):
+        assert torch.equal(part, outputs[f'layer0_{name}_proj_weight'])
+    model_config = {'llm': {'type': 'InternLM2', **config}, 'vision': {'type': 'InternViT'}}
+    layout = LAYOUTS['InternVLChatModel'](model_config | {'projector': {'type': 'PixelShuffleMLP'}})
+    official = {f'language_model.{key}': value for key, value in tensors.items()}
+    ours = convert(layout.to_ours(official), official)
+    fields = {k: v for k, v in config.items() if k not in ('bias', 'attn_implementation')}
+    llama = LlamaForCausalLM(LlamaConfig(**fields))
+    llama.load_state_dict({key.removeprefix('llm.lm.'): value for key, value in ours.items()})
+    inputs = golden_tensors(WQKV, 'inputs')
+    with torch.no_grad():
+        logits = llama.eval()(**inputs).logits
+    mask = inputs['attention_mask'].bool()
+    torch.testing.assert_close(logits[mask], outputs['logits'][mask], atol=1e-5, rtol=1e-5)
+
+
+def test_unknown_architecture(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps({'architectures': ['BertModel']}))
+    with pytest.raises(CheckpointError, match='BertModel'):
+        read_layout(tmp_path)
+
+
+def test_unknown_and_missing_tensors():
+    layout, tensors = read_layout(GOLDEN / INTERNVL_CASES[0]), TensorDirectory(GOLDEN / INTERNVL_CASES[0])
+    with pytest.raises(CheckpointError, match='no rule for'):
+        layout.to_ours([*tensors, 'vision_tower.stray'])
+    hf = LAYOUT_NAMES['hf'].from_model(layout.model_config)
+    with pytest.raises(CheckpointError, match=r'missing.*k_proj'):
+        hf.to_ours(['vision_tower.encoder.layer.0.attention.q_proj.weight'])

@@ -1,0 +1,131 @@
+"""Loading directories: shards, wrong directories, and that nothing in them runs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mmft
+from mmft.checkpoint import TensorDirectory, build_pretrained, fingerprint, read_layout
+from mmft.errors import CheckpointError, ConfigError
+from tests.helpers import GOLDEN
+
+CASE = GOLDEN / 'internvl2_qwen2'
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A copy of a golden model directory that a test may spoil."""
+    for name in ('config.json', 'model.safetensors'):
+        shutil.copy(CASE / name, tmp_path / name)
+    return tmp_path
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_dtype():
+    assert mmft.load(CASE)[0].dtype == torch.float16  # as stored
+    assert mmft.load(CASE, dtype='float32')[0].dtype == torch.float32
+    with pytest.raises(ConfigError, match='float7'):
+        mmft.load(CASE, dtype='float7')
+
+
+def test_shards_and_bin_give_the_same_model(directory):
+    want, _ = mmft.load(CASE)
+    tensors = load_file(CASE / 'model.safetensors')
+    names = sorted(tensors)
+    (directory / 'model.safetensors').unlink()
+    weight_map = {}
+    for i, part in enumerate((names[:20], names[20:]), 1):
+        file = f'model-0000{i}-of-00002.safetensors'
+        save_file({name: tensors[name] for name in part}, directory / file)
+        weight_map |= dict.fromkeys(part, file)
+    (directory / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': weight_map}))
+    assert same(mmft.load(directory)[0], want)
+    mark = fingerprint(TensorDirectory(directory))
+    for file in directory.glob('model*'):
+        file.unlink()
+    torch.save(tensors, directory / 'pytorch_model.bin')
+    assert same(mmft.load(directory)[0], want)
+    # The same base in another file format is the same base; one changed value is another.
+    assert fingerprint(TensorDirectory(directory)) == mark == fingerprint(TensorDirectory(CASE))
+    tensors['language_model.model.norm.weight'][3] += 1
+    torch.save(tensors, directory / 'pytorch_model.bin')
+    assert fingerprint(TensorDirectory(directory)) != mark
+
+
+def test_nothing_in_the_directory_runs(directory):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(directory / 'ran'), 'w')
+
+    for name in ('configuration_internvl_chat.py', 'modeling_internvl_chat.py'):
+        (directory / name).write_text(f'open({str(directory / "ran")!r}, "w")')
+    config = json.loads((directory / 'config.json').read_text())
+    config['auto_map'] = {'AutoModel': 'modeling_internvl_chat.InternVLChatModel'}
+    (directory / 'config.json').write_text(json.dumps(config))
+    mmft.load(directory)
+    assert not (directory / 'ran').exists()
+    (directory / 'model.safetensors').unlink()
+    (directory / 'pytorch_model.bin').write_bytes(pickle.dumps({'weight': Evil()}))
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        mmft.load(directory)
+    assert not (directory / 'ran').exists()
+
+
+def test_missing_directory_files(tmp_path):
+    with pytest.raises(CheckpointError, match='not a directory'):
+        mmft.load(tmp_path / 'nowhere')
+    with pytest.raises(CheckpointError, match=r'no config\.json'):
+        mmft.load(tmp_path)
+    shutil.copy(CASE / 'config.json', tmp_path)
+    with pytest.raises(CheckpointError, match='no weights'):
+        mmft.load(tmp_path)
+
+
+def test_cut_off_weights(directory):
+    data = (directory / 'model.safetensors').read_bytes()
+    (directory / 'model.safetensors').write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        mmft.load(directory)
+
+
+def test_index_that_climbs_out(directory):
+    (directory / 'model.safetensors').rename(directory.parent / 'outside.safetensors')
+    index = {'weight_map': {'a': '../outside.safetensors'}}
+    (directory / 'model.safetensors.index.json').write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match='plain file name'):
+        mmft.load(directory)
+    (directory / 'model.safetensors.index.json').write_text('{')
+    with pytest.raises(CheckpointError, match='not valid JSON'):
+        mmft.load(directory)
+
+
+def test_tensors_that_do_not_fit_are_all_named(directory):
+    tensors = load_file(directory / 'model.safetensors')
+    tensors['mlp1.1.bias'] = torch.zeros(3)
+    del tensors['mlp1.3.bias']
+    save_file(tensors, directory / 'model.safetensors')
+    with pytest.raises(CheckpointError) as error:
+        mmft.load(directory)
+    assert 'projector.mlp.1.bias: (3,) in the weights' in str(error.value)
+    assert 'projector.mlp.3.bias: in the model, but not in the weights' in str(error.value)
+
+
+def test_config_of_another_model():
+    stored = read_layout(CASE).model_config
+    config = {
+        **stored,
+        'llm': {**stored['llm'], 'rope_theta': 7.0},
+        'projector': {**stored['projector'], 'version': 'v1'},
+    }
+    with pytest.raises(ConfigError, match='2 problems') as error:
+        build_pretrained(CASE, config)
+    assert 'rope_theta' in str(error.value)
