@@ -13,9 +13,7 @@ import difflib
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry as MMEngineRegistry
 
 from mmft.errors import ConfigError
@@ -27,14 +25,19 @@ __all__ = [
     'HOOKS',
     'IMAGE_PROCESSORS',
     'LANGUAGE_MODELS',
+    'LOG_PROCESSORS',
     'LOOPS',
     'METRICS',
     'MODELS',
+    'OPTIMIZERS',
     'OPTIM_WRAPPERS',
+    'PARAM_SCHEDULERS',
     'PROJECTORS',
     'SAMPLERS',
     'TEMPLATES',
+    'VISBACKENDS',
     'VISION_TOWERS',
+    'VISUALIZERS',
     'Registry',
 ]
 
@@ -88,12 +91,17 @@ LANGUAGE_MODELS = _registry('language model', 'mmft.models.language')
 IMAGE_PROCESSORS = _registry('image processor', 'mmft.data.images')
 TEMPLATES = _registry('chat template', 'mmft.data.templates')
 ENCODERS = _registry('encoder', 'mmft.data.encoder')
-DATASETS = _registry('dataset', 'mmft.data')
-SAMPLERS = _registry('sampler', 'mmft.data')
-COLLATORS = _registry('collator', 'mmft.data')
+DATASETS = _registry('dataset', 'mmft.data.dataset')
+SAMPLERS = _registry('sampler', 'mmft.data.sampler')
+COLLATORS = _registry('collator', 'mmft.data.collate')
 METRICS = _registry('metric', 'mmft.evaluation')
 
 # Children of mmengine's own, so that the Runner finds mmengine's parts and ours by name.
-HOOKS = _registry('hook', 'mmft.engine', MMENGINE_HOOKS)
-LOOPS = _registry('loop', 'mmft.engine', MMENGINE_LOOPS)
-OPTIM_WRAPPERS = _registry('optim wrapper', 'mmft.engine', MMENGINE_OPTIM_WRAPPERS)
+HOOKS = _registry('hook', 'mmft.engine', mmengine_registry.HOOKS)
+LOOPS = _registry('loop', 'mmft.engine', mmengine_registry.LOOPS)
+OPTIM_WRAPPERS = _registry('optim wrapper', 'mmft.engine', mmengine_registry.OPTIM_WRAPPERS)
+OPTIMIZERS = _registry('optimizer', 'mmft.engine', mmengine_registry.OPTIMIZERS)
+PARAM_SCHEDULERS = _registry('parameter scheduler', 'mmft.engine', mmengine_registry.PARAM_SCHEDULERS)
+VISUALIZERS = _registry('visualizer', 'mmft.engine', mmengine_registry.VISUALIZERS)
+VISBACKENDS = _registry('visualizer backend', 'mmft.engine', mmengine_registry.VISBACKENDS)
+LOG_PROCESSORS = _registry('log processor', 'mmft.engine', mmengine_registry.LOG_PROCESSORS)

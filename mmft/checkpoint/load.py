@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['as_dtype', 'build_meta', 'build_pretrained', 'load', 'load_encoder', 'read_layout']
+__all__ = ['as_dtype', 'build_meta', 'build_pretrained', 'check_same', 'load', 'load_encoder', 'read_layout']
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
@@ -75,7 +75,7 @@ def build_pretrained(
     """
     layout = read_layout(path)
     if model_config is not None:
-        _check_same(model_config, layout.model_config, str(path))
+        check_same(model_config, layout.model_config, str(path))
     tensors = TensorDirectory(path)
     model = build_meta(model_config or layout.model_config)
     fill(model, layout, tensors, as_dtype(dtype), torch.device(device), str(path))
@@ -122,7 +122,8 @@ _SILENT = {
 }
 
 
-def _check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
+def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
+    """Raise ``ConfigError`` where a ``model`` dict differs from a directory's in what tensor shapes do not show."""
     problems = [
         f'model.{part}.{key} = {config[part][key]!r}, but {where} says {stored[part][key]!r}'
         for part, keys in _SILENT.items()

@@ -50,6 +50,11 @@ class TensorDirectory(Mapping[str, Tensor]):
             for key in self._handle(file).keys():  # noqa: SIM118  safe_open handles are no mappings
                 self._files[key] = file
 
+    @property
+    def files(self) -> list[Path]:
+        """The weight files, each once."""
+        return list(dict.fromkeys(self._files.values()))
+
     def _weight_files(self) -> list[Path]:
         for index_name in (f'{name}.index.json' for name in _SINGLE):
             if (index := self.path / index_name).is_file():

@@ -61,11 +61,8 @@ def test_wqkv_split_and_join_are_inverse(heads, kv_heads):
 
 def test_internlm2_is_llama():
     """Weights, and logits through transformers' Llama, equal the original InternLM2's."""
-    config, tensors, outputs = (
-        golden_json(WQKV, 'config.json'),
-        golden_tensors(WQKV, 'model'),
-        golden_tensors(WQKV, 'outputs'),
-    )
+    config = golden_json(WQKV, 'config.json')
+    tensors, outputs = golden_tensors(WQKV, 'model'), golden_tensors(WQKV, 'outputs')
     heads, kv_heads = config['num_attention_heads'], config['num_key_value_heads']
     packed = next(value for key, value in tensors.items() if key.endswith('layers.0.attention.wqkv.weight'))
     for part, name in zip(split_wqkv(packed, heads, kv_heads), 'qkv', strict=True):

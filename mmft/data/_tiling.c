@@ -1,0 +1,353 @@
+/* Pictures to tiles: bicubic resampling in Pillow's fixed-point arithmetic, bit for bit, written straight into tiles.
+ *
+ * Pillow resamples one direction after the other and rounds to 8 bits in between. A pixel is a sum of
+ * pixel x weight with 22-bit weights in 32-bit integers, so the order of summation does not matter and vector units may
+ * be used. Here rows stream through: each pushed row is resampled once, kept in a ring just large enough for the second
+ * direction, and finished rows leave at once as planar tiles. No row of the stretched picture is ever kept.
+ *
+ * The file needs no Python headers: mmft/data/tiling.py loads it with ctypes (which releases the GIL during calls).
+ * A pixel is four bytes here: red, green, blue, unused.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_AVX2 1
+#include <immintrin.h>
+#endif
+
+#define BATCH 4       /* rows that go through the horizontal pass together and share the loads of weights */
+#define SHARED 32     /* rows that grid and thumbnail take in turn */
+#define WEIGHT_BITS 22
+#define HALF (1 << (WEIGHT_BITS - 1))
+#define LOW_BITS 12   /* a weight is split as high * 2^12 + low, both within 16 bits, for _mm256_madd_epi16 */
+
+typedef struct {
+    int out, taps;    /* output length; weights per output, even (for `across`) where the input is long enough */
+    int *first;       /* per output: first input it reads; first + taps never passes the end of the input */
+    int32_t *weight;  /* out x taps */
+    int16_t *split;   /* the weights again, by twos: two high halves, then two low halves */
+} Axis;
+
+typedef struct {
+    int width, height, vertical_first, avx2;
+    int columns, rows, size;
+    uint8_t *tiles;           /* (rows * columns, 3, size, size) */
+    Axis across, down;
+    int ring_width, capacity; /* the ring holds `capacity` rows of ring_width pixels, input row y at y % capacity */
+    uint8_t *ring;
+    const uint8_t **window;   /* the rows of one output row, and one more */
+    uint8_t *line[BATCH], *done[BATCH]; /* rows that come out of the ring, and finished ones (vertical first) */
+    int pushed, next;         /* input rows taken, output rows written */
+} Stretch;
+
+typedef struct {
+    int count;
+    Stretch part[2]; /* the grid and, perhaps, the thumbnail */
+} Tiler;
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+static double bicubic(double x) {
+    x = fabs(x);
+    if (x < 1.0) return (1.5 * x - 2.5) * x * x + 1.0;
+    if (x < 2.0) return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5;
+    return 0.0;
+}
+
+/* The inputs [from, to) that output o depends on; scale is input / output length. */
+static void reach(int o, double scale, int in, int *from, int *to) {
+    double centre = (o + 0.5) * scale, support = 2.0 * (scale < 1.0 ? 1.0 : scale);
+    *from = (int)(centre - support + 0.5);
+    *to = (int)(centre + support + 0.5);
+    if (*from < 0) *from = 0;
+    if (*to > in) *to = in;
+}
+
+/* `multiple` is what taps are rounded up to, if the input is long enough for it. */
+static int axis_init(Axis *axis, int in, int out, int multiple) {
+    double scale = (double)in / out, unit = 1.0 / (scale < 1.0 ? 1.0 : scale);
+    int from, to, most = 0;
+    for (int o = 0; o < out; o++) {
+        reach(o, scale, in, &from, &to);
+        if (to - from > most) most = to - from;
+    }
+    int taps = (most + multiple - 1) / multiple * multiple;
+    if (taps > in) taps = most;
+    axis->out = out;
+    axis->taps = taps;
+    axis->first = malloc(sizeof(int) * out);
+    axis->weight = calloc((size_t)out * taps, sizeof(int32_t));
+    axis->split = calloc((size_t)out * (taps + 1) * 2, sizeof(int16_t));
+    double *raw = malloc(sizeof(double) * most);
+    int fine = axis->first && axis->weight && axis->split && raw;
+    int16_t *split = axis->split;
+    for (int o = 0; fine && o < out; o++) {
+        reach(o, scale, in, &from, &to);
+        double sum = 0.0;
+        for (int i = from; i < to; i++) sum += raw[i - from] = bicubic((i - (o + 0.5) * scale + 0.5) * unit);
+        /* Zero weights fill the window: behind the used ones, or before them where the input ends. */
+        int first = axis->first[o] = from + taps > in ? in - taps : from;
+        int32_t *weight = axis->weight + (size_t)o * taps;
+        for (int i = from; i < to; i++) {
+            double w = raw[i - from] / sum * (1 << WEIGHT_BITS);
+            weight[i - first] = (int)(w < 0 ? w - 0.5 : w + 0.5);
+        }
+        for (int i = 0; i < taps; i++) {
+            split[i / 2 * 4 + i % 2] = (int16_t)(weight[i] >> LOW_BITS);
+            split[i / 2 * 4 + 2 + i % 2] = (int16_t)(weight[i] & ((1 << LOW_BITS) - 1));
+        }
+        split += (taps + 1) / 2 * 4;
+    }
+    free(raw);
+    return fine;
+}
+
+/* ---- the two passes and the cut, in plain C --------------------------------------------------------------------- */
+
+static inline uint8_t rounded(int32_t sum) {
+    sum >>= WEIGHT_BITS;
+    return sum < 0 ? 0 : sum > 255 ? 255 : (uint8_t)sum;
+}
+
+static void across_plain(const Axis *axis, const uint8_t *in, uint8_t *out) {
+    for (int o = 0; o < axis->out; o++, out += 4) {
+        const uint8_t *pixel = in + (size_t)axis->first[o] * 4;
+        const int32_t *weight = axis->weight + (size_t)o * axis->taps;
+        int32_t r = HALF, g = HALF, b = HALF;
+        for (int i = 0; i < axis->taps; i++, pixel += 4) {
+            r += pixel[0] * weight[i];
+            g += pixel[1] * weight[i];
+            b += pixel[2] * weight[i];
+        }
+        out[0] = rounded(r);
+        out[1] = rounded(g);
+        out[2] = rounded(b);
+        out[3] = 0;
+    }
+}
+
+/* bytes [from, to) of one output row out of `taps` input rows */
+static void down_plain(const uint8_t *const *rows, const int32_t *weight, int taps, uint8_t *out, int from, int to) {
+    for (int x = from; x < to; x++) {
+        int32_t sum = HALF;
+        for (int i = 0; i < taps; i++) sum += rows[i][x] * weight[i];
+        out[x] = rounded(sum);
+    }
+}
+
+static void planes(const uint8_t *restrict in, uint8_t *restrict r, uint8_t *restrict g, uint8_t *restrict b, int size) {
+    for (int x = 0; x < size; x++) {
+        r[x] = in[4 * x];
+        g[x] = in[4 * x + 1];
+        b[x] = in[4 * x + 2];
+    }
+}
+
+/* ---- the same with AVX2 ------------------------------------------------------------------------------------------ */
+
+#ifdef HAVE_AVX2
+#define AVX2 __attribute__((target("avx2")))
+#define WHOLE(high, low) _mm256_add_epi32(_mm256_slli_epi32(high, LOW_BITS), low)
+
+/* The weights of taps i and i + 1, i even, as a pair of 16-bit halves in every 32 bits */
+static inline AVX2 void weights(const int16_t *split, int i, __m256i *high, __m256i *low) {
+    int32_t pair[2];
+    memcpy(pair, split + 2 * i, sizeof(pair));
+    *high = _mm256_set1_epi32(pair[0]);
+    *low = _mm256_set1_epi32(pair[1]);
+}
+
+/* Four rows at once, one in each half of two vectors, two taps at a time. Needs an even number of taps. */
+static AVX2 void across_avx2(const Axis *axis, const uint8_t *const in[BATCH], uint8_t *const out[BATCH]) {
+    /* two pixels -> 16-bit pairs r0 r1 g0 g1 b0 b1 x0 x1 */
+    const __m256i pairs = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
+    const int16_t *split = axis->split;
+    for (int o = 0; o < axis->out; o++, split += 2 * axis->taps) {
+        __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(HALF), wh, wl;
+        __m256i high[BATCH / 2] = {zero, zero}, low[BATCH / 2] = {half, half};
+        size_t at = (size_t)axis->first[o] * 4;
+        for (int i = 0; i < axis->taps; i += 2, at += 8) {
+            weights(split, i, &wh, &wl);
+            for (int r = 0; r < BATCH; r += 2) {
+                __m128i upper = _mm_loadl_epi64((const __m128i *)(in[r] + at));
+                __m128i lower = _mm_loadl_epi64((const __m128i *)(in[r + 1] + at));
+                __m256i p = _mm256_shuffle_epi8(_mm256_set_m128i(lower, upper), pairs);
+                high[r / 2] = _mm256_add_epi32(high[r / 2], _mm256_madd_epi16(p, wh));
+                low[r / 2] = _mm256_add_epi32(low[r / 2], _mm256_madd_epi16(p, wl));
+            }
+        }
+        for (int k = 0; k < BATCH / 2; k++) low[k] = _mm256_srai_epi32(WHOLE(high[k], low[k]), WEIGHT_BITS);
+        __m256i sum = _mm256_packs_epi32(low[0], low[1]); /* rows 0 and 2, then rows 1 and 3 */
+        sum = _mm256_packus_epi16(sum, sum);
+        uint64_t even = (uint64_t)_mm256_extract_epi64(sum, 0), odd = (uint64_t)_mm256_extract_epi64(sum, 2);
+        uint32_t pixel[BATCH] = {(uint32_t)even, (uint32_t)odd, (uint32_t)(even >> 32), (uint32_t)(odd >> 32)};
+        for (int r = 0; r < BATCH; r++) memcpy(out[r] + (size_t)o * 4, &pixel[r], 4);
+    }
+}
+
+/* 32 bytes at a time, two rows at a time; returns how many bytes are done. rows[taps] must be readable, too. */
+static AVX2 int down_avx2(const uint8_t *const *rows, const int16_t *split, int taps, uint8_t *out, int bytes) {
+    __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(HALF), wh, wl;
+    int x = 0;
+    for (; x + 32 <= bytes; x += 32) {
+        __m256i high[4] = {zero, zero, zero, zero}, low[4] = {half, half, half, half};
+        for (int i = 0; i < taps; i += 2) {
+            weights(split, i, &wh, &wl);
+            __m256i a = _mm256_loadu_si256((const __m256i *)(rows[i] + x));
+            __m256i b = _mm256_loadu_si256((const __m256i *)(rows[i + 1] + x));
+            __m256i front = _mm256_unpacklo_epi8(a, b), back = _mm256_unpackhi_epi8(a, b);
+            __m256i p[4] = {_mm256_unpacklo_epi8(front, zero), _mm256_unpackhi_epi8(front, zero),
+                            _mm256_unpacklo_epi8(back, zero), _mm256_unpackhi_epi8(back, zero)};
+            for (int k = 0; k < 4; k++) {
+                high[k] = _mm256_add_epi32(high[k], _mm256_madd_epi16(p[k], wh));
+                low[k] = _mm256_add_epi32(low[k], _mm256_madd_epi16(p[k], wl));
+            }
+        }
+        for (int k = 0; k < 4; k++) low[k] = _mm256_srai_epi32(WHOLE(high[k], low[k]), WEIGHT_BITS);
+        __m256i done = _mm256_packus_epi16(_mm256_packs_epi32(low[0], low[1]), _mm256_packs_epi32(low[2], low[3]));
+        _mm256_storeu_si256((__m256i *)(out + x), done);
+    }
+    return x;
+}
+#endif
+
+/* ---- one stretched picture --------------------------------------------------------------------------------------- */
+
+/* `count` <= BATCH rows; out[] must have BATCH distinct rows, of which the first `count` matter */
+static void across(const Stretch *s, const uint8_t *const in[BATCH], uint8_t *const out[BATCH], int count) {
+#ifdef HAVE_AVX2
+    if (s->avx2 && s->across.taps % 2 == 0) {
+        across_avx2(&s->across, in, out);
+        return;
+    }
+#endif
+    for (int r = 0; r < count; r++) across_plain(&s->across, in[r], out[r]);
+}
+
+static void down(const Stretch *s, int y, uint8_t *out) {
+    const Axis *axis = &s->down;
+    const int32_t *weight = axis->weight + (size_t)y * axis->taps;
+    int from = 0, bytes = s->ring_width * 4; /* of the row; vectors do the first `from` */
+    for (int i = 0; i < axis->taps; i++)
+        s->window[i] = s->ring + (size_t)((axis->first[y] + i) % s->capacity) * bytes;
+    s->window[axis->taps] = s->window[0]; /* an odd number of taps is rounded up with a weight of zero */
+#ifdef HAVE_AVX2
+    const int16_t *split = axis->split + (size_t)y * ((axis->taps + 1) / 2 * 4);
+    if (s->avx2) from = down_avx2(s->window, split, axis->taps, out, bytes);
+#endif
+    down_plain(s->window, weight, axis->taps, out, from, bytes);
+}
+
+static void cut(const Stretch *s, int y, const uint8_t *line) {
+    size_t plane = (size_t)s->size * s->size;
+    for (int column = 0; column < s->columns; column++, line += (size_t)s->size * 4) {
+        uint8_t *r = s->tiles + ((size_t)(y / s->size) * s->columns + column) * 3 * plane + (size_t)(y % s->size) * s->size;
+        planes(line, r, r + plane, r + 2 * plane, s->size);
+    }
+}
+
+/* Writes every output row whose input rows are all there. */
+static void drain(Stretch *s) {
+    while (1) {
+        const uint8_t *in[BATCH];
+        int count = 0, y = s->next;
+        for (; count < BATCH && y < s->down.out && s->down.first[y] + s->down.taps <= s->pushed; y++)
+            down(s, y, s->line[count++]);
+        if (count == 0) return;
+        for (int r = 0; r < BATCH; r++) in[r] = s->line[r < count ? r : 0];
+        if (s->vertical_first) across(s, in, s->done, count);
+        for (int r = 0; r < count; r++) cut(s, s->next++, s->vertical_first ? s->done[r] : in[r]);
+    }
+}
+
+static void push(Stretch *s, const uint8_t *pixels, int rows) {
+    size_t stride = (size_t)s->width * 4, ring_stride = (size_t)s->ring_width * 4;
+    while (rows > 0) {
+        const uint8_t *in[BATCH];
+        uint8_t *out[BATCH];
+        int count = rows < BATCH ? rows : BATCH;
+        for (int r = 0; r < BATCH; r++) { /* the slots from `pushed` on hold nothing that is still needed */
+            in[r] = pixels + (r < count ? r : 0) * stride;
+            out[r] = s->ring + (size_t)((s->pushed + r) % s->capacity) * ring_stride;
+        }
+        if (s->vertical_first)
+            for (int r = 0; r < count; r++) memcpy(out[r], in[r], stride);
+        else
+            across(s, in, out, count);
+        s->pushed += count;
+        pixels += count * stride;
+        rows -= count;
+        drain(s);
+    }
+}
+
+static int stretch_init(Stretch *s, int width, int height, int columns, int rows, int size, int flags,
+                        uint8_t *tiles) {
+    int vertical_first = flags & 1;
+    *s = (Stretch){.width = width, .height = height, .vertical_first = vertical_first, .columns = columns,
+                   .rows = rows, .size = size, .tiles = tiles};
+#ifdef HAVE_AVX2
+    s->avx2 = __builtin_cpu_supports("avx2") && !(flags & 4);
+#endif
+    if (!axis_init(&s->across, width, columns * size, 2) || !axis_init(&s->down, height, rows * size, 1)) return 0;
+    s->ring_width = vertical_first ? width : s->across.out;
+    s->capacity = s->down.taps + BATCH;
+    s->ring = malloc((size_t)s->capacity * s->ring_width * 4);
+    s->window = malloc(sizeof(*s->window) * (s->down.taps + 1));
+    int fine = s->ring && s->window;
+    for (int r = 0; r < BATCH; r++) {
+        s->line[r] = malloc((size_t)s->ring_width * 4);
+        s->done[r] = malloc((size_t)s->across.out * 4);
+        fine = fine && s->line[r] && s->done[r];
+    }
+    return fine;
+}
+
+static void stretch_free(Stretch *s) {
+    for (int r = 0; r < BATCH; r++) {
+        free(s->line[r]);
+        free(s->done[r]);
+    }
+    free(s->window);
+    free(s->ring);
+    free(s->across.first), free(s->across.weight), free(s->across.split);
+    free(s->down.first), free(s->down.weight), free(s->down.split);
+}
+
+/* ---- what tiling.py calls: open, feed all rows from top to bottom in as many parts as it likes, close ------------- */
+
+void mmft_tiler_close(Tiler *tiler) {
+    for (int i = 0; tiler && i < tiler->count; i++) stretch_free(&tiler->part[i]);
+    free(tiler);
+}
+
+/* flags: 1 the grid, 2 the thumbnail takes the vertical pass first; 4 plain C, for tests. NULL: out of memory. */
+Tiler *mmft_tiler_open(int width, int height, int columns, int rows, int size, int thumbnail, int flags,
+                              uint8_t *tiles) {
+    Tiler *tiler = calloc(1, sizeof(Tiler));
+    if (!tiler) return NULL;
+    tiler->count = 1;
+    int fine = stretch_init(&tiler->part[0], width, height, columns, rows, size, flags, tiles);
+    if (fine && thumbnail) {
+        tiler->count = 2;
+        fine = stretch_init(&tiler->part[1], width, height, 1, 1, size, ((flags >> 1) & 1) | (flags & 4),
+                            tiles + (size_t)columns * rows * 3 * size * size);
+    }
+    if (fine) return tiler;
+    mmft_tiler_close(tiler);
+    return NULL;
+}
+
+/* pixels: `rows` rows of `width` four-byte pixels, without gaps */
+void mmft_tiler_feed(Tiler *tiler, const uint8_t *pixels, int rows) {
+    int left = tiler->part[0].height - tiler->part[0].pushed;
+    if (rows > left) rows = left;
+    for (int row = 0; row < rows; row += SHARED) { /* few enough rows that the thumbnail finds them in the cache */
+        const uint8_t *from = pixels + (size_t)row * tiler->part[0].width * 4;
+        for (int i = 0; i < tiler->count; i++) push(&tiler->part[i], from, rows - row < SHARED ? rows - row : SHARED);
+    }
+}

@@ -1,0 +1,202 @@
+"""An annotation file as a sequence of JSON objects: indexed by byte offsets, read one record at a time.
+
+Both ``.jsonl`` (one object a line) and ``.json`` (one array of objects) are told apart by their first character and
+answer to the same two calls, so that nothing above this file knows which one it reads. Only the offsets stay in
+memory. The file is opened for each read: workers that were forked or spawned share nothing, and threads are safe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmft.errors import DataError
+
+__all__ = ['AnnotationFile', 'read_json']
+
+_BOM = b'\xef\xbb\xbf'
+_BLANK = b' \t\r\n'
+
+
+class AnnotationFile:
+    """The records of one ``.jsonl`` or ``.json`` file.
+
+    Args:
+        path: the file.
+        on_bad: called with the ``DataError`` of a place that cannot be a record, such as an array element that is cut
+            off. Without it the error is raised.
+
+    Raises:
+        DataError: the file is missing, empty, not UTF-8 or holds no records.
+    """
+
+    def __init__(self, path: str | Path, on_bad: Callable[[DataError], None] | None = None) -> None:
+        self.path = Path(path)
+        try:
+            with self.path.open('rb') as file:
+                head = file.read(4096)
+                spans = _array_spans if head.removeprefix(_BOM).lstrip(_BLANK)[:1] == b'[' else _line_spans
+                file.seek(0)
+                index = np.array(list(spans(self.path, file, on_bad)), dtype=np.int64).reshape(-1, 3)
+                self._stamp = _stamp(file.fileno())
+        except FileNotFoundError:
+            raise DataError(
+                'there is no such annotation file', file=self.path, fix='check `ann_file` (or the meta file)'
+            ) from None
+        except OSError as error:
+            raise DataError(
+                f'cannot read it: {error.strerror or error}', file=self.path, fix='check the path and its permissions'
+            ) from error
+        self._starts, self._ends, self._lines = index.T.copy()
+        if not len(self):
+            raise DataError('holds no records', file=self.path, expected='one JSON object a line, or an array of them')
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def line(self, i: int) -> int:
+        """The line (from 1) on which record ``i`` begins."""
+        return int(self._lines[i])
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Read record ``i``.
+
+        Raises:
+            DataError: it is not a JSON object, or the file was changed since it was indexed.
+        """
+        start, end, line = int(self._starts[i]), int(self._ends[i]), self.line(i)
+        with self.path.open('rb') as file:
+            if _stamp(file.fileno()) != self._stamp:
+                raise DataError(
+                    'the file was changed after it was opened', file=self.path, fix='start again with the finished file'
+                )
+            file.seek(start)
+            raw = file.read(end - start)
+        return _parse(raw, self.path, line)
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a whole small JSON file, such as a meta file; errors name file, line and column.
+
+    Raises:
+        DataError: the file is missing or not valid JSON.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f'cannot read it: {error.strerror or error}', file=path, fix='check the path') from None
+    text = _decode(raw.removeprefix(_BOM), path, 1)
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise _invalid(error, path, 1) from None
+    except _DuplicateKeyError as error:
+        raise DataError(f'the key {error.args[0]!r} stands twice in one object', file=path, fix='rename one') from None
+
+
+def _stamp(fd: int) -> tuple[int, int]:
+    stat = os.fstat(fd)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _line_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int, int]]:
+    """(start, end, line) of every line that is not blank."""
+    offset = 0
+    for number, line in enumerate(file, 1):
+        begin = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
+        if line[begin:].strip():
+            yield offset + begin, offset + len(line.rstrip(b'\r\n')), number
+        offset += len(line)
+
+
+def _array_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int, int]]:
+    """(start, end, line) of every element of a JSON array; the text is held only while it is being indexed."""
+    raw = file.read()
+    text = _decode(raw.removeprefix(_BOM), path, 1)
+    decoder, skip = json.JSONDecoder(), _skip_blank
+    byte, line, seen = len(raw) - len(raw.removeprefix(_BOM)), 1, 0  # the place of text[seen] in the file
+
+    at = skip(text, skip(text, 0) + 1)
+    closed = text[at : at + 1] == ']'
+    try:
+        while not closed:
+            _, end = decoder.raw_decode(text, at)
+            after = skip(text, end)
+            if text[after : after + 1] not in {',', ']'}:
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, after)
+            between, body = text[seen:at], text[at:end]
+            byte, line, seen = byte + len(between.encode()), line + between.count('\n'), end
+            size = len(body.encode())
+            yield byte, byte + size, line
+            byte, line = byte + size, line + body.count('\n')
+            closed, at = text[after] == ']', skip(text, after + 1)
+        if text[at:].removeprefix(']').strip():
+            raise json.JSONDecodeError('Extra data', text, at)
+    except json.JSONDecodeError as error:
+        # Where one element is broken nothing tells where the next one begins: the array ends here.
+        problem = _invalid(error, path, 1, 'the records after it cannot be told apart, in .jsonl they could')
+        if on_bad is None:
+            raise problem from None
+        on_bad(problem)
+
+
+def _skip_blank(text: str, at: int) -> int:
+    while at < len(text) and text[at] in ' \t\r\n':
+        at += 1
+    return at
+
+
+def _decode(raw: bytes, path: Path, line: int) -> str:
+    try:
+        return raw.decode('utf-8')
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f'byte 0x{raw[error.start]:02x} at position {error.start} is not UTF-8',
+            file=path,
+            line=line + raw[: error.start].count(b'\n'),
+            fix='save the file as UTF-8',
+        ) from None
+
+
+def _parse(raw: bytes, path: Path, line: int) -> dict[str, Any]:
+    try:
+        value = json.loads(_decode(raw, path, line))
+    except json.JSONDecodeError as error:
+        raise _invalid(error, path, line) from None
+    except RecursionError:
+        raise DataError('JSON nested too deep', file=path, line=line, expected='a flat record') from None
+    if not isinstance(value, dict):
+        raise DataError(
+            f'a {type(value).__name__} where a record should be', file=path, line=line, expected='a JSON object {...}'
+        )
+    return value
+
+
+def _invalid(error: json.JSONDecodeError, path: Path, line: int, hint: str = '') -> DataError:
+    line += error.lineno - 1
+    return DataError(
+        f'invalid JSON at line {line} column {error.colno}: {error.msg}',
+        file=path,
+        line=line,
+        expected='one JSON object a line (.jsonl), or one array of objects (.json)',
+        fix='mend this line' + (f'; {hint}' if hint else ''),
+    )
+
+
+class _DuplicateKeyError(ValueError):
+    pass
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _DuplicateKeyError(key)
+        result[key] = value
+    return result

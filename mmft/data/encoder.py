@@ -1,0 +1,316 @@
+"""``ChatEncoder``: from a conversation and its pictures to token ids, labels and tiles. One object trains and serves.
+
+Text of special tokens in messages
+    ``'</s>'`` or ``'<|im_end|>'`` written in a message is tokenized as that token, as the originals do. Since masks
+    come from character offsets (``TextEncoder`` says why) and not from ids, labels and attention stay right. Only the
+    image token's own text is refused: it would take a picture's place. ``'<image>'`` stands for a picture in questions
+    and is ordinary text in answers and system messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmft.data.images import ImageProcessor, image_size, load_image
+from mmft.data.label_mask import describe, render_mask
+from mmft.data.templates import ChatTemplate, build_template
+from mmft.data.text_encoder import TextEncoder
+from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
+from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
+from mmft.registry import ENCODERS, IMAGE_PROCESSORS
+from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ['ENCODER_FILE', 'ChatEncoder']
+
+ENCODER_FILE = 'encoder.json'
+"""What ``save_pretrained`` writes beside the tokenizer's files."""
+
+_FORMAT = 1  # of to_dict and encoder.json
+
+
+@ENCODERS.register_module()
+class ChatEncoder(TextEncoder):
+    """Turns messages and pictures into a ``Sample``.
+
+    Args:
+        tokenizer: a fast tokenizer, or the directory of one (``load_tokenizer``).
+        template: a ``ChatTemplate``, its name or config.
+        image_processor: an ``ImageProcessor`` or its config; None for text only.
+        tokens_per_tile: Q, language-model tokens that one tile becomes (the model knows it: 256 for InternVL2).
+        max_length: most tokens of a training sample; None for any. Prompts for generation are not limited by it.
+        too_long: ``'error'``, or ``'truncate'``: text is cut off at the end, pictures never.
+        image_start, image_token, image_end: around and in a picture's place; image_start and image_end may be ''.
+
+    Raises:
+        ConfigError: a token is missing in the tokenizer, or an argument has an unknown value.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast | str | os.PathLike,
+        template: ChatTemplate | Mapping[str, Any] | str,
+        image_processor: ImageProcessor | Mapping[str, Any] | None = None,
+        tokens_per_tile: int = 256,
+        max_length: int | None = None,
+        too_long: str = 'error',
+        image_start: str = '<img>',
+        image_token: str = '<IMG_CONTEXT>',
+        image_end: str = '</img>',
+    ) -> None:
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = load_tokenizer(tokenizer)
+        super().__init__(tokenizer, build_template(template))
+        if too_long not in ('error', 'truncate'):
+            raise ConfigError(f'too_long={too_long!r}', expected="'error' or 'truncate'")
+        if tokens_per_tile < 1 or (max_length is not None and max_length < 1):
+            raise ConfigError(f'tokens_per_tile={tokens_per_tile}, max_length={max_length}', expected='at least 1 each')
+        self.image_processor = IMAGE_PROCESSORS.build(image_processor)
+        self.tokens_per_tile, self.max_length, self.too_long = tokens_per_tile, max_length, too_long
+        self.image_start, self.image_token, self.image_end = image_start, image_token, image_end
+        self.image_token_id = [self._token_id(text) for text in (image_start, image_end, image_token) if text][-1]
+
+    def _token_id(self, text: str) -> int:
+        index = self.tokenizer.get_added_vocab().get(text)
+        if index is None:
+            raise ConfigError(
+                f'the tokenizer has no token {text!r}',
+                expected='image tokens that the tokenizer never splits',
+                fix='mmft.data.add_special_tokens(tokenizer), and as many new rows for the language model',
+            )
+        return index
+
+    def __call__(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[Image.Image | str | os.PathLike] = (),
+        add_generation_prompt: bool = False,
+    ) -> Sample:
+        """Encode a conversation.
+
+        Args:
+            messages: turns ``{'role', 'content'}``; each ``<image>`` in a question stands for the next of ``images``.
+            images: PIL pictures or paths.
+            add_generation_prompt: for inference: the last message is a question, and nothing is trained.
+
+        Raises:
+            DataError: a conversation that does not fit (``ChatTemplate.check``), more or fewer ``<image>`` than
+                pictures, the image token's text in a message, too many tokens, or a picture that cannot be read.
+        """
+        ids, trained = self._tokenize(messages, len(images), add_generation_prompt)
+        sizes = [image_size(image) for image in images]
+        limit = self._max_tiles(len(images))
+        counts = self._image_tokens(sizes, limit)
+        ids, trained = self._expand(ids, trained, counts)
+        if self.max_length is not None and len(ids) > self.max_length and not add_generation_prompt:
+            ids, trained = self._shorten(ids, trained, sum(counts))
+        tiles = [self._tiles(image, size, limit) for image, size in zip(images, sizes, strict=True)]
+        input_ids = torch.from_numpy(ids)
+        return Sample(
+            input_ids=input_ids,
+            labels=torch.where(torch.from_numpy(trained), input_ids, IGNORE_INDEX),
+            pixel_values=torch.cat(tiles) if tiles else None,
+            num_tiles=[len(tile) for tile in tiles],
+            image_sizes=sizes,
+        )
+
+    def prompt(
+        self,
+        question: str,
+        images: Sequence[Image.Image | str | os.PathLike] = (),
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> Sample:
+        """Encode a question for generation.
+
+        A question without ``<image>`` gets ``<image>`` and a newline in front for each picture that ``history`` has no
+        place for, as OpenGVLab's ``chat`` does with a first question.
+
+        Args:
+            question: the user's text.
+            images: the pictures of ``history``, then those of ``question``.
+            history: the turns before, with their ``<image>`` placeholders.
+        """
+        if IMAGE_PLACEHOLDER not in question:
+            placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in history if turn['role'] == 'user')
+            question = f'{IMAGE_PLACEHOLDER}\n' * (len(images) - placed) + question
+        return self([*history, {'role': 'user', 'content': question}], images, add_generation_prompt=True)
+
+    def num_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        image_sizes: Sequence[tuple[int, int]] = (),
+        add_generation_prompt: bool = False,
+    ) -> int:
+        """How many tokens ``__call__`` would give, before any shortening, from the pictures' (width, height) alone."""
+        ids, _ = self._tokenize(messages, len(image_sizes), add_generation_prompt)
+        return len(ids) - len(image_sizes) + sum(self._image_tokens(image_sizes, self._max_tiles(len(image_sizes))))
+
+    def _tokenize(
+        self, messages: Sequence[Mapping[str, Any]], num_images: int, add_generation_prompt: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids (int64) and whether each is trained (bool), with one image token per picture."""
+        self.template.check(messages, add_generation_prompt)
+        self._check_placeholders(messages, num_images)
+        slot = self.image_start + self.image_token + self.image_end
+        turns = messages if add_generation_prompt else self.template.normalise(messages)
+        turns = [
+            {**turn, 'content': turn['content'].replace(IMAGE_PLACEHOLDER, slot)} if turn['role'] == 'user' else turn
+            for turn in turns
+        ]
+        ids, trained = self.encode_text(self.template.render(turns, add_generation_prompt))
+        return ids, np.zeros_like(trained) if add_generation_prompt else trained
+
+    def _check_placeholders(self, messages: Sequence[Mapping[str, Any]], num_images: int) -> None:
+        found = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in messages if turn['role'] == 'user')
+        if found != num_images:
+            raise DataError(
+                f'{found} {IMAGE_PLACEHOLDER} in the questions, {num_images} pictures',
+                expected='one placeholder per picture',
+                fix=f"write '{IMAGE_PLACEHOLDER}\\n' where each picture belongs, and none without a picture",
+            )
+        for number, turn in enumerate(messages, 1):
+            text = turn['content']
+            if turn['role'] == 'user':
+                text = text.replace(IMAGE_PLACEHOLDER, '')
+            if self.image_token in text:
+                raise DataError(
+                    f'message {number} contains the text {self.image_token!r}',
+                    expected='no text that takes the place of a picture',
+                    fix=f'write {IMAGE_PLACEHOLDER!r} in a question if a picture is meant, or remove it',
+                )
+
+    def _max_tiles(self, num_images: int) -> int | None:
+        """Each of several pictures gets an equal share of the tiles (OpenGVLab, internvl_chat_finetune.py:488)."""
+        most = getattr(self.image_processor, 'max_tiles', None)
+        return None if most is None else max(1, most // max(1, num_images))
+
+    def _image_tokens(self, sizes: Sequence[tuple[int, int]], limit: int | None) -> list[int]:
+        if sizes and self.image_processor is None:
+            raise ConfigError(f'{len(sizes)} pictures for an encoder without image_processor', fix='give it one')
+        return [self.image_processor.num_tokens(*size, self.tokens_per_tile, limit) for size in sizes]
+
+    def _expand(self, ids: np.ndarray, trained: np.ndarray, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Repeat each picture's one token as often as the picture has tokens."""
+        if not counts:
+            return ids, trained
+        repeats = np.ones(len(ids), dtype=np.int64)
+        repeats[ids == self.image_token_id] = counts
+        return np.repeat(ids, repeats), np.repeat(trained, repeats)
+
+    def _shorten(self, ids: np.ndarray, trained: np.ndarray, num_image: int) -> tuple[np.ndarray, np.ndarray]:
+        what = f'{len(ids)} tokens, {num_image} of them of pictures'
+        expected = f'at most max_length={self.max_length}'
+        if self.too_long == 'error':
+            fix = (
+                "raise max_length, lower image_processor.max_tiles, split the conversation, or set too_long='truncate'"
+            )
+            raise DataError(what, expected=expected, fix=fix)
+        if num_image:
+            last = int(np.flatnonzero(ids == self.image_token_id)[-1]) + (1 if self.image_end else 0)
+            if last >= self.max_length:
+                fix = 'raise max_length or lower image_processor.max_tiles'
+                raise DataError(f'{what}; cutting would cut a picture', expected=expected, fix=fix)
+        if not trained[: self.max_length].any():
+            fix = 'raise max_length, lower image_processor.max_tiles or shorten the question'
+            raise DataError(f'{what}; cutting would leave nothing to learn', expected=expected, fix=fix)
+        return ids[: self.max_length], trained[: self.max_length]
+
+    def _tiles(self, image: Image.Image | str | os.PathLike, size: tuple[int, int], limit: int | None) -> torch.Tensor:
+        if isinstance(image, (str, os.PathLike)):
+            try:
+                tiles = self.image_processor.from_bytes(Path(image).read_bytes(), limit)
+            except DataError as error:
+                raise error.at(image) from error
+        else:
+            tiles = self.image_processor(load_image(image), limit)
+        expected = self.image_processor.num_tiles(*size, limit)
+        if len(tiles) != expected:
+            raise ShapeError(
+                f'{self.image_processor!r} cut a {size[0]}x{size[1]} picture into {len(tiles)} tiles',
+                expected=f'{expected}, as its num_tiles says',
+                fix='make its __call__ follow its grid',
+            )
+        return tiles
+
+    def describe(self, sample: Sample) -> list[tuple[str, bool]]:
+        """The sample as stretches of text, each with whether it is trained; pictures as ``<IMG_CONTEXT>x256``."""
+        return describe(self.tokenizer, sample, self.image_token_id)
+
+    def render_mask(self, sample: Sample) -> str:
+        """``describe`` for a terminal: trained text green, everything else grey."""
+        return render_mask(self.describe(sample))
+
+    def chat_template(self, image: str | None = None) -> str:
+        """The Jinja template for an exported tokenizer or processor (``ChatTemplate.to_jinja``).
+
+        Args:
+            image: what the processor that reads it expects for a picture; the image token by default, around which
+                transformers' InternVLProcessor puts ``<img>`` and ``</img>`` itself.
+        """
+        return self.template.to_jinja(self.image_token if image is None else image, self.text_prefix)
+
+    def _config(self) -> dict[str, Any]:
+        names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end')
+        return {
+            'format': _FORMAT,
+            'template': self.template.to_dict(),
+            'image_processor': None if self.image_processor is None else self.image_processor.to_dict(),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, tokenizer too, as plain types and uint8 tensors that ``torch.load(weights_only=True)`` reads."""
+        files = tokenizer_to_files(self.tokenizer)
+        packed = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in files.items()}
+        return {**self._config(), 'tokenizer': packed}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> ChatEncoder:
+        """The encoder that ``to_dict`` wrote.
+
+        Raises:
+            CheckpointError: not such a dict, or one of a later format.
+        """
+        try:
+            files = {name: data.numpy().tobytes() for name, data in state['tokenizer'].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError('no encoder in this dict', expected='what ChatEncoder.to_dict gives') from error
+        return cls._build(tokenizer_from_files(files), state, 'this checkpoint')
+
+    def save_pretrained(self, path: str | os.PathLike) -> None:
+        """Write tokenizer.json, tokenizer_config.json and encoder.json into a directory."""
+        save_tokenizer(self.tokenizer, path)
+        text = json.dumps(self._config(), ensure_ascii=False, indent=2) + '\n'
+        (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike) -> ChatEncoder:
+        """The encoder that ``save_pretrained`` wrote.
+
+        Raises:
+            CheckpointError: the directory holds no encoder.json, a damaged one, or no tokenizer.
+        """
+        file = Path(path) / ENCODER_FILE
+        try:
+            state = json.loads(file.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f'{file}: {error}', expected='what ChatEncoder.save_pretrained writes') from error
+        return cls._build(load_tokenizer(path), state, str(file))
+
+    @classmethod
+    def _build(cls, tokenizer: PreTrainedTokenizerFast, state: Mapping[str, Any], where: str) -> ChatEncoder:
+        if not isinstance(state, Mapping) or state.get('format') != _FORMAT:
+            raise CheckpointError(
+                f'the encoder of {where} is not of format {_FORMAT}', fix='read it with the mmft that wrote it'
+            )
+        return cls(tokenizer, **{key: value for key, value in state.items() if key not in ('format', 'tokenizer')})

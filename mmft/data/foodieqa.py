@@ -1,0 +1,289 @@
+"""The FoodieQA release as chat records; ``tools/data/foodieqa.py`` is its command line.
+
+FoodieQA (Li et al., EMNLP 2024, arXiv:2406.11030; huggingface.co/datasets/lyan62/FoodieQA) asks multiple-choice
+questions about regional Chinese food. Its files: ``sivqa_tidy.json`` (single: one picture, a question, choices),
+``mivqa_tidy.json`` (multi: four pictures, which of them is asked for), ``textqa_tidy.json`` (text: no picture), and
+``images/``. Questions of single and multi are in Chinese and English, those of text in Chinese. From the single file
+comes a fourth task, name: a picture, and the Chinese name of its dish.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmft.data.annotations import AnnotationFile
+from mmft.data.images import image_size
+from mmft.data.splits import split_apart, write_jsonl, write_text
+from mmft.data.subset import inside
+from mmft.errors import DataError
+
+__all__ = ['FILES', 'Item', 'convert', 'find_release', 'read_release']
+
+logger = logging.getLogger('mmft')
+
+FILES = {
+    'single': 'sivqa_tidy.json',
+    'multi': 'mivqa_tidy.json',
+    'text': 'textqa_tidy.json',
+    'name': 'sivqa_tidy.json',
+}
+"""Task -> file of the release."""
+
+_LETTERS = 'ABCDEFGH'
+_ASK_LETTER = {
+    ('single', 'zh'): '请直接回答正确选项的字母。',
+    ('multi', 'zh'): '请直接回答正确图片的字母。',
+    ('text', 'zh'): '请直接回答正确选项的字母。',
+    ('single', 'en'): 'Reply with the letter of the right choice.',
+    ('multi', 'en'): 'Reply with the letter of the right picture.',
+}
+_ASK_NAME = ('图中的菜叫什么名字？', '这是什么菜？', '请说出图片中这道菜的名称。')
+
+
+@dataclass(slots=True)
+class Item:
+    """One question in one language.
+
+    Attributes:
+        key: tells it from the others of its task and language.
+        links: the pictures and dishes it is about.
+        extra: what scorers may want to know.
+    """
+
+    task: str
+    language: str
+    key: str
+    question: str
+    answer: str
+    images: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record with LLaVA's keys."""
+        images = {'image': self.images[0] if len(self.images) == 1 else self.images} if self.images else {}
+        turns = [{'from': 'human', 'value': self.question}, {'from': 'gpt', 'value': self.answer}]
+        name = f'{self.task}/{self.key}/{self.language}'
+        return {
+            'id': name,
+            **images,
+            'conversations': turns,
+            'task': self.task,
+            'language': self.language,
+            **self.extra,
+        }
+
+
+def convert(
+    source: Path,
+    out: Path | None = None,
+    tasks: Sequence[str] = tuple(FILES),
+    languages: Sequence[str] = ('zh',),
+    answer: str = 'letter',
+    val: float = 0.1,
+    seed: int = 0,
+    on_error: str = 'raise',
+) -> dict[str, Any]:
+    """Read the release, split it by dishes and pictures, write ``train.jsonl``, ``val.jsonl`` and ``report.json``.
+
+    Args:
+        source: the folder of the release.
+        out: where to write; default: into the release.
+        tasks: keys of ``FILES``.
+        languages: ``zh`` and ``en``; what a question lacks is left out and counted.
+        answer: ``letter``, ``text`` of the right choice, or ``both``.
+        val: share of the questions that is held out.
+        seed: of the split and of the wording of name questions.
+        on_error: ``raise``, or ``skip`` to leave bad records out and count them.
+
+    Returns:
+        What ``report.json`` holds: the counts of each part, what was left out, the paths.
+
+    Raises:
+        DataError: the release is laid out differently, a record is bad, or nothing can be held out.
+    """
+    root = find_release(source, tasks)
+    out = root if out is None else out
+    items, left_out = read_release(root, tasks, languages, answer, seed, on_error)
+    if not items:
+        raise DataError(
+            f'no questions of {list(tasks)} in {list(languages)}', file=root, fix='only single and multi are in English'
+        )
+    train, held = split_apart([item.links for item in items], val, seed)
+    parts = {'train': [items[n] for n in train], 'val': [items[n] for n in held]}
+    out.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, part in parts.items():
+        path = out / f'{name}.jsonl'
+        path.unlink(missing_ok=True)  # a part without items leaves no old file behind
+        if part:
+            write_jsonl(path, (item.to_json() for item in part))
+            files[name] = str(path)
+    counts = {name: dict(Counter(f'{i.task}/{i.language}' for i in part)) for name, part in parts.items()}
+    report = {'counts': counts, 'left_out': left_out, 'files': files, 'image_root': str(root), 'seed': seed, 'val': val}
+    write_text(out / 'report.json', json.dumps(report, ensure_ascii=False, indent=2) + '\n')
+    return report
+
+
+def find_release(source: Path, tasks: Sequence[str] = tuple(FILES)) -> Path:
+    """The folder with the files of the release: ``source``, or ``FoodieQA`` in it as the zip unpacks.
+
+    Raises:
+        DataError: it is not there; names what was looked for and what lies there instead.
+    """
+    wanted = sorted({FILES[task] for task in tasks})
+    if not source.is_dir():
+        what = 'a file' if source.exists() else 'no such folder'
+        raise DataError(
+            what, file=source, expected=f'a folder with {wanted}', fix='unpack FoodieQA.zip, name its folder'
+        )
+    for folder in (source, source / 'FoodieQA'):
+        if all((folder / name).is_file() for name in wanted):
+            return folder.resolve()
+    missing = [name for name in wanted if not (source / name).is_file()]
+    raise DataError(
+        f'without {missing}; it holds {sorted(p.name for p in source.iterdir())[:12]}',
+        file=source,
+        expected=f'{wanted} beside images/',
+        fix='unpack FoodieQA.zip, name the folder that holds the files, or leave a task out',
+    )
+
+
+def read_release(
+    root: Path,
+    tasks: Sequence[str],
+    languages: Sequence[str],
+    answer: str = 'letter',
+    seed: int = 0,
+    on_error: str = 'raise',
+) -> tuple[list[Item], dict[str, int]]:
+    """All items of the tasks, and how many were left out, by reason.
+
+    Raises:
+        DataError: a bad record or picture, with file and line, unless ``on_error='skip'``.
+    """
+    readers: dict[str, Callable[[dict[str, Any]], Iterator[Item]]] = {
+        'single': lambda raw: _read_choices('single', raw, languages, answer),
+        'multi': lambda raw: _read_multi(raw, languages),
+        'text': lambda raw: _read_choices('text', raw, languages, answer),
+        'name': lambda raw: _read_name(raw, languages, seed),
+    }
+    items: dict[tuple[str, str, str], Item] = {}
+    left_out: Counter[str] = Counter()
+    for task in dict.fromkeys(tasks):
+        file = AnnotationFile(root / FILES[task])
+        for n in range(len(file)):
+            try:
+                found = list(readers[task](file[n]))
+                for image in {image for item in found for image in item.images}:
+                    image_size(inside(root, image))
+            except DataError as error:
+                placed = error if error.file == str(file.path) else error.at(file.path, file.line(n))
+                if on_error == 'raise':
+                    raise placed from None
+                logger.warning('left out: %s', placed)
+                left_out[f'{task}: bad records'] += 1
+                continue
+            left_out.update(f'{task}: not in {code}' for code in set(languages) - {item.language for item in found})
+            for item in found:
+                _add(items, item)
+    return list(items.values()), dict(left_out)
+
+
+def _add(items: dict[tuple[str, str, str], Item], item: Item) -> None:
+    """Add an item; a picture is named once, and a second question of the same id gets a number."""
+    key, n = item.key, 1
+    while (item.task, item.key, item.language) in items:
+        if item.task == 'name':
+            return
+        n += 1
+        item.key = f'{key}#{n}'
+    items[item.task, item.key, item.language] = item
+
+
+def _read_choices(task: str, raw: dict[str, Any], languages: Sequence[str], answer: str) -> Iterator[Item]:
+    """single and text: the right one of some texts."""
+    dish = _text(raw, 'food_name')
+    images = [_text(raw, 'food_meta', 'food_file')] if task == 'single' else []
+    for language in languages:
+        suffix = '' if language == 'zh' else '_en'
+        if suffix and f'question{suffix}' not in raw:
+            continue
+        choices = _choices(raw, f'choices{suffix}')
+        right = _answer(raw, len(choices))
+        letter, text = _LETTERS[right], choices[right]
+        lines = ['<image>'] * len(images) + [_text(raw, f'question{suffix}')]
+        lines += [f'{a}. {choice}' for a, choice in zip(_LETTERS, choices, strict=False)]
+        if answer != 'text':
+            lines.append(_ASK_LETTER.get((task, language), _ASK_LETTER['single', language]))
+        yield Item(
+            task,
+            language,
+            _text(raw, 'question_id'),
+            '\n'.join(lines),
+            {'letter': letter, 'text': text, 'both': f'{letter}. {text}'}[answer],
+            images,
+            links=[f'dish {dish}', *images],
+            extra={'choices': choices, 'right': letter, 'dish': dish, 'question_type': raw.get('question_type')},
+        )
+
+
+def _read_multi(raw: dict[str, Any], languages: Sequence[str]) -> Iterator[Item]:
+    """multi: the right one of some pictures."""
+    images = raw.get('images')
+    if not isinstance(images, list) or not 2 <= len(images) <= len(_LETTERS):
+        raise DataError(f'`images` is {images!r}', expected=f'a list of 2 to {len(_LETTERS)} paths')
+    if not all(isinstance(image, str) for image in images):
+        raise DataError(f'`images` is {images!r}', expected='paths')
+    letter = _LETTERS[_answer(raw, len(images))]
+    pictures = [f'{a}: <image>' for a in _LETTERS[: len(images)]]
+    for language in languages:
+        key = 'question' if language == 'zh' else 'question_en'
+        if language != 'zh' and key not in raw:
+            continue
+        question = '\n'.join([*pictures, _text(raw, key), _ASK_LETTER['multi', language]])
+        extra = {'right': letter, 'question_type': raw.get('question_type')}
+        yield Item('multi', language, _text(raw, 'question_id'), question, letter, images, list(images), extra)
+
+
+def _read_name(raw: dict[str, Any], languages: Sequence[str], seed: int) -> Iterator[Item]:
+    """name: which dish a picture shows."""
+    dish, image = _text(raw, 'food_name'), _text(raw, 'food_meta', 'food_file')
+    if 'zh' in languages:
+        ask = random.Random(f'{seed} {image}').choice(_ASK_NAME)
+        yield Item('name', 'zh', image, f'<image>\n{ask}', dish, [image], [f'dish {dish}', image], {'dish': dish})
+
+
+def _text(raw: dict[str, Any], *path: str) -> str:
+    """The text at ``raw[path[0]][path[1]]...``, stripped."""
+    value: Any = raw
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f'`{".".join(path)}` is {value!r}', expected='a text', fix=f'the keys of this record are {sorted(raw)}'
+        )
+    return value.strip()
+
+
+def _choices(raw: dict[str, Any], key: str) -> list[str]:
+    value = raw.get(key)
+    fits = isinstance(value, list) and 2 <= len(value) <= len(_LETTERS)
+    if not fits or not all(isinstance(v, str) and v.strip() for v in value):
+        raise DataError(f'`{key}` is {value!r}', expected=f'2 to {len(_LETTERS)} texts')
+    return [v.strip() for v in value]
+
+
+def _answer(raw: dict[str, Any], count: int) -> int:
+    """The number of the right choice, from 0; the release writes it as a text."""
+    value = str(raw.get('answer')).strip()
+    if not (value.isascii() and value.isdigit() and int(value) < count):
+        raise DataError(f'`answer` is {raw.get("answer")!r}', expected=f'a number from 0 to {count - 1}')
+    return int(value)

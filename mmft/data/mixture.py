@@ -1,0 +1,214 @@
+"""Several annotation sets in one: InternVL's meta file, repeat times, weights.
+
+The meta file is ``{name: {"root": ..., "annotation": ..., "repeat_time": ...}}``; ``weight`` is mmft's addition to it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmft.data.annotations import read_json
+from mmft.errors import ConfigError, DataError
+
+__all__ = ['SetSpec', 'mix', 'read_meta']
+
+logger = logging.getLogger('mmft')
+
+_KEYS = {
+    'root',
+    'annotation',
+    'repeat_time',
+    'weight',
+    'length',
+    'data_augment',
+    'max_dynamic_patch',
+    'min_dynamic_patch',
+    'format',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpec:
+    """One set of a mixture.
+
+    Attributes:
+        name: its name in the meta file.
+        ann_file: its annotation file.
+        image_root: where its pictures lie; None: beside the annotation file.
+        repeat_time: how often it is seen in an epoch; fractions count (0.5: a seeded half).
+        weight: its share of an epoch relative to the other sets' weights, instead of ``repeat_time``.
+        length: how many records it must have, where the meta file says so.
+        format, conversations: see :func:`mmft.data.formats.parse_record`.
+        tiles: ``min_tiles`` and ``max_tiles`` of its pictures, where they differ from the encoder's.
+    """
+
+    name: str
+    ann_file: Path
+    image_root: Path | None = None
+    repeat_time: float = 1.0
+    weight: float | None = None
+    length: int | None = None
+    format: str = 'auto'
+    conversations: str = 'llava'
+    tiles: Mapping[str, int] | None = None
+
+
+def read_meta(
+    meta: str | Path | Mapping[str, Any], image_root: str | Path | None = None, format: str = 'auto'
+) -> list[SetSpec]:
+    """Read a meta file, or the dict it would hold.
+
+    Relative paths start at the working directory, as InternVL's do; what is not found there is looked for beside the
+    meta file. Records that look like LLaVA's are read by InternVL's rules (``internvl`` in :mod:`mmft.data.formats`).
+
+    Args:
+        meta: the file or its content.
+        image_root: the root of sets that name none.
+        format: the format of sets that name none.
+
+    Raises:
+        DataError: the file is no such table.
+    """
+    file = None if isinstance(meta, Mapping) else Path(meta)
+    table = meta if isinstance(meta, Mapping) else read_json(meta)
+    if not isinstance(table, Mapping) or not table:
+        raise DataError(
+            f'the meta file holds a {type(table).__name__}{"" if table else " without entries"}',
+            file=file,
+            expected='{"name": {"root": ..., "annotation": ..., "repeat_time": 1}}',
+        )
+    specs = []
+    for name, entry in table.items():
+        try:
+            specs.append(_spec(name, entry, file, image_root, format))
+        except DataError as error:
+            raise (error if file is None else error.at(file)) from None
+    weighted = [s.name for s in specs if s.weight is not None]
+    if weighted and (len(weighted) != len(specs) or any(s.repeat_time != 1 for s in specs)):
+        raise DataError(
+            f'only some sets have a weight ({weighted}), or a repeat_time beside it',
+            file=file,
+            expected='either a `weight` in every set or `repeat_time`s',
+        )
+    return specs
+
+
+def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | None, format: str) -> SetSpec:
+    if not isinstance(entry, Mapping) or 'annotation' not in entry:
+        raise DataError(f'the set {name!r} has no `annotation`', expected='{"root": ..., "annotation": ...}')
+    for key in entry.keys() - _KEYS:
+        near = difflib.get_close_matches(key, _KEYS, n=1)
+        raise DataError(
+            f'the set {name!r} has an unknown key {key!r}',
+            expected=f'one of {sorted(_KEYS)}',
+            fix=f'did you mean {near[0]!r}?' if near else 'remove it',
+        )
+    numbers = {k: _positive(name, k, entry[k]) for k in ('repeat_time', 'weight') if entry.get(k) is not None}
+    if entry.get('data_augment'):
+        logger.warning(
+            'set %r asks for data_augment: mmft does not re-encode tiles as JPEG, they stay as they are', name
+        )
+    root = entry.get('root') or image_root
+    tiles = {
+        ours: _count(name, theirs, entry[theirs])
+        for ours, theirs in (('min_tiles', 'min_dynamic_patch'), ('max_tiles', 'max_dynamic_patch'))
+        if entry.get(theirs) is not None
+    }
+    return SetSpec(
+        name=name,
+        ann_file=_find(entry['annotation'], file),
+        image_root=None if root is None else _find(root, file),
+        repeat_time=numbers.get('repeat_time', 1.0),
+        weight=numbers.get('weight'),
+        length=None if entry.get('length') is None else _count(name, 'length', entry['length']),
+        format=entry.get('format') or format,
+        conversations='internvl',
+        tiles=tiles or None,
+    )
+
+
+def _find(path: Any, file: Path | None) -> Path:
+    if not isinstance(path, (str, Path)):
+        raise DataError(f'{path!r} is given as a path', expected='a text')
+    here = Path(path)
+    if here.is_absolute() or file is None or here.exists():
+        return here
+    beside = file.parent / here
+    return beside if beside.exists() else here
+
+
+def _positive(name: str, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or math.isinf(value):
+        raise DataError(
+            f'`{key}` of the set {name!r} is {value!r}',
+            expected='a number above 0, fractions allowed',
+            fix='leave the set out of the meta file if it is not wanted',
+        )
+    return float(value)
+
+
+def _count(name: str, key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DataError(f'`{key}` of the set {name!r} is {value!r}', expected='a whole number from 1')
+    return value
+
+
+def mix(
+    sizes: Sequence[int], repeats: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0
+) -> np.ndarray:
+    """Which samples make an epoch of a mixture.
+
+    A repeat time of 2.5 gives every sample twice and a seeded half of them once more (rounded down). Weights keep the
+    epoch as long as all sets together and divide it in proportion.
+
+    Args:
+        sizes: samples of each set.
+        repeats: how often each set is seen (ignored with ``weights``).
+        weights: relative shares.
+        seed: chooses the samples of a fraction.
+
+    Returns:
+        (n,2) int64: set and sample, set after set.
+
+    Raises:
+        ConfigError: a set would give no sample at all.
+
+    >>> mix([2, 4], [1, 0.5]).shape
+    (4, 2)
+    """
+    if weights is None:
+        # 1e-6: 0.29 * 100 is 28.999999999999996 in floating point and means 29
+        counts = [int(size * repeat + 1e-6) for size, repeat in zip(sizes, repeats, strict=True)]
+    else:
+        counts = _shares(sum(sizes), weights)
+    rows = []
+    for n, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        if not count or not size:
+            raise ConfigError(
+                f'set {n + 1} of {len(sizes)} would give no samples: {size} records, repeat_time {repeats[n]}'
+                + ('' if weights is None else f', weight {weights[n]} of {sum(weights)}'),
+                expected='at least one sample of every set',
+                fix='raise its repeat_time or weight, or leave it out',
+            )
+        order = np.random.default_rng([seed, n]).permutation(size)
+        chosen = np.concatenate([np.tile(np.arange(size), count // size), np.sort(order[: count % size])])
+        rows.append(np.stack([np.full(count, n), chosen], axis=1))
+    return np.concatenate(rows).astype(np.int64)
+
+
+def _shares(total: int, weights: Sequence[float]) -> list[int]:
+    """``total`` in proportion to ``weights``, by largest remainders, so that the parts add up."""
+    exact = [total * w / sum(weights) for w in weights]
+    counts = [int(x) for x in exact]
+    by_rest = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_rest[: total - sum(counts)]:
+        counts[i] += 1
+    return counts

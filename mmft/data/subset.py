@@ -1,0 +1,174 @@
+"""One annotation file with its image root and its encoder: what can be known of a record without decoding a picture."""
+
+from __future__ import annotations
+
+import copy
+import os.path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmft.data.annotations import AnnotationFile
+from mmft.data.formats import Record, format_names, parse_record
+from mmft.data.images import image_size
+from mmft.data.mixture import SetSpec
+from mmft.errors import ConfigError, DataError
+from mmft.registry import IMAGE_PROCESSORS
+from mmft.structures import Sample
+
+__all__ = ['KINDS', 'Scan', 'Subset', 'inside']
+
+KINDS = ('record', 'picture', 'length')
+"""What can be wrong: JSON, roles, texts and paths; a picture; too many tokens."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """What is known of a record before its pictures are decoded.
+
+    Attributes:
+        length: tokens, -1 while not known.
+        images: pictures.
+        problem: why the record cannot be used, if it cannot.
+        kind: what is wrong: one of ``KINDS``.
+    """
+
+    length: int = -1
+    images: int = 0
+    problem: DataError | None = None
+    kind: str = ''
+
+
+class Subset:
+    """One annotation file with its image root and its encoder."""
+
+    def __init__(
+        self, spec: SetSpec, encoder: Any, follow_links: bool, on_bad: Callable[[DataError], None] | None
+    ) -> None:
+        if spec.format not in format_names():
+            raise ConfigError(f'no annotation format is named {spec.format!r}', expected=f'one of {format_names()}')
+        self.spec, self.follow_links = spec, follow_links
+        self.file = AnnotationFile(spec.ann_file, on_bad)
+        root = Path(spec.image_root if spec.image_root is not None else Path(spec.ann_file).parent)
+        if spec.image_root is not None and not root.is_dir():
+            raise DataError('the image root is no folder', file=root, fix='check `image_root`')
+        self.root = root.resolve()
+        if spec.length is not None and spec.length != len(self.file):
+            raise DataError(
+                f'holds {len(self.file)} records, the meta file says {spec.length}',
+                file=spec.ann_file,
+                fix='fetch the file again, or correct `length`',
+            )
+        self.set_encoder(encoder)
+
+    def set_encoder(self, encoder: Any) -> None:
+        self.encoder = encoder
+        if encoder is None or not self.spec.tiles:
+            return
+        known = encoder.image_processor.to_dict()
+        if missing := self.spec.tiles.keys() - known.keys():
+            raise ConfigError(
+                f'the set {self.spec.name!r} changes {sorted(missing)}, which {known.get("type")} does not have',
+                fix='remove min_/max_dynamic_patch from the meta file, or use DynamicTiler',
+            )
+        self.encoder = copy.copy(encoder)
+        self.encoder.image_processor = IMAGE_PROCESSORS.build({**known, **self.spec.tiles})
+
+    def place(self, i: int) -> tuple[Path, int]:
+        return self.file.path, self.file.line(i)
+
+    def record(self, i: int) -> Record:
+        """Record ``i``, checked, its picture paths resolved."""
+        raw = self.file[i]
+        try:
+            record = parse_record(raw, self.spec.format, self.spec.conversations)
+            record.images = [str(inside(self.root, p, self.follow_links)) for p in record.images]
+        except DataError as error:
+            raise self._placed(error, i) from None
+        record.meta.update(file=str(self.file.path), line=self.file.line(i))
+        return record
+
+    def scan(self, i: int, check_pictures: bool) -> Scan:
+        kind = 'record'
+        try:
+            record = self.record(i)
+            result = Scan(images=len(record.images))
+            if check_pictures:
+                kind = 'picture'
+                sizes = [image_size(p) for p in record.images]
+                if self.encoder is not None:
+                    kind = 'record'
+                    result.length = self.encoder.num_tokens(record.messages, sizes)
+                    kind = 'length'
+                    result.length = self._limited(result.length)
+        except DataError as error:
+            return Scan(problem=self._placed(error, i), kind=kind)
+        return result
+
+    def encode(self, i: int) -> Sample:
+        """Sample ``i``.
+
+        Raises:
+            DataError: with file and line of the annotation.
+        """
+        record = self.record(i)
+        try:
+            sample = self.encoder(record.messages, record.images)
+        except DataError as error:
+            raise self._placed(error, i) from error
+        sample.meta.update(record.meta)
+        return sample
+
+    def _placed(self, error: DataError, i: int) -> DataError:
+        return error if error.file == str(self.file.path) else error.at(*self.place(i))
+
+    def _limited(self, tokens: int) -> int:
+        limit = self.encoder.max_length
+        if limit is None or tokens <= limit:
+            return tokens
+        if self.encoder.too_long == 'error':
+            raise DataError(
+                f'{tokens} tokens',
+                expected=f'at most max_length={limit}',
+                fix='raise max_length, lower image_processor.max_tiles, split the conversation, '
+                "or set too_long='truncate'",
+            )
+        return limit
+
+
+def inside(root: Path, path: str, follow_links: bool = False) -> Path:
+    """The full path of a picture that must lie in ``root``.
+
+    Args:
+        root: the image root, already resolved.
+        path: relative to ``root``, or absolute.
+        follow_links: whether symbolic links below ``root`` may lead out of it.
+
+    Raises:
+        DataError: the path leaves ``root``, is a URL or is no path at all.
+    """
+    if path.startswith(('http://', 'https://', 'data:', 'file://')):
+        raise DataError(
+            f'the picture {path[:80]!r} is a URL',
+            expected='a path in the image root',
+            fix='download it first: training opens local files only',
+        )
+    try:
+        plain = Path(os.path.normpath(root / path))
+        full = plain.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f'{path[:80]!r} is not a path: {error}', expected='a path in the image root') from None
+    if not plain.is_relative_to(root) and not full.is_relative_to(root):
+        raise DataError(
+            f'the picture {path!r} lies outside the image root {str(root)!r}',
+            expected='a path inside it',
+            fix='move the picture, or set `image_root` to a folder that holds all pictures',
+        )
+    if not full.is_relative_to(root) and not follow_links:
+        raise DataError(
+            f'the picture {path!r} is a link that leaves the image root {str(root)!r}: it leads to {str(full)!r}',
+            expected='a picture inside the image root',
+            fix='set `image_root` to the real folder, or `follow_links=True` if the link is meant',
+        )
+    return full

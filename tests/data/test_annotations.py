@@ -1,0 +1,128 @@
+"""Annotation files: offsets, lines and columns, for .jsonl and .json alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+
+from mmft.data.annotations import AnnotationFile, read_json
+from mmft.errors import DataError
+
+RECORDS = [{'id': 0, 'text': '肠粉 {"a": ['}, {'id': 1, 'nested': {'a': [1, 2, {'b': '\n'}]}}, {'id': 2, 'emoji': '🍜'}]
+
+
+def _write(path, text, encoding='utf-8'):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize('newline', ['\n', '\r\n', '\n\n  \n'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_jsonl_records_and_lines(tmp_path, newline, encoding):
+    path = _write(tmp_path / 'a.jsonl', newline.join(json.dumps(r, ensure_ascii=False) for r in RECORDS), encoding)
+    file = AnnotationFile(path)
+    assert [file[i] for i in range(len(file))] == RECORDS
+    step = newline.count('\n')
+    assert [file.line(i) for i in range(3)] == [1, 1 + step, 1 + 2 * step]
+
+
+@pytest.mark.parametrize('indent', [None, 2])
+@pytest.mark.parametrize('ascii', [True, False])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_json_array_equals_the_json_module(tmp_path, indent, ascii, encoding):
+    text = json.dumps(RECORDS, indent=indent, ensure_ascii=ascii)
+    file = AnnotationFile(_write(tmp_path / 'a.json', ' \n' + text + '\n\n', encoding))
+    assert [file[i] for i in range(len(file))] == json.loads(text)
+    lines = (' \n' + text).split('\n')
+    for i in range(3):  # the line of a record is where its brace opens; its id follows there or on the next line
+        assert f'"id": {i}' in ''.join(lines[file.line(i) - 1 : file.line(i) + 1])
+
+
+def test_the_suffix_does_not_decide(tmp_path):
+    array = AnnotationFile(_write(tmp_path / 'array.jsonl', json.dumps(RECORDS)))
+    lines = AnnotationFile(_write(tmp_path / 'lines.json', '\n'.join(map(json.dumps, RECORDS))))
+    assert [array[i] for i in range(3)] == [lines[i] for i in range(3)] == RECORDS
+
+
+def test_survives_pickling(tmp_path):
+    file = pickle.loads(pickle.dumps(AnnotationFile(_write(tmp_path / 'a.json', json.dumps(RECORDS)))))
+    assert file[2] == RECORDS[2]
+
+
+@pytest.mark.parametrize(
+    ('text', 'line', 'column'),
+    [
+        ('{"a": 1}\n{"a": 1,, "b": 2}\n', 2, 9),
+        ('{"a": 1}\n\n{"a": \n', 3, 7),
+        ('{"a": 1}\n{"a": 1} {"b": 2}\n', 2, 10),
+    ],
+)
+def test_invalid_jsonl_names_line_and_column(tmp_path, text, line, column):
+    file = AnnotationFile(_write(tmp_path / 'a.jsonl', text))
+    assert file[0] == {'a': 1}
+    with pytest.raises(DataError, match=f'line {line} column {column}: ') as caught:
+        file[1]
+    assert (caught.value.file, caught.value.line) == (str(tmp_path / 'a.jsonl'), line)
+    assert 'mend this line' in str(caught.value)
+
+
+@pytest.mark.parametrize('tail', ['{"a": }]', '{"a": 2}', '{"a": 2} {"b": 3}]', ']]', '{"a": 2}] x', ''])
+def test_broken_array(tmp_path, tail):
+    path = _write(tmp_path / 'a.json', '[{"a": 1},\n' + tail)
+    with pytest.raises(DataError) as caught:
+        AnnotationFile(path)
+    with pytest.raises(json.JSONDecodeError) as peer:
+        json.loads(path.read_text())
+    assert f'line {peer.value.lineno} column {peer.value.colno}' in str(caught.value)
+    bad = []
+    file = AnnotationFile(path, on_bad=bad.append)
+    assert file[0] == {'a': 1}
+    assert len(bad) == 1
+    assert bad[0].line == 2
+
+
+def test_not_utf8_names_the_line(tmp_path):
+    (tmp_path / 'a.jsonl').write_bytes(b'{"a": 1}\n' + '{"a": "肠粉"}'.encode('gbk'))
+    file = AnnotationFile(tmp_path / 'a.jsonl')
+    with pytest.raises(DataError, match='not UTF-8') as caught:
+        file[1]
+    assert caught.value.line == 2
+    (tmp_path / 'b.json').write_bytes(b'[{"a": 1},\n' + '{"a": "肠粉"}]'.encode('gbk'))
+    with pytest.raises(DataError, match=r'b\.json:2: .*not UTF-8'):
+        AnnotationFile(tmp_path / 'b.json')
+
+
+@pytest.mark.parametrize(('text', 'words'), [('', 'no records'), ('[]', 'no records'), ('  \n', 'no records')])
+def test_empty_files(tmp_path, text, words):
+    with pytest.raises(DataError, match=words):
+        AnnotationFile(_write(tmp_path / 'a.jsonl', text))
+
+
+def test_missing_file_directory_and_other_values(tmp_path):
+    with pytest.raises(DataError, match='no such annotation file'):
+        AnnotationFile(tmp_path / 'nothing.jsonl')
+    with pytest.raises(DataError, match='cannot read it'):
+        AnnotationFile(tmp_path)
+    with pytest.raises(DataError, match='a list where a record should be'):
+        AnnotationFile(_write(tmp_path / 'a.jsonl', '{"a": 1}\n[1]'))[1]
+    with pytest.raises(DataError, match='nested too deep'):
+        AnnotationFile(_write(tmp_path / 'b.jsonl', '{"a": ' + '[' * 200000 + ']' * 200000 + '}'))[0]
+
+
+def test_a_file_that_changes_is_noticed(tmp_path):
+    path = _write(tmp_path / 'a.jsonl', '{"a": 1}\n{"a": 2}')
+    file = AnnotationFile(path)
+    _write(path, '{"b": 11}\n{"a": 2}')
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match='was changed'):
+        file[1]
+
+
+def test_read_json_refuses_a_key_that_stands_twice(tmp_path):
+    with pytest.raises(DataError, match="'food' stands twice"):
+        read_json(_write(tmp_path / 'meta.json', '{"food": {}, "food": {}}'))
+    with pytest.raises(DataError, match='line 1 column 2'):
+        read_json(_write(tmp_path / 'meta.json', '{food: 1}'))

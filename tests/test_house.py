@@ -1,0 +1,106 @@
+"""Rules of the house: layers, one file per foreign library, cheap imports, docstrings that run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / 'mmft'
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+# A package may import from its own level and from those below it; models and data never import each other.
+LEVELS = [{'registry', 'structures', 'errors'}, {'models', 'data'}, {'checkpoint'}, {'engine', 'evaluation'}, {'export'},
+          {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
+ONE_FILE = {'peft': 'models/lora.py', 'lmdeploy': None, 'deepspeed': 'engine/deepspeed.py',
+            'bitsandbytes': 'models/quantize.py'}  # fmt: skip
+
+
+def imports(path: Path) -> list[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append(node.module)
+    return found
+
+
+def level(name: str) -> int:
+    """The level of a package or module directly in mmft."""
+    return next(i for i, names in enumerate(LEVELS) if name in names)
+
+
+def test_there_are_files():
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_layers(path):
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    own = parts[0]
+    if own == '__init__':
+        return  # the public face imports late, from anywhere
+    for module in imports(path):
+        pieces = module.split('.')
+        if pieces[0] == 'tools':
+            pytest.fail(f'{path} imports from tools')
+        if pieces[0] != 'mmft' or len(pieces) == 1:
+            continue
+        other = pieces[1]
+        assert level(other) <= level(own), f'{path} ({own}) imports {module}'
+        if {own, other} == {'models', 'data'}:
+            pytest.fail(f'{path} ({own}) imports {module}')
+
+
+@pytest.mark.parametrize('library', ONE_FILE)
+def test_one_file_per_library(library):
+    users = [str(p.relative_to(PACKAGE)) for p in FILES if any(m.split('.')[0] == library for m in imports(p))]
+    assert users == ([ONE_FILE[library]] if ONE_FILE[library] else [])
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_open_with_what_they_are(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+
+
+MODULES = ['.'.join(('mmft', *path.relative_to(PACKAGE).with_suffix('').parts)).removesuffix('.__init__') for path in FILES]
+
+
+def test_docstring_examples():
+    ran = 0
+    for name in MODULES:
+        result = doctest.testmod(importlib.import_module(name))
+        assert result.failed == 0, f'{name}: {result.failed} docstring examples fail'
+        ran += result.attempted
+    assert ran >= 15
+
+
+# Timed asserts lie on a busy machine; what an import pulls in does not.
+CHEAP = {
+    'import mmft': ['-c', 'import mmft, sys; print(*sys.modules)'],
+    'train --help': ['-X', 'importtime', 'tools/train.py', '--help'],
+    'pth_to_hf --help': ['-X', 'importtime', 'tools/pth_to_hf.py', '--help'],
+    'demo --help': ['-X', 'importtime', 'tools/demo.py', '--help'],
+}
+
+
+@pytest.mark.parametrize('arguments', CHEAP.values(), ids=CHEAP.keys())
+def test_no_heavy_import(arguments):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {word.split('.')[0] for word in (done.stdout + done.stderr).split()}
+    assert 'argparse' in loaded or 'mmft' in loaded
+    assert not loaded & {'torch', 'transformers', 'mmengine', 'numpy', 'PIL'}
+
+
+def test_wrong_arguments_exit_non_zero():
+    done = subprocess.run([sys.executable, 'tools/train.py'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'required' in done.stderr
