@@ -56,7 +56,14 @@ setup(
     package_dir={'mmft._configs': 'configs'},
     package_data={'mmft._configs': ['*.py', '**/*.py'], 'mmft': ['data/*.c', 'demo/tokenizer/*']},
     # Optional: without a compiler pictures are tiled through PIL, to the same pixels.
-    ext_modules=[Extension('mmft.data._tiling', ['mmft/data/_tiling.c'], extra_compile_args=['-O3'], optional=True)],
+    ext_modules=[
+        Extension(
+            'mmft.data._tiling',
+            ['mmft/data/_tiling.c'],
+            extra_compile_args=['-O3', '-ffp-contract=off'],
+            optional=True,
+        )
+    ],
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['mmft = mmft.cli.main:main']},

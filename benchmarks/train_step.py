@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def measure(side: str, tune: str, directory: str, options: argparse.Namespace) -
     optimizer = torch.optim.AdamW(trained, lr=1e-5) if options.optimizer else None
     cuda = options.device.startswith('cuda')
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()  # weights out of the file mapping: they belong to the model, not to the step
+        parameter.data = parameter.data.clone()  # out of the file mapping: weights are the model's, not the step's
     before = torch.cuda.memory_allocated() / 2**20 if cuda else reset_peak()
     seconds, loss = [], None
     for _ in range(options.steps + 1):
@@ -165,7 +166,10 @@ def main() -> None:
         for tune in ('full', 'lora'):
             for side in ('transformers', 'mmft'):
                 command = [sys.executable, __file__, *sys.argv[1:], '--one', side, tune, directory]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                # Large blocks go back to the system at once, for both sides: what counts is what is alive, not what
+                # glibc's heap keeps in reserve between steps.
+                environment = {**os.environ, 'MALLOC_MMAP_THRESHOLD_': str(2**20)}
+                output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
                 figures[f'{tune} {side}'] = json.loads(output.strip().splitlines()[-1])
     print(f'{"":24}{"seconds":>10}{"MiB above model":>18}{"loss":>10}')
     for name, row in figures.items():

@@ -1,9 +1,9 @@
 /* Pictures to tiles: bicubic resampling in Pillow's fixed-point arithmetic, bit for bit, written straight into tiles.
  *
- * Pillow resamples one direction after the other and rounds to 8 bits in between. A pixel is a sum of
- * pixel x weight with 22-bit weights in 32-bit integers, so the order of summation does not matter and vector units may
- * be used. Here rows stream through: each pushed row is resampled once, kept in a ring just large enough for the second
- * direction, and finished rows leave at once as planar tiles. No row of the stretched picture is ever kept.
+ * Pillow resamples one direction after the other and rounds to 8 bits in between. Each value is a sum of input x weight
+ * in 32-bit integers, weights having 22 bits, so the order of summation does not matter and vectors may be used. Here
+ * rows stream through: a row goes through the first pass, waits in a ring just large enough for the second one, and
+ * finished rows leave at once as planar tiles. The stretched picture never exists as a whole.
  *
  * The file needs no Python headers: mmft/data/tiling.py loads it with ctypes (which releases the GIL during calls).
  * A pixel is four bytes here: red, green, blue, unused.
@@ -33,8 +33,8 @@ typedef struct {
 
 typedef struct {
     int width, height, vertical_first, avx2;
-    int columns, rows, size;
-    uint8_t *tiles;           /* (rows * columns, 3, size, size) */
+    int columns, size;
+    uint8_t *tiles;           /* (tiles, 3, size, size), row by row of the grid */
     Axis across, down;
     int ring_width, capacity; /* the ring holds `capacity` rows of ring_width pixels, input row y at y % capacity */
     uint8_t *ring;
@@ -113,19 +113,14 @@ static inline uint8_t rounded(int32_t sum) {
 }
 
 static void across_plain(const Axis *axis, const uint8_t *in, uint8_t *out) {
-    for (int o = 0; o < axis->out; o++, out += 4) {
+    for (int o = 0; o < axis->out; o++) {
         const uint8_t *pixel = in + (size_t)axis->first[o] * 4;
         const int32_t *weight = axis->weight + (size_t)o * axis->taps;
-        int32_t r = HALF, g = HALF, b = HALF;
-        for (int i = 0; i < axis->taps; i++, pixel += 4) {
-            r += pixel[0] * weight[i];
-            g += pixel[1] * weight[i];
-            b += pixel[2] * weight[i];
+        for (int channel = 0; channel < 4; channel++) {
+            int32_t sum = HALF;
+            for (int i = 0; i < axis->taps; i++) sum += pixel[4 * i + channel] * weight[i];
+            out[4 * o + channel] = rounded(sum);
         }
-        out[0] = rounded(r);
-        out[1] = rounded(g);
-        out[2] = rounded(b);
-        out[3] = 0;
     }
 }
 
@@ -138,15 +133,15 @@ static void down_plain(const uint8_t *const *rows, const int32_t *weight, int ta
     }
 }
 
-static void planes(const uint8_t *restrict in, uint8_t *restrict r, uint8_t *restrict g, uint8_t *restrict b, int size) {
-    for (int x = 0; x < size; x++) {
+static void planes(const uint8_t *restrict in, uint8_t *restrict r, uint8_t *restrict g, uint8_t *restrict b, int n) {
+    for (int x = 0; x < n; x++) {
         r[x] = in[4 * x];
         g[x] = in[4 * x + 1];
         b[x] = in[4 * x + 2];
     }
 }
 
-/* ---- the same with AVX2 ------------------------------------------------------------------------------------------ */
+/* ---- the same with AVX2 ----------------------------------------------------------------------------------------- */
 
 #ifdef HAVE_AVX2
 #define AVX2 __attribute__((target("avx2")))
@@ -160,25 +155,39 @@ static inline AVX2 void weights(const int16_t *split, int i, __m256i *high, __m2
     *low = _mm256_set1_epi32(pair[1]);
 }
 
+static inline AVX2 void accumulate(__m256i pairs, __m256i wh, __m256i wl, __m256i *high, __m256i *low) {
+    *high = _mm256_add_epi32(*high, _mm256_madd_epi16(pairs, wh));
+    *low = _mm256_add_epi32(*low, _mm256_madd_epi16(pairs, wl));
+}
+
 /* Four rows at once, one in each half of two vectors, two taps at a time. Needs an even number of taps. */
 static AVX2 void across_avx2(const Axis *axis, const uint8_t *const in[BATCH], uint8_t *const out[BATCH]) {
-    /* two pixels -> 16-bit pairs r0 r1 g0 g1 b0 b1 x0 x1 */
-    const __m256i pairs = _mm256_broadcastsi128_si256(
+    /* pixels 0 and 1 -> 16-bit pairs r0 r1 g0 g1 b0 b1 x0 x1, and so pixels 2 and 3 */
+    const __m256i first = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1));
+    const __m256i second = _mm256_or_si256(first, _mm256_set1_epi16(8));
     const int16_t *split = axis->split;
     for (int o = 0; o < axis->out; o++, split += 2 * axis->taps) {
         __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi32(HALF), wh, wl;
         __m256i high[BATCH / 2] = {zero, zero}, low[BATCH / 2] = {half, half};
         size_t at = (size_t)axis->first[o] * 4;
-        for (int i = 0; i < axis->taps; i += 2, at += 8) {
+        int i = 0;
+        for (; i + 4 <= axis->taps; i += 4, at += 16) {
+            __m256i wh2, wl2;
             weights(split, i, &wh, &wl);
-            for (int r = 0; r < BATCH; r += 2) {
-                __m128i upper = _mm_loadl_epi64((const __m128i *)(in[r] + at));
-                __m128i lower = _mm_loadl_epi64((const __m128i *)(in[r + 1] + at));
-                __m256i p = _mm256_shuffle_epi8(_mm256_set_m128i(lower, upper), pairs);
-                high[r / 2] = _mm256_add_epi32(high[r / 2], _mm256_madd_epi16(p, wh));
-                low[r / 2] = _mm256_add_epi32(low[r / 2], _mm256_madd_epi16(p, wl));
+            weights(split, i + 2, &wh2, &wl2);
+            for (int k = 0; k < BATCH / 2; k++) {
+                __m256i p = _mm256_set_m128i(_mm_loadu_si128((const void *)(in[2 * k + 1] + at)),
+                                             _mm_loadu_si128((const void *)(in[2 * k] + at)));
+                accumulate(_mm256_shuffle_epi8(p, first), wh, wl, &high[k], &low[k]);
+                accumulate(_mm256_shuffle_epi8(p, second), wh2, wl2, &high[k], &low[k]);
             }
+        }
+        if (i < axis->taps) weights(split, i, &wh, &wl);
+        for (int k = 0; i < axis->taps && k < BATCH / 2; k++) {
+            __m256i p = _mm256_set_m128i(_mm_loadl_epi64((const void *)(in[2 * k + 1] + at)),
+                                         _mm_loadl_epi64((const void *)(in[2 * k] + at)));
+            accumulate(_mm256_shuffle_epi8(p, first), wh, wl, &high[k], &low[k]);
         }
         for (int k = 0; k < BATCH / 2; k++) low[k] = _mm256_srai_epi32(WHOLE(high[k], low[k]), WEIGHT_BITS);
         __m256i sum = _mm256_packs_epi32(low[0], low[1]); /* rows 0 and 2, then rows 1 and 3 */
@@ -202,10 +211,7 @@ static AVX2 int down_avx2(const uint8_t *const *rows, const int16_t *split, int 
             __m256i front = _mm256_unpacklo_epi8(a, b), back = _mm256_unpackhi_epi8(a, b);
             __m256i p[4] = {_mm256_unpacklo_epi8(front, zero), _mm256_unpackhi_epi8(front, zero),
                             _mm256_unpacklo_epi8(back, zero), _mm256_unpackhi_epi8(back, zero)};
-            for (int k = 0; k < 4; k++) {
-                high[k] = _mm256_add_epi32(high[k], _mm256_madd_epi16(p[k], wh));
-                low[k] = _mm256_add_epi32(low[k], _mm256_madd_epi16(p[k], wl));
-            }
+            for (int k = 0; k < 4; k++) accumulate(p[k], wh, wl, &high[k], &low[k]);
         }
         for (int k = 0; k < 4; k++) low[k] = _mm256_srai_epi32(WHOLE(high[k], low[k]), WEIGHT_BITS);
         __m256i done = _mm256_packus_epi16(_mm256_packs_epi32(low[0], low[1]), _mm256_packs_epi32(low[2], low[3]));
@@ -215,7 +221,7 @@ static AVX2 int down_avx2(const uint8_t *const *rows, const int16_t *split, int 
 }
 #endif
 
-/* ---- one stretched picture --------------------------------------------------------------------------------------- */
+/* ---- one stretched picture -------------------------------------------------------------------------------------- */
 
 /* `count` <= BATCH rows; out[] must have BATCH distinct rows, of which the first `count` matter */
 static void across(const Stretch *s, const uint8_t *const in[BATCH], uint8_t *const out[BATCH], int count) {
@@ -245,8 +251,9 @@ static void down(const Stretch *s, int y, uint8_t *out) {
 static void cut(const Stretch *s, int y, const uint8_t *line) {
     size_t plane = (size_t)s->size * s->size;
     for (int column = 0; column < s->columns; column++, line += (size_t)s->size * 4) {
-        uint8_t *r = s->tiles + ((size_t)(y / s->size) * s->columns + column) * 3 * plane + (size_t)(y % s->size) * s->size;
-        planes(line, r, r + plane, r + 2 * plane, s->size);
+        size_t tile = (size_t)(y / s->size) * s->columns + column;
+        uint8_t *red = s->tiles + tile * 3 * plane + (size_t)(y % s->size) * s->size;
+        planes(line, red, red + plane, red + 2 * plane, s->size);
     }
 }
 
@@ -285,16 +292,14 @@ static void push(Stretch *s, const uint8_t *pixels, int rows) {
     }
 }
 
-static int stretch_init(Stretch *s, int width, int height, int columns, int rows, int size, int flags,
-                        uint8_t *tiles) {
-    int vertical_first = flags & 1;
-    *s = (Stretch){.width = width, .height = height, .vertical_first = vertical_first, .columns = columns,
-                   .rows = rows, .size = size, .tiles = tiles};
+static int stretch_init(Stretch *s, int width, int height, int columns, int rows, int size, int flags, uint8_t *tiles) {
+    *s = (Stretch){.width = width, .height = height, .vertical_first = flags & 1, .columns = columns, .size = size,
+                   .tiles = tiles};
 #ifdef HAVE_AVX2
     s->avx2 = __builtin_cpu_supports("avx2") && !(flags & 4);
 #endif
     if (!axis_init(&s->across, width, columns * size, 2) || !axis_init(&s->down, height, rows * size, 1)) return 0;
-    s->ring_width = vertical_first ? width : s->across.out;
+    s->ring_width = s->vertical_first ? width : s->across.out;
     s->capacity = s->down.taps + BATCH;
     s->ring = malloc((size_t)s->capacity * s->ring_width * 4);
     s->window = malloc(sizeof(*s->window) * (s->down.taps + 1));
@@ -312,13 +317,12 @@ static void stretch_free(Stretch *s) {
         free(s->line[r]);
         free(s->done[r]);
     }
-    free(s->window);
-    free(s->ring);
+    free(s->window), free(s->ring);
     free(s->across.first), free(s->across.weight), free(s->across.split);
     free(s->down.first), free(s->down.weight), free(s->down.split);
 }
 
-/* ---- what tiling.py calls: open, feed all rows from top to bottom in as many parts as it likes, close ------------- */
+/* ---- what tiling.py calls: open, feed all rows from top to bottom in as many parts as it likes, close ------------ */
 
 void mmft_tiler_close(Tiler *tiler) {
     for (int i = 0; tiler && i < tiler->count; i++) stretch_free(&tiler->part[i]);
@@ -327,7 +331,7 @@ void mmft_tiler_close(Tiler *tiler) {
 
 /* flags: 1 the grid, 2 the thumbnail takes the vertical pass first; 4 plain C, for tests. NULL: out of memory. */
 Tiler *mmft_tiler_open(int width, int height, int columns, int rows, int size, int thumbnail, int flags,
-                              uint8_t *tiles) {
+                       uint8_t *tiles) {
     Tiler *tiler = calloc(1, sizeof(Tiler));
     if (!tiler) return NULL;
     tiler->count = 1;

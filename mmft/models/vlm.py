@@ -112,6 +112,10 @@ class VLM(BaseModel):
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()
+        # transformers checkpoints a block only in training mode, and gradients pass through a frozen language model
+        # too. The block's own flag decides nothing else; its dropouts stay off.
+        for block in self.llm.layers if mode else ():
+            block.training = True
         return self
 
     def image_features(self, pixel_values: Tensor) -> Tensor:

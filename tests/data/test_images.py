@@ -94,8 +94,8 @@ def test_stored_arrays_of_the_original():
 
 @pytest.mark.parametrize('key', [key for key in CASES if 'unconverted' in key])
 def test_pictures_are_made_rgb_before_they_are_tiled(key):
-    # Bug of the original: dynamic_preprocess given a palette or bilevel picture resizes it with NEAREST, and an RGBA one
-    # with colours weighted by alpha. Its own data set converts to RGB first, and so does the tiler, whatever it is given.
+    # Bug of the original: dynamic_preprocess given a palette or bilevel picture resizes it with NEAREST, and an RGBA
+    # one with colours weighted by alpha. Its own data set converts to RGB first; so does the tiler, always.
     case = CASES[key]
     with Image.open(GOLDEN / PIXELS / case['image']) as image:
         tiles = processor_of(case)(image)

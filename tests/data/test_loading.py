@@ -83,6 +83,7 @@ def test_exif_turns(kind, orientation, tmp_path):
     assert image_size(opened) == got.size
 
 
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF')
 @pytest.mark.parametrize('exif', [b'Exif\x00\x00garbage', b'Exif\x00\x00II*\x00\xff\xff\xff\x7f', b'\x00' * 40])
 def test_a_broken_exif_block_does_not_cost_the_picture(exif):
     data = encoded(picture(), 'JPEG', exif=exif)

@@ -1,0 +1,34 @@
+"""What all InternVL2 models share, and the InternViT-300M of those up to 8B. Not a model by itself: it has no LLM.
+
+Numbers: config.json of OpenGVLab/InternVL2-* and OpenGVLab/InternViT-300M-448px.
+"""
+
+model = dict(
+    type='VLM',
+    vision=dict(
+        type='InternViT',
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        image_size=448,
+        patch_size=14,
+        qkv_bias=True,
+        qk_normalization=False,
+        norm_type='layer_norm',
+        layer_norm_eps=1e-6,
+        # 0.1 (InternViT-6B: 0.4) is InternVL's value where the tower is trained; a frozen tower drops nothing.
+        drop_path_rate=0.0,
+    ),
+    projector=dict(type='PixelShuffleMLP', scale=0.5, version='v2'),
+)
+
+# Of frozen weights. Trained weights are float32 and computed in `optim_wrapper.dtype`.
+dtype = 'bfloat16'
+
+encoder = dict(
+    type='ChatEncoder',
+    # A tile of 448 px is 32 x 32 patches, and 16 x 16 = 256 tokens after the pixel shuffle.
+    image_processor=dict(type='DynamicTiler', tile_size=448, min_tiles=1, max_tiles=12, thumbnail=True),
+    max_length=4096,
+)

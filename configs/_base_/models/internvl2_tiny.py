@@ -1,0 +1,53 @@
+"""An InternVL2 that two CPU cores can train from nothing: InternViT, pixel shuffle v2, dynamic tiles, a Llama-type LLM.
+
+The model of `make demo`, which makes its weights: 0.9M + 0.1M + 1.6M parameters, a tile of 96 px is 9 tokens.
+"""
+
+model = dict(
+    type='VLM',
+    vision=dict(
+        type='InternViT',
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        image_size=96,
+        patch_size=16,
+        qkv_bias=True,
+        qk_normalization=False,
+        norm_type='layer_norm',
+        layer_norm_eps=1e-6,
+        drop_path_rate=0.0,
+        # Layer scale at its start. InternViT's 0.1 is for 24 layers and long training.
+        initializer_factor=1.0,
+    ),
+    projector=dict(type='PixelShuffleMLP', scale=0.5, version='v2'),
+    llm=dict(
+        type='Llama',
+        vocab_size=1024,
+        hidden_size=192,
+        intermediate_size=480,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-5,
+        # Wider than the usual 0.02, which is for wide models: learning starts twice as fast.
+        initializer_range=0.07,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+)
+
+# Not every CPU computes in bfloat16, and the model is small.
+dtype = 'float32'
+
+encoder = dict(
+    type='ChatEncoder',
+    template='internlm2-chat',
+    image_processor=dict(type='DynamicTiler', tile_size=96, min_tiles=1, max_tiles=2, thumbnail=True),
+    max_length=1024,
+)
+
+pretrained = 'work_dirs/demo/base'

@@ -1,0 +1,148 @@
+"""Configs on the command line: found by path or bare name, changed with ``--cfg-options``, never silently."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+__all__ = ['apply_options', 'config_folders', 'find_config', 'list_configs', 'load_config']
+
+
+def config_folders() -> list[Path]:
+    """Where bare names are looked up: ``./configs``, those of the checkout, those installed with the package."""
+    package = Path(__file__).resolve().parents[1]
+    folders = [Path.cwd() / 'configs', package.parent / 'configs', package / '_configs']
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if folder.is_dir():
+            seen.setdefault(folder.resolve(), folder)
+    return list(seen.values())
+
+
+def list_configs() -> dict[str, Path]:
+    """Every config by its bare name."""
+    found: dict[str, Path] = {}
+    for folder in config_folders():
+        for file in sorted(folder.rglob('*.py')):
+            if '_base_' not in file.parts and not file.name.startswith('_'):
+                found.setdefault(file.stem, file)
+    return found
+
+
+def find_config(name: str) -> Path:
+    """A config by path, or by bare name with or without ``.py``.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = list_configs()
+    if path.stem in known and len(path.parts) == 1:
+        return known[path.stem]
+    near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.4)
+    raise ConfigError(
+        f'no config {name!r}',
+        expected=f'a file, or a name from {", ".join(map(str, config_folders())) or "a folder ./configs"}',
+        fix=f'did you mean {" or ".join(near)}?' if near else 'see the folder for what there is',
+    )
+
+
+def load_config(name: str, options: Sequence[str] | None = None) -> Config:
+    """Read a config and apply ``--cfg-options``.
+
+    Args:
+        name: path or bare name.
+        options: ``key=value`` strings.
+
+    Raises:
+        ConfigError: not found, not valid Python, or an option that names nothing in it.
+    """
+    from mmengine.config import Config
+
+    path = find_config(name)
+    try:
+        cfg = Config.fromfile(path)
+    except ConfigError:
+        raise
+    except Exception as error:  # a config is Python: it can fail in any way
+        raise ConfigError(f'{path}: {type(error).__name__}: {error}', fix='mend the config') from error
+    apply_options(cfg, options)
+    return cfg
+
+
+def apply_options(cfg: Config, options: Sequence[str] | None) -> None:
+    """Change ``cfg`` in place by ``key.sub=value`` strings.
+
+    A path that is not in the config is an error, since such an option would change nothing; ``+key.sub=value`` says
+    that it is meant to be new.
+
+    Raises:
+        ConfigError: lists every wrong option.
+    """
+    problems: list[ConfigError | str] = []
+    for option in options or ():
+        key, sign, text = option.partition('=')
+        if not sign or not key.strip('+'):
+            problems.append(f'--cfg-options {option!r}: expected key=value')
+            continue
+        try:
+            _set(cfg, key.removeprefix('+').split('.'), _value(text), new=key.startswith('+'))
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise ConfigError.gather(problems)
+
+
+def _value(text: str) -> Any:
+    from mmengine.config import DictAction
+
+    if text in ('None', 'none', 'null'):
+        return None
+    return DictAction._parse_iterable(text)
+
+
+def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
+    node: Any = cfg
+    for depth, key in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(node, (list, tuple)):
+            if not key.isdigit() or int(key) >= len(node):
+                raise _unknown(path, depth, [str(i) for i in range(len(node))])
+            index = int(key)
+            if last and isinstance(node, list):
+                node[index] = value
+                return
+            node = node[index]
+            continue
+        if not isinstance(node, Mapping) and depth:
+            raise ConfigError(
+                f'--cfg-options {".".join(path)}: {".".join(path[:depth])} is {node!r}, which has nothing inside'
+            )
+        if key not in node and not new:
+            raise _unknown(path, depth, list(node.keys()))
+        if last:
+            node[key] = value
+        elif key not in node or node[key] is None:
+            node[key] = {}
+        node = node[key]
+
+
+def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
+    where = '.'.join(path[:depth]) or 'the config'
+    near = difflib.get_close_matches(path[depth], known, n=2, cutoff=0.5)
+    name = '.'.join(path)
+    suggestion = f'did you mean {" or ".join(".".join([*path[:depth], n]) for n in near)}? ' if near else ''
+    return ConfigError(
+        f'--cfg-options {name}: {where} has no {path[depth]!r}',
+        expected=f'one of {sorted(map(str, known))}',
+        fix=f'{suggestion}(to add a new key write +{name}=...)',
+    )

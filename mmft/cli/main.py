@@ -1,0 +1,66 @@
+"""``mmft COMMAND ...``: finds the command's module, runs it, and turns errors into messages and exit statuses.
+
+Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted; anything else is a bug and
+shows its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ['COMMANDS', 'main']
+
+COMMANDS = {
+    'train': ('mmft.cli.train', 'fine-tune the model of a config'),
+    'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory that transformers and LMDeploy read'),
+}
+"""Command -> (module, one line of help). A module has ``add_arguments(parser)`` and ``run(args)``; it is imported only
+when its command is given, and imports torch and the rest only in ``run``, so that ``--help`` is instant."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: without the program's name; None takes ``sys.argv``.
+
+    Returns:
+        The exit status.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser('mmft', description='Fine-tune, export and serve vision-language models.')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    chosen = argv[0] if argv else None
+    for name, (module, help_text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + '.')
+        if name == chosen:
+            importlib.import_module(module).add_arguments(sub)
+            sub.add_argument(
+                '--traceback', action='store_true', help='show where an error came from (also MMFT_TRACE=1)'
+            )
+    args = parser.parse_args(argv)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mmft.errors import MMFTError
+
+    try:
+        status = importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except MMFTError as error:
+        if args.traceback or os.environ.get('MMFT_TRACE'):
+            raise
+        print(f'\nerror: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\ninterrupted', file=sys.stderr)
+        return 130
+    return int(status or 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

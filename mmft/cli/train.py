@@ -1,0 +1,79 @@
+"""``mmft train CONFIG``: fine-tune the model of a config."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+__all__ = ['add_arguments', 'prepare', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``train``."""
+    parser.add_argument('config', help='a config file, or the bare name of one in configs/')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='change the config: optim_wrapper.optimizer.lr=5e-5; +key=value adds a key it does not have',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const=True,
+        default=None,
+        metavar='PATH',
+        help='continue the last checkpoint of the work_dir, or the one named',
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default=None, help='who starts the processes'
+    )
+    parser.add_argument('--deepspeed', metavar='NAME', help='zero1, zero2, zero3, zero2_offload, zero3_offload')
+    parser.add_argument('--seed', type=int, help='of weights, data order and dropout')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='print parts, parameters, tokens and memory; train nothing'
+    )
+    # torch.distributed.launch passes it; torchrun says the same in the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=None, help=argparse.SUPPRESS)
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """The config as the command line wants it."""
+    from mmft.cli.configs import find_config, load_config
+
+    cfg = load_config(args.config, args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / find_config(args.config).stem)
+    for key in ('resume', 'launcher', 'deepspeed', 'seed'):
+        if getattr(args, key) is not None:
+            cfg[key] = getattr(args, key)
+    if args.launcher is None and 'TORCHELASTIC_RUN_ID' in os.environ and cfg.get('launcher', 'none') == 'none':
+        cfg.launcher = (
+            'pytorch'  # under torchrun nothing else can be meant: N runs beside each other would be the result
+        )
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return cfg
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, or print what would be trained."""
+    cfg = prepare(args)
+    if args.dry_run:
+        from mmft.engine.plan import plan
+
+        print(plan(cfg))
+        return
+    from mmft.engine import Runner, validate_config
+
+    validate_config(cfg)
+    Runner.from_cfg(cfg).train()

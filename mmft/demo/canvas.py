@@ -1,0 +1,268 @@
+"""A small shaded canvas: flat shapes with a height, lit from one side, drawn from above like a photograph of a table.
+
+Lengths are in plate radii: (0,0) is the middle of the plate and 1.0 its rim, whatever the picture's size. A shape is a
+signed distance (negative inside), from which come its anti-aliased edge, its rounded height, its light and its shadow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+__all__ = ['Canvas', 'Shape', 'box', 'capsule', 'disc', 'ellipse', 'fluted', 'polygon', 'ring', 'vary']
+
+Array = np.ndarray
+Color = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A signed distance around (0,0), the radius that holds it and the width over which its edge is rounded."""
+
+    distance: Callable[[Array, Array], Array]
+    extent: float
+    bevel: float
+
+
+def disc(r: float) -> Shape:
+    """A circle."""
+    return Shape(lambda u, v: np.hypot(u, v) - r, r, r)
+
+
+def ellipse(a: float, b: float) -> Shape:
+    """An ellipse with half axes a and b (a first-order distance, good near the edge)."""
+
+    def distance(u: Array, v: Array) -> Array:
+        k = np.hypot(u / a, v / b)
+        return k * (k - 1) / (np.hypot(u / a**2, v / b**2) + 1e-6)
+
+    return Shape(distance, max(a, b), min(a, b))
+
+
+def capsule(length: float, r: float, bend: float = 0.0) -> Shape:
+    """A tube along u with round ends; ``bend`` lifts its middle."""
+
+    def distance(u: Array, v: Array) -> Array:
+        v = v + bend * (1 - (2 * u / length) ** 2)
+        return np.hypot(u - np.clip(u, -length / 2, length / 2), v) - r
+
+    return Shape(distance, length / 2 + r + abs(bend), r)
+
+
+def box(w: float, h: float, corner: float = 0.02) -> Shape:
+    """A rectangle of w by h with round corners."""
+
+    def distance(u: Array, v: Array) -> Array:
+        qu, qv = np.abs(u) - w / 2 + corner, np.abs(v) - h / 2 + corner
+        return np.hypot(np.maximum(qu, 0), np.maximum(qv, 0)) + np.minimum(np.maximum(qu, qv), 0) - corner
+
+    return Shape(distance, float(np.hypot(w, h)) / 2, min(w, h) / 2)
+
+
+def ring(r: float, width: float) -> Shape:
+    """A circle's line of the given width."""
+    return Shape(lambda u, v: np.abs(np.hypot(u, v) - r) - width / 2, r + width / 2, width / 2)
+
+
+def fluted(r: float, teeth: int, depth: float, phase: float = 0.0) -> Shape:
+    """A circle with a waved edge: a tart's crimp, a mooncake's rim, a blot of sauce."""
+
+    def distance(u: Array, v: Array) -> Array:
+        return np.hypot(u, v) - r - depth * np.cos(teeth * np.arctan2(v, u) + phase)
+
+    return Shape(distance, r + depth, r)
+
+
+def polygon(sides: int, r: float, corner: float = 0.05) -> Shape:
+    """A regular polygon with inner radius r and round corners."""
+    angles = 2 * np.pi * np.arange(sides) / sides
+
+    def distance(u: Array, v: Array) -> Array:
+        sides_away = [u * np.cos(a) + v * np.sin(a) - (r - corner) for a in angles]
+        power = sum(np.maximum(d + corner, 0) ** 6 for d in sides_away) ** (1 / 6)
+        return np.where(power > 0, power - corner, np.maximum.reduce(sides_away))
+
+    return Shape(distance, r / float(np.cos(np.pi / sides)), r)
+
+
+def vary(rng: np.random.Generator, color: Color, amount: float = 10) -> Array:
+    """A colour near ``color``: the whole shifted together, each channel a little on its own."""
+    return np.clip(np.asarray(color, np.float32) + rng.normal(0, amount) + rng.normal(0, amount / 2, 3), 0, 255)
+
+
+class Canvas:
+    """A picture being drawn.
+
+    Args:
+        size: width and height in pixels.
+        radius: length of one plate radius in pixels.
+        center: where the plate's middle lies, in pixels.
+        angle: how far everything on the table is turned, in radians.
+        rng: the only source of chance.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], radius: float, center: tuple[float, float], angle: float, rng: np.random.Generator
+    ) -> None:
+        self.width, self.height = size
+        self.radius, self.center, self.angle, self.rng = radius, center, angle, rng
+        self.rgb = np.full((self.height, self.width, 3), 200, np.float32)
+        lean = rng.uniform(-0.35, 0.35)
+        light = np.array([-0.5 + lean, -0.62, 0.72])
+        self.light = light / np.linalg.norm(light)
+        halfway = self.light + np.array([0.0, 0.0, 1.0])
+        self.halfway = halfway / np.linalg.norm(halfway)
+
+    # -- places -------------------------------------------------------------------------------------------------
+    def pixels(self, x: float, y: float) -> tuple[float, float]:
+        """Plate radii to pixels."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        return self.center[0] + self.radius * (c * x - s * y), self.center[1] + self.radius * (s * x + c * y)
+
+    def _window(self, at: tuple[float, float], reach: float) -> tuple[slice, slice] | None:
+        x, y = self.pixels(*at)
+        r = reach * self.radius + 3
+        left, right = max(int(x - r), 0), min(int(x + r) + 1, self.width)
+        top, bottom = max(int(y - r), 0), min(int(y + r) + 1, self.height)
+        return None if right - left < 2 or bottom - top < 2 else (slice(top, bottom), slice(left, right))
+
+    def _local(self, window: tuple[slice, slice], at: tuple[float, float], turn: float) -> tuple[Array, Array]:
+        x, y = self.pixels(*at)
+        rows, cols = window
+        dx = (np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] - np.float32(x)) / np.float32(self.radius)
+        dy = (np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(y)) / np.float32(self.radius)
+        c, s = np.float32(np.cos(self.angle + turn)), np.float32(np.sin(self.angle + turn))
+        return c * dx + s * dy, c * dy - s * dx
+
+    def noise(self, shape: tuple[int, int], cell: float) -> Array:
+        """Smooth noise of about -1..1 whose blots are ``cell`` pixels wide."""
+        rows, cols = (max(2, int(n / cell) + 2) for n in shape)
+        coarse = self.rng.uniform(-1, 1, (rows, cols)).astype(np.float32)
+        return np.asarray(Image.fromarray(coarse).resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
+
+    # -- drawing ------------------------------------------------------------------------------------------------
+    def solid(
+        self,
+        shape: Shape,
+        color: Color | Callable[[Array, Array, Array], Array],
+        at: tuple[float, float] = (0.0, 0.0),
+        turn: float = 0.0,
+        *,
+        rise: float = 1.0,
+        bevel: float | None = None,
+        gloss: float = 0.25,
+        shine: float = 24,
+        bump: Callable[[Array, Array, Array], Array] | None = None,
+        grain: float = 0.0,
+        alpha: float = 1.0,
+        shadow: float = 0.45,
+        soft: float = 0.0,
+    ) -> None:
+        """Draw a body.
+
+        Args:
+            shape: its outline.
+            color: RGB 0-255, or a function of (u, v, distance) giving (h,w,3).
+            at, turn: its place and direction on the plate.
+            rise: 0 is flat, 1 as high as its bevel is wide, negative hollow.
+            bevel: the width of the rounded edge (the shape's own by default: round all over).
+            gloss, shine: strength and sharpness of the highlight.
+            bump: a further height in plate radii, from (u, v, distance).
+            grain: roughness of the surface.
+            alpha: how opaque it is.
+            shadow: how dark its shadow is.
+            soft: width of a blurred edge, for liquids and stains.
+        """
+        width = shape.bevel if bevel is None else bevel
+        drop = 0.35 * width * max(rise, 0.2) if shadow else 0.0
+        window = self._window(at, shape.extent + 2 * drop + soft)
+        if window is None:
+            return
+        u, v = self._local(window, at, turn)
+        d = shape.distance(u, v)
+        if shadow:
+            self._shade(window, shape, at, turn, drop, shadow)
+        cover = np.clip(0.5 - d / max(soft, 1 / self.radius), 0, 1) * alpha
+        t = np.clip(-d / width, 0, 1)
+        height = rise * width * np.sqrt(np.maximum(1 - (1 - t) ** 2, 0))
+        if bump is not None:
+            height = height + bump(u, v, d)
+        if grain:
+            height = height + grain * 0.02 * self.noise(d.shape, 2.2)
+        paint = color(u, v, d) if callable(color) else np.asarray(color, np.float32)
+        lit = self._lit(height * self.radius, paint, gloss, shine)
+        self.rgb[window] += cover[..., None] * (lit - self.rgb[window])
+
+    def _shade(self, window, shape: Shape, at, turn: float, drop: float, dark: float) -> None:
+        """Darken what lies under a body, on the side away from the light."""
+        x, y = self.pixels(*at)
+        k = drop * self.radius / self.light[2]
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        dx, dy = (x - self.light[0] * k - self.center[0]) / self.radius, (
+            y - self.light[1] * k - self.center[1]
+        ) / self.radius
+        u, v = self._local(window, (c * dx + s * dy, c * dy - s * dx), turn)
+        depth = np.clip(0.5 - shape.distance(u, v) / (drop * 1.6 + 2 / self.radius), 0, 1)
+        self.rgb[window] *= (1 - dark * depth)[..., None]
+
+    def _lit(self, height: Array, paint: Array, gloss: float, shine: float) -> Array:
+        gy, gx = np.gradient(height)
+        norm = 1 / np.sqrt(gx * gx + gy * gy + 1)
+        facing = (self.light[2] - gx * self.light[0] - gy * self.light[1]) * norm
+        diffuse = 0.42 + 0.8 * np.maximum(facing, 0)
+        lit = paint * diffuse[..., None]
+        if gloss:
+            mirror = np.maximum((self.halfway[2] - gx * self.halfway[0] - gy * self.halfway[1]) * norm, 0)
+            # What faces straight up mirrors the sky, not the lamp: only slopes glitter.
+            glint = mirror**shine * np.clip((gx * gx + gy * gy) * 12, 0, 1)
+            lit = lit + (255 * gloss) * glint[..., None]
+        return lit
+
+    def bits(
+        self,
+        count: int,
+        shape: Callable[[], Shape],
+        colors: Sequence[Color],
+        spread: float | Callable[[], tuple[float, float]],
+        **kwargs,
+    ) -> None:
+        """Scatter small bodies (scallions, sesame, minced meat) within a radius, or where ``spread()`` says."""
+        for _ in range(count):
+            if callable(spread):
+                at = spread()
+            else:
+                a, r = self.rng.uniform(0, 2 * np.pi), spread * np.sqrt(self.rng.uniform())
+                at = (r * np.cos(a), r * np.sin(a))
+            color = vary(self.rng, colors[self.rng.integers(len(colors))], 12)
+            self.solid(shape(), color, at, self.rng.uniform(0, 2 * np.pi), **kwargs)
+
+    def strands(self, lines: Sequence[Array], width: float, color: Color) -> None:
+        """Draw round strings (noodles, twine) along lines of (n,2) points, the later above the earlier."""
+        scale = 2
+        layer = Image.new('RGBA', (self.width * scale, self.height * scale), (0, 0, 0, 0))
+        pen = ImageDraw.Draw(layer)
+        base = np.asarray(color, np.float32)
+        px = max(width * self.radius * scale, 2.0)
+        for line in lines:
+            points = [tuple(scale * p for p in self.pixels(*xy)) for xy in line]
+            tone = vary(self.rng, base, 7)
+            for share, factor, shift in ((1.35, 0.5, 0.12), (1.0, 0.92, 0.0), (0.4, 1.14, -0.16)):
+                fill = (*(int(c) for c in np.clip(tone * factor, 0, 255)), 255 if factor > 0.6 else 150)
+                moved = [(x + shift * px, y + shift * px) for x, y in points]
+                pen.line(moved, fill=fill, width=max(1, round(px * share)), joint='curve')
+        small = np.asarray(layer.resize((self.width, self.height), Image.Resampling.BOX), np.float32)
+        cover = small[..., 3:] / 255
+        self.rgb += cover * (small[..., :3] - self.rgb)
+
+    def finish(self) -> Image.Image:
+        """The picture, with the lens's dark corners and the sensor's noise."""
+        y = np.linspace(-1, 1, self.height, dtype=np.float32)[:, None]
+        x = np.linspace(-1, 1, self.width, dtype=np.float32)[None, :]
+        rgb = self.rgb * (1 - 0.16 * (x * x + y * y))[..., None]
+        warmth = 1 + self.rng.uniform(-0.05, 0.05) * np.array([1, 0.1, -1], np.float32)
+        rgb = rgb * warmth * np.float32(self.rng.uniform(0.92, 1.1))
+        rgb += self.rng.normal(0, 2.0, (*rgb.shape[:2], 1)).astype(np.float32)
+        return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))

@@ -1,0 +1,134 @@
+"""`make demo`, step by step: draw, train a base, ask, fine-tune, convert, ask again, compare.
+
+Training and conversion are the commands a user would type, run as they stand; what they print is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmft.demo import report
+from mmft.demo.asking import ask, compare, read_exam
+from mmft.demo.food import Plan, prepare
+from mmft.errors import CheckpointError, TrainingError
+
+__all__ = ['Demo']
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE_CONFIG = 'configs/internvl2_tiny_base.py'
+FOOD_CONFIG = 'configs/internvl2_tiny_food_lora.py'
+
+
+@dataclass
+class Demo:
+    """One run of the demo.
+
+    Attributes:
+        data: where the pictures go.
+        work_dir: where checkpoints, models and the report go.
+        plan: which pictures are drawn.
+        base_options, food_options: further ``--cfg-options`` of the two trainings.
+        seconds: of each phase, filled while it runs.
+    """
+
+    data: Path = Path('data/demo_food')
+    work_dir: Path = Path('work_dirs/demo')
+    plan: Plan = field(default_factory=Plan)
+    base_options: Sequence[str] = ()
+    food_options: Sequence[str] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> dict[str, Any]:
+        """All phases in order.
+
+        Returns:
+            The results, as they are in ``report.json``.
+
+        Raises:
+            TrainingError: a command failed; its own message stands above.
+        """
+        data, work = self.data.resolve(), self.work_dir.resolve()
+        base, tuned = work / 'base', work / 'food'
+        # Nothing of an earlier run may pass for a result of this one. (Pictures carry a stamp of their own.)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        with self.phase('draw', f'drawing food below {self.data}'):
+            fresh = prepare(data, self.plan)
+            self.say('done' if fresh else 'the pictures of an earlier run are the same: kept')
+        exam = read_exam(data / 'heldout.jsonl')
+        with self.phase('base', 'training the base: it sees tableware, colours, shapes and six other dishes'):
+            self.train(BASE_CONFIG, work / 'base_run', data / 'base.jsonl', None, self.base_options)
+            self.convert(BASE_CONFIG, work / 'base_run', base)
+        with self.phase('ask before', f'asking the base {len(exam)} questions about dishes it has never seen'):
+            before = ask(base, exam)
+        with self.phase('fine-tune', 'fine-tuning with LoRA on the ten dishes'):
+            options = [f'pretrained={base}', *self.food_options]
+            self.train(FOOD_CONFIG, work / 'food_run', data / 'train.jsonl', data / 'val.jsonl', options)
+        with self.phase('convert', 'merging LoRA and writing safetensors'):
+            self.convert(FOOD_CONFIG, work / 'food_run', tuned)
+        with self.phase('ask after', 'asking the exported model the same questions'):
+            after = ask(tuned, exam)
+        return self.conclude(compare(exam, before, after))
+
+    def train(self, config: str, out: Path, train: Path, val: Path | None, options: Sequence[str]) -> None:
+        """``tools/train.py`` on the given annotation files."""
+        loaders = {'train': train} if val is None else {'train': train, 'val': val}
+        paths = [
+            f'{name}_dataloader.dataset.{key}={value}'
+            for name, file in loaders.items()
+            for key, value in (('ann_file', file), ('image_root', file.parent))
+        ]
+        self.command('tools/train.py', config, '--work-dir', str(out), '--cfg-options', *paths, *options)
+
+    def convert(self, config: str, run: Path, out: Path) -> None:
+        """``tools/pth_to_hf.py`` on the last checkpoint of a run, with the copy of the config that the run kept."""
+        pointer = run / 'last_checkpoint'
+        if not pointer.is_file():
+            raise CheckpointError(f'{run} holds no checkpoint', expected='one, written at the end of training')
+        checkpoint = run / pointer.read_text().strip()
+        self.command('tools/pth_to_hf.py', str(run / Path(config).name), str(checkpoint), str(out))
+
+    def command(self, script: str, *args: str) -> None:
+        """Run one of the project's scripts with this Python, and show what it prints."""
+        self.say(f'$ python {script} {shlex.join(args)}'.replace(f'{ROOT}{os.sep}', ''))
+        done = subprocess.run([sys.executable, str(ROOT / script), *args], cwd=ROOT, check=False)
+        if done.returncode:
+            raise TrainingError(f'{script} ended with status {done.returncode}', fix='see its message above')
+
+    def conclude(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Print the table, write ``report.json`` and ``report.html``."""
+        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
+        results = {**results, 'seconds': {**seconds, 'total': round(sum(self.seconds.values()), 1)}}
+        work = self.work_dir.resolve()
+        (work / 'report.json').write_text(json.dumps(results, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
+        (work / 'report.html').write_text(report.page(results, seconds), encoding='utf-8')
+        print(f'\n{report.table(results, color=sys.stdout.isatty())}\n')
+        self.say(f'{self.work_dir}/report.html shows every picture; {self.work_dir}/food is the fine-tuned model')
+        return results
+
+    @contextmanager
+    def phase(self, name: str, what: str) -> Iterator[None]:
+        """Announce and time one phase."""
+        number = len(self.seconds) + 1
+        bold, off = ('\033[1;36m', '\033[0m') if sys.stdout.isatty() else ('', '')
+        print(f'\n{bold}[{number}/6] {what}{off}', flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self.say(f'{self.seconds[name]:.0f} s')
+
+    @staticmethod
+    def say(text: str) -> None:
+        """A line below the current phase's."""
+        print(f'      {text}', flush=True)

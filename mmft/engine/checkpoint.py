@@ -1,0 +1,231 @@
+"""Training checkpoints: one ``.pth`` that says everything about itself, written so that no crash can harm it.
+
+A file holds tensors and plain Python values only: ``torch.load(path, weights_only=True)`` reads it, and reading it runs
+no code. Its keys::
+
+    state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers)
+    optimizer         state of the wrapper: {'optimizer', 'scaler'};  param_names: the parameters of each group
+    param_schedulers  states, in order
+    rng               per rank: torch, cuda, numpy and python generators
+    position          {'epoch', 'batch', 'iter', 'validated_at', 'order'}: where the data stands
+    encoder           ChatEncoder.to_dict()
+    meta              mmft_version, config (text), base {'path', 'fingerprint'}, tune, seed, world_size,
+                      iter, epoch, history (metrics of each validation), best
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmft.engine.optim import trained_parameters
+from mmft.errors import CheckpointError
+
+__all__ = [
+    'POINTER',
+    'candidates',
+    'find_last',
+    'get_rng',
+    'load_trained',
+    'plain',
+    'read_checkpoint',
+    'set_rng',
+    'trained_state',
+    'write_atomic',
+]
+
+POINTER = 'last_checkpoint'
+_NAME = re.compile(r'iter_(\d+)\.pth$')
+_TMP = '.writing-'
+
+
+def write_atomic(content: Any, path: str | os.PathLike) -> Path:
+    """Save an object (or text) so that ``path`` is, at every moment, either the old file or the whole new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f'{_TMP}{path.name}'
+    with open(temporary, 'wb') as file:
+        if isinstance(content, str):
+            file.write(content.encode())
+        else:
+            torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_directory(path.parent)
+    return path
+
+
+def link_atomic(source: Path, target: Path) -> None:
+    """Give ``source`` a second name; its bytes are copied only where the file system has no hard links."""
+    temporary = target.parent / f'{_TMP}{target.name}'
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        write_atomic(torch.load(source, map_location='cpu', weights_only=True), target)
+        return
+    os.replace(temporary, target)
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    # A rename is durable only when the directory that holds the name is on disk too.
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Delete what a killed run had half written."""
+    for leftover in directory.glob(f'{_TMP}*'):
+        leftover.unlink(missing_ok=True)
+
+
+def candidates(work_dir: str | os.PathLike) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    directory = Path(work_dir)
+    return sorted(directory.glob('iter_*.pth'), key=iteration_of, reverse=True) if directory.is_dir() else []
+
+
+def iteration_of(path: Path) -> int:
+    """The iteration in the name ``iter_N.pth``, -1 for other names."""
+    match = _NAME.search(path.name)
+    return int(match.group(1)) if match else -1
+
+
+def find_last(work_dir: str | os.PathLike) -> Path | None:
+    """The checkpoint to resume from: the one ``last_checkpoint`` names, else the newest; None where there is none."""
+    pointer = Path(work_dir) / POINTER
+    found = candidates(work_dir)
+    if pointer.is_file():
+        named = Path(work_dir) / pointer.read_text().strip()
+        # A kill between the two renames leaves a pointer one checkpoint behind: the newer file is whole, so it wins.
+        if named.exists() and named not in found:
+            found.append(named)
+    return found[0] if found else None
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """A training checkpoint, on the CPU, with nothing in it executed.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a training checkpoint of mmft.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = ', '.join(p.name for p in candidates(path.parent)) or 'none'
+        raise CheckpointError(f'no checkpoint {path}', expected=f'a .pth of mmft; in {path.parent} there are: {near}')
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
+        raise CheckpointError(
+            f'{path} cannot be read: {error}',
+            expected='a .pth of mmft, tensors and plain values only',
+            fix='the file is damaged or foreign: take an earlier one of the same folder',
+        ) from error
+    if not isinstance(content, dict) or 'state_dict' not in content or 'meta' not in content:
+        raise CheckpointError(
+            f'{path} is not a training checkpoint of mmft', expected="a dict with 'state_dict', 'meta'"
+        )
+    return content
+
+
+def plain(value: Any) -> Any:
+    """``value`` as tensors and plain Python types, so that ``weights_only=True`` can read it back.
+
+    Raises:
+        TypeError: something that has no plain form.
+    """
+    if value is None or isinstance(value, (bool, int, float, str, Tensor)):
+        if isinstance(value, Tensor):
+            return value.detach()
+        return next((kind(value) for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    if isinstance(value, (list, set)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, (torch.dtype, Path)):
+        return str(value)
+    raise TypeError(f'{type(value).__name__} cannot be stored in a checkpoint: {value!r}')
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> CPU tensor of everything that is trained, and nothing else."""
+    return {name: p.detach().cpu() for name, p in trained_parameters(model).items()}
+
+
+def load_trained(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike, partly: bool = False) -> None:
+    """Put the trained tensors of a checkpoint into ``model``.
+
+    Args:
+        partly: take what fits by name (``load_from``: a projector trained in an earlier stage, say); otherwise the
+            model must train exactly these tensors.
+
+    Raises:
+        CheckpointError: names or shapes do not fit.
+    """
+    own = dict(model.named_parameters())
+    trained = set(trained_parameters(model))
+    unknown = sorted(set(state) - set(own))
+    missing = sorted(trained - set(state))
+    if unknown or (missing and not partly):
+        raise CheckpointError(
+            f'{path} does not hold what this config trains:'
+            f'{_some("missing", missing)}{_some("not in the model", unknown)}',
+            expected='the config (model and `tune`) the checkpoint was trained with',
+            fix='take the config from the work_dir of that run',
+        )
+    wrong = [f'{k} {tuple(v.shape)} for {tuple(own[k].shape)}' for k, v in state.items() if v.shape != own[k].shape]
+    if wrong:
+        raise CheckpointError(f'{path} has other shapes than the model: {_some("", wrong)}', expected='the same model')
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def _some(title: str, names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    if not names:
+        return ''
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'\n  {title} {", ".join(names[:most])}{more}'
+
+
+def get_rng() -> dict[str, Any]:
+    """Every generator that training draws from, as plain values."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    return {
+        'torch': torch.get_rng_state(),
+        'cuda': torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        'numpy': [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        'python': [version, list(internal), gauss_next],
+    }
+
+
+def set_rng(state: Mapping[str, Any]) -> None:
+    """Put every generator back where ``get_rng`` found it."""
+    torch.set_rng_state(state['torch'])
+    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+    kind, keys, position, has_gauss, gauss = state['numpy']
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = state['python']
+    random.setstate((version, tuple(internal), gauss_next))

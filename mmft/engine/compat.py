@@ -1,0 +1,64 @@
+"""The one place for workarounds of other libraries. Each says what breaks, in which version, and why this is the cure.
+
+tests/engine/test_compat.py fails when a library no longer needs its workaround: take it out then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+__all__ = ['init_distributed', 'without_deepspeed_compilation', 'worker_error']
+
+
+def init_distributed(launcher: str, timeout: float | None = None) -> None:
+    """Join the process group, on a machine with or without GPUs.
+
+    mmengine 0.10.7 calls ``torch.cuda.set_device`` whatever the launcher and whatever the machine, which raises where
+    there is no GPU. With GPUs mmengine's own ``init_dist`` does it.
+
+    Args:
+        launcher: ``pytorch`` (torchrun), ``slurm`` or ``mpi``.
+        timeout: seconds until a collective gives up.
+    """
+    import torch
+
+    options = {} if timeout is None else {'timeout': timeout}
+    if torch.cuda.is_available():
+        from mmengine.dist import init_dist
+
+        init_dist(launcher, backend='nccl', **options)
+        return
+    names = {'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')}
+    names['mpi'] = ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names.get(launcher, ()), strict=False):
+        os.environ[target] = os.environ[source]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+    if timeout is not None:
+        options['timeout'] = datetime.timedelta(seconds=timeout)
+    torch.distributed.init_process_group('gloo', **options)
+
+
+def without_deepspeed_compilation() -> None:
+    """Keep deepspeed 0.19.8 from compiling a C++ extension at its first ``initialize`` on a CPU.
+
+    It builds ``deepspeed_shm_comm`` with g++ (38-70 s, and an error without a compiler) only to make all-reduce faster
+    between processes of one machine; without it gloo does the same work.
+    """
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__['deepspeed_shm_comm'] = False
+
+
+def worker_error(error: Exception) -> Exception:
+    """An error of a data worker as it was raised there.
+
+    torch 2.12's DataLoader raises it again with the worker's whole traceback as its message, which buries what a user
+    is to read; the message proper stands after the last line that names the error's class.
+    """
+    name = f'{type(error).__module__}.{type(error).__qualname__}: '
+    text = str(error)
+    if not text.startswith('Caught ') or name not in text:
+        return error
+    return type(error)(text.rpartition(name)[2].strip())

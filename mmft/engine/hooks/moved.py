@@ -1,0 +1,86 @@
+"""Proof, after the first step, that what should train moved and that what is frozen did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from torch import Tensor, nn
+
+from mmft.engine.distributed import unwrap
+from mmft.engine.optim import part_of
+from mmft.errors import TrainingError
+from mmft.registry import HOOKS
+
+__all__ = ['MovedPartsHook']
+
+PROBE = 4096
+"""Values watched of each tensor: an optimizer step moves all of a tensor or nothing of it."""
+
+
+@HOOKS.register_module()
+class MovedPartsHook(Hook):
+    """Watches the first steps of a run.
+
+    A warm-up may begin with steps too small for float32, so a part has some iterations to move. Iterations without a
+    picture, and float16 steps that the scaler leaves out, do not count.
+
+    Args:
+        patience: iterations until a part that has not moved is an error.
+    """
+
+    priority = 'BELOW_NORMAL'
+
+    def __init__(self, patience: int = 10) -> None:
+        self.patience = patience
+        self.steps = self.watched = 0
+        self.before: dict[str, Tensor] = {}
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        if not self.steps:
+            self.before = _probe(unwrap(runner.model))
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        if not self.before:
+            return
+        self.steps += 1
+        pictures = any(batch.get('pixel_values') is not None for batch in data_batch or ())
+        self.watched += pictures and math.isfinite((outputs or {}).get('grad_norm', 0.0))
+        model = unwrap(runner.model)
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        moved = {name for name, now in _probe(model).items() if not torch.equal(now, self.before[name])}
+        parts = {part_of(name) for name in trained if name in self.before}
+        still = parts - {part_of(name) for name in moved & trained}
+        if wrong := sorted(moved - trained):
+            raise TrainingError(
+                f'{len(wrong)} frozen parameters changed in the first {self.steps} iteration(s): {wrong[:3]}',
+                expected='frozen parts stay as they are',
+                fix='a hook or a module writes to its weights in forward; take it out, or open the part in `tune`',
+            )
+        if not still:
+            frozen = sorted({part_of(name) for name in self.before} - parts)
+            runner.logger.info(
+                f'after {self.steps} iteration(s): moved {", ".join(sorted(parts))}; '
+                f'unchanged {", ".join(frozen) or "nothing"}'
+            )
+            self.before = {}
+        elif self.watched >= self.patience:
+            raise TrainingError(
+                f'{", ".join(sorted(still))} should train, but did not move in {self.watched} iterations with pictures',
+                expected='every trained part changes',
+                fix='look at its learning rate (lr/<part> in the log) and whether the data reaches it',
+            )
+
+
+def _probe(model: nn.Module) -> dict[str, Tensor]:
+    """The first values of each parameter, on the CPU; empty (partitioned) parameters are left out."""
+    return {
+        name: parameter.detach().flatten()[:PROBE].clone().cpu()
+        for name, parameter in model.named_parameters()
+        if parameter.numel()
+    }

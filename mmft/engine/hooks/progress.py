@@ -1,0 +1,134 @@
+"""What a run says: a progress bar on a terminal, lines elsewhere, and scalars for TensorBoard and its like."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+
+from mmft.engine.distributed import is_main, unwrap
+from mmft.engine.optim import part_of
+from mmft.registry import HOOKS
+
+__all__ = ['ProgressHook', 'peak_memory_mib']
+
+
+def peak_memory_mib() -> float:
+    """Peak so far: of the GPU's allocations, or of this process's resident memory on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Loss, learning rate per group, gradient norm, tokens per second, peak memory, time left.
+
+    Args:
+        interval: iterations between log lines and scalars (the mean loss of the interval is shown).
+        bar: show a bar; None: where standard error is a terminal.
+    """
+
+    priority = 'BELOW_NORMAL'  # before the schedulers' step: the rate shown is the one that was used
+
+    def __init__(self, interval: int = 10, bar: bool | None = None) -> None:
+        self.interval, self.wants_bar = interval, bar
+        self.losses: list[float] = []
+        self.tokens, self.since, self.started, self.first = 0.0, 0.0, 0.0, 0
+        self.bar: Any = None
+        self.stack = ExitStack()
+
+    def before_train(self, runner: Any) -> None:
+        loop, model = runner.train_loop, unwrap(runner.model)
+        counts: dict[str, list[int]] = {}
+        for name, parameter in model.named_parameters():
+            row = counts.setdefault(part_of(name), [0, 0])
+            row[0] += parameter.numel()
+            row[1] += parameter.numel() * parameter.requires_grad
+        parts = '\n'.join(
+            f'  {part:<16}{total:>16,} parameters, {trained:>14,} trained' for part, (total, trained) in counts.items()
+        )
+        samples = len(loop.dataloader.dataset)
+        runner.logger.info(
+            f'{samples:,} samples in {loop.epoch_batches:,} micro-batches, {loop.accumulative_counts} to an iteration; '
+            f'{loop.max_iters:,} iterations\n{parts}'
+        )
+        self.started = self.since = time.perf_counter()
+        self.first = loop.iter
+        if is_main() and (sys.stderr.isatty() if self.wants_bar is None else self.wants_bar):
+            from tqdm import tqdm
+            from tqdm.contrib.logging import logging_redirect_tqdm
+
+            self.bar = self.stack.enter_context(
+                tqdm(total=loop.max_iters, initial=loop.iter, dynamic_ncols=True, unit='it')
+            )
+            self.stack.enter_context(logging_redirect_tqdm([runner.logger]))
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
+    ) -> None:
+        outputs = outputs or {}
+        self.losses.append(outputs['loss'])
+        self.tokens += outputs['tokens']
+        done, total = runner.iter + 1, runner.max_iters
+        rates = {name: values[0] for name, values in runner.optim_wrapper.get_lr().items()}
+        if self.bar is not None:
+            self.bar.set_postfix_str(f'loss {outputs["loss"]:.4f}, grad {outputs["grad_norm"]:.2f}, {_rates(rates)}')
+            self.bar.update(1)
+        if done % self.interval and done != total:
+            return
+        now = time.perf_counter()
+        scalars = {
+            'train/loss': sum(self.losses) / len(self.losses),
+            'train/grad_norm': outputs['grad_norm'],
+            'train/tokens_per_second': self.tokens / max(now - self.since, 1e-9),
+            'train/peak_memory_mib': peak_memory_mib(),
+            **rates,
+        }
+        runner.visualizer.add_scalars(scalars, step=done)
+        left = (now - self.started) / (done - self.first) * (total - done)
+        line = (
+            f'iter {done}/{total}, epoch {runner.epoch + 1}/{runner.max_epochs}: loss {scalars["train/loss"]:.4f}, '
+            f'grad_norm {outputs["grad_norm"]:.3f}, {_rates(rates)}, '
+            f'{scalars["train/tokens_per_second"]:,.0f} tokens/s, peak {scalars["train/peak_memory_mib"]:,.0f} MiB, {timedelta(seconds=round(left))} left'
+        )
+        runner.logger.info(line)
+        self.losses, self.tokens, self.since = [], 0.0, now
+
+    def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
+        metrics = metrics or {}
+        epoch = runner.epoch + 1
+        runner.history.append({'iter': runner.iter, 'epoch': epoch, **metrics})
+        runner.visualizer.add_scalars({f'val/{name}': value for name, value in metrics.items()}, step=runner.iter)
+        shown = ', '.join(f'{name} {value:.4f}' for name, value in metrics.items())
+        runner.logger.info(f'validation after iter {runner.iter} (epoch {epoch}): {shown}')
+        self.since, self.tokens = time.perf_counter(), 0.0
+
+    def after_train(self, runner: Any) -> None:
+        if len(runner.history) > 1:
+            names = [key for key in runner.history[0] if key not in ('iter', 'epoch')]
+            rows = [f'{"epoch":>7}{"iter":>9}' + ''.join(f'{name:>14}' for name in names)]
+            for row in runner.history:
+                rows.append(
+                    f'{row["epoch"]:>7}{row["iter"]:>9}' + ''.join(f'{row.get(n, float("nan")):>14.4f}' for n in names)
+                )
+            runner.logger.info('validations:\n' + '\n'.join(rows))
+
+    def after_run(self, runner: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self.stack.close()
+        self.bar = None
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return ', '.join(f'{name} {value:.2e}' for name, value in rates.items())

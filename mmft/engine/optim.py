@@ -1,0 +1,197 @@
+"""The optimizer wrapper: autocast on any device, gradient scaling for float16, named parameter groups per part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
+from torch import Tensor, nn
+
+from mmft.errors import ConfigError
+from mmft.models.lora import is_lora_key
+from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
+
+__all__ = ['OptimWrapper', 'build_optim_wrapper', 'param_groups', 'part_of', 'trained_parameters']
+
+PART_OPTIONS = ('lr', 'lr_mult', 'weight_decay')
+
+
+@OPTIM_WRAPPERS.register_module()
+class OptimWrapper(MMEngineOptimWrapper):
+    """One optimizer step: ``backward`` of each micro-batch, ``clip_gradients``, ``step``, ``zero_grad``.
+
+    mmengine's AmpOptimWrapper asserts a GPU and its accumulation averages the means of micro-batches, so this one
+    brings its own autocast and leaves accumulation to ``TrainLoop``, which weights every trained token alike.
+
+    Args:
+        optimizer: any torch optimizer.
+        accumulative_counts: micro-batches per step (read by ``TrainLoop``).
+        clip_grad: arguments of ``clip_grad_norm_`` such as ``dict(max_norm=1.0)``; None measures the norm only.
+        dtype: autocast type, ``'bfloat16'`` or ``'float16'``; None computes in the weights' own types.
+        loss_scale: first scale of float16 gradients.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        loss_scale: float = 2.0**16,
+    ) -> None:
+        super().__init__(optimizer)
+        # With several groups mmengine appends a made-up one, which no checkpoint would hold; ours are all real.
+        self.base_param_settings = None
+        self.accumulative_counts = accumulative_counts
+        self.clip = {'max_norm': float('inf'), **(clip_grad or {})}
+        self.dtype = None if dtype in (None, 'float32') else getattr(torch, dtype)
+        device = next(iter(self._parameters())).device.type
+        self.device_type = device
+        self.scaler = torch.amp.GradScaler(device, init_scale=loss_scale, enabled=self.dtype == torch.float16)
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        return (p for group in self.optimizer.param_groups for p in group['params'])
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of a forward pass."""
+        return torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Add the gradients of ``loss``, scaled in float16."""
+        self.scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def clip_gradients(self) -> Tensor:
+        """Unscale and clip; to be called once before ``step``, so that the norm is seen before the weights change.
+
+        Returns:
+            The gradient norm before clipping.
+        """
+        self.scaler.unscale_(self.optimizer)
+        return torch.nn.utils.clip_grad_norm_([p for p in self._parameters() if p.grad is not None], **self.clip)
+
+    def step(self, **kwargs: Any) -> None:
+        """Step. In float16 the scaler leaves out a step whose gradients are not finite."""
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """``lr/<part>`` of every group."""
+        return {f'lr/{group["part"]}': [group['lr']] for group in reversed(self.optimizer.param_groups)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and scaler."""
+        return {'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """What ``state_dict`` gave."""
+        self.optimizer.load_state_dict(state_dict['optimizer'])
+        if state_dict['scaler']:
+            self.scaler.load_state_dict(state_dict['scaler'])
+
+
+def part_of(name: str) -> str:
+    """The part a parameter belongs to, adapters apart from what they adapt.
+
+    >>> part_of('projector.mlp.1.weight'), part_of('llm.lm.layers.0.q_proj.lora_A.default.weight')
+    ('projector', 'llm.lora')
+    """
+    part = name.split('.', 1)[0]
+    return f'{part}.lora' if is_lora_key(name) else part
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of all that is trained, tied weights once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def param_groups(
+    model: nn.Module, lr: float, weight_decay: float = 0.0, parts: Mapping[str, Mapping[str, float]] | None = None
+) -> list[dict[str, Any]]:
+    """Trained parameters by part, each part in a group with and one without weight decay.
+
+    Vectors (norms, biases, layer scale, class token) and embedding tables, of positions and of words, do not decay:
+    pulling them to zero regularises nothing. (The originals' HF trainer does decay InternViT's RMSNorm weights,
+    because it recognises LayerNorm by class only.)
+
+    Args:
+        model: the model, its frozen parameters marked.
+        lr: default learning rate.
+        weight_decay: default decay.
+        parts: per part (``vision``, ``projector``, ``llm``, ``lora`` for all adapters or ``llm.lora`` for those of one
+            part) its own ``lr`` (or ``lr_mult``) and ``weight_decay``. An adapter without settings takes those of its
+            part.
+
+    Raises:
+        ConfigError: ``parts`` names a part that is not trained, or an unknown option.
+    """
+    parts = parts or {}
+    trained = trained_parameters(model)
+    if not trained:
+        raise ConfigError(
+            'nothing is trained: every parameter is frozen', fix="open a part in `tune`, such as projector='full'"
+        )
+    _check_parts(parts, {part_of(name) for name in trained})
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in trained.items():
+        part = part_of(name)
+        options = _options(part, parts)
+        decays = parameter.squeeze().ndim > 1 and id(parameter) not in tables and 'embedding' not in name
+        key = part if decays else f'{part}.no_decay'
+        group = groups.setdefault(
+            key,
+            {
+                'params': [],
+                'names': [],
+                'part': part,
+                'lr': options.get('lr', lr * options.get('lr_mult', 1.0)),
+                'weight_decay': options.get('weight_decay', weight_decay) if decays else 0.0,
+            },
+        )
+        group['params'].append(parameter)
+        group['names'].append(name)
+    return list(groups.values())
+
+
+def _options(part: str, parts: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+    base, _, adapter = part.partition('.')
+    names = [part, 'lora', base] if adapter else [part]
+    return next((parts[name] for name in names if name in parts), {})
+
+
+def _check_parts(parts: Mapping[str, Mapping[str, float]], trained: set[str]) -> None:
+    known = trained | {'lora' for part in trained if part.endswith('.lora')} | {part.split('.')[0] for part in trained}
+    for part, options in parts.items():
+        if part not in known:
+            raise ConfigError(
+                f'optim_wrapper.paramwise_cfg.parts.{part}: no trained parameter belongs to {part!r}',
+                expected=f'one of {sorted(known)}',
+                fix='open the part in `tune`, or take its learning rate out',
+            )
+        wrong = set(options) - set(PART_OPTIONS)
+        if wrong:
+            raise ConfigError(
+                f'optim_wrapper.paramwise_cfg.parts.{part}: unknown {sorted(wrong)}', expected=f'some of {PART_OPTIONS}'
+            )
+
+
+def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any]) -> MMEngineOptimWrapper:
+    """The wrapper of ``optim_wrapper`` in a config, over the trained parameters of ``model``."""
+    cfg = {'type': 'OptimWrapper', **cfg}
+    optimizer = dict(cfg.pop('optimizer'))
+    paramwise = dict(cfg.pop('paramwise_cfg', None) or {})
+    parts = paramwise.pop('parts', {})
+    if paramwise:
+        raise ConfigError(
+            f'optim_wrapper.paramwise_cfg: unknown {sorted(paramwise)}',
+            expected='parts=dict(projector=dict(lr=..., weight_decay=...), ...)',
+        )
+    if 'betas' in optimizer:
+        optimizer['betas'] = tuple(optimizer['betas'])
+    groups = param_groups(model, optimizer['lr'], optimizer.get('weight_decay', 0.0), parts)
+    cfg['optimizer'] = OPTIMIZERS.build({**optimizer, 'params': groups})
+    return OPTIM_WRAPPERS.build(cfg)

@@ -1,0 +1,308 @@
+"""``mmft train CONFIG --dry-run``: what a config would train, how long its samples are and what memory a step takes.
+
+Everything is built on the meta device, in seconds and without weights. Data and tokenizer are looked at where they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmengine.config import Config
+
+from mmft.checkpoint.load import as_dtype, build_meta
+from mmft.engine import memory
+from mmft.engine.build import plain_dict
+from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
+from mmft.errors import MMFTError
+from mmft.models.vlm import VLM
+from mmft.registry import DATASETS, ENCODERS, IMAGE_PROCESSORS
+
+__all__ = ['Plan', 'make_plan', 'plan']
+
+TEXT_TOKENS = 256
+"""System prompt, question and answer, where the data and the tokenizer are not there to be counted."""
+
+ANSWER_TOKENS = 64
+SAMPLES_READ = 200
+CARDS = (12, 16, 24, 40, 48, 80, 141)
+GIB = 2**30
+MARGIN = 1.2
+"""How much larger than its estimate a step may be: what tests/engine/test_memory.py allows it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config, measured.
+
+    Attributes:
+        model: on the meta device, tuned.
+        tune: what trains, as used.
+        weights: per part.
+        load: the largest batch.
+        memory: at the peak of a step of this batch, on one GPU.
+        setting: what else decided about it.
+    """
+
+    model: VLM
+    tune: dict[str, dict[str, Any]]
+    weights: dict[str, Weights]
+    load: Load
+    memory: Memory
+    setting: Setting
+
+
+def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
+    """Measure a config.
+
+    Args:
+        cfg: the whole config.
+        gpus: processes that share the work; by default what torchrun says, else 8 with DeepSpeed and 1 without.
+
+    Raises:
+        ConfigError: unknown parts, or a ``tune`` that cannot be.
+    """
+    model = build_meta(plain_dict(cfg.model))
+    tune, quantised = memory.tune_on_meta(model, plain_dict(cfg.get('tune') or {}))
+    weights = memory.weigh(model, quantised)
+    load, setting = _load(cfg, model), _setting(cfg, gpus)
+    return Plan(model, tune, weights, load, memory.estimate(model, tune, weights, load, setting), setting)
+
+
+def _setting(cfg: Config, gpus: int | None) -> Setting:
+    wrapper = cfg.get('optim_wrapper') or {}
+    gpus = gpus or int(os.environ.get('WORLD_SIZE', 8 if cfg.get('deepspeed') else 1))
+    weight_bytes = (as_dtype(cfg.get('dtype') or 'float32') or as_dtype('bfloat16')).itemsize
+    compute = wrapper.get('dtype')
+    optimizer = wrapper.get('optimizer') or {}
+    return Setting(
+        weight_bytes=weight_bytes,
+        compute_bytes=as_dtype(compute).itemsize if compute else weight_bytes,
+        moments=1 if optimizer.get('momentum') else MOMENTS.get(str(optimizer.get('type')), 2),
+        checkpointing=bool(cfg.get('gradient_checkpointing')),
+        sharding=Sharding.of(cfg.get('deepspeed'), gpus),
+    )
+
+
+def _processor(cfg: Config, model: VLM) -> tuple[Any, int]:
+    """The image processor and the tokens of its tiles."""
+    processor = IMAGE_PROCESSORS.build(plain_dict(cfg.encoder)['image_processor'])
+    return processor, model.num_image_tokens(processor.tile_size)
+
+
+def _tile_counts(processor: Any, max_tiles: int | None = None) -> list[int]:
+    """Every number of tiles that a picture can become."""
+    most = max_tiles or getattr(processor, 'max_tiles', None)
+    if most is None:
+        return [processor.num_tiles(processor.tile_size, processor.tile_size)]
+    extra = getattr(processor, 'thumbnail', False)
+    return [n + (1 if extra and n > 1 else 0) for n in range(getattr(processor, 'min_tiles', 1), most + 1)]
+
+
+def _load(cfg: Config, model: VLM, samples: int | None = None, max_tiles: int | None = None) -> Load:
+    """A batch of samples with one picture of the most tiles each."""
+    processor, per_tile = _processor(cfg, model)
+    samples = samples or cfg.train_dataloader.get('batch_size', 1)
+    tiles = _tile_counts(processor, max_tiles)[-1]
+    length = tiles * per_tile + TEXT_TOKENS
+    length = min(length, cfg.encoder.get('max_length') or length)
+    return Load(samples=samples, tiles=samples * tiles, length=length, trained=samples * ANSWER_TOKENS)
+
+
+def plan(cfg: Config) -> str:
+    """The report of ``--dry-run``.
+
+    Raises:
+        ConfigError: unknown parts, or a ``tune`` that cannot be.
+    """
+    made = make_plan(cfg)
+    name = Path(cfg.filename).stem if cfg.filename else 'config'
+    blocks = [
+        f'{name}: nothing is loaded and nothing is trained',
+        _table_of_parts(made),
+        '\n'.join(_tokens(cfg, made)),
+        '\n'.join(_memory(cfg, made)),
+        '\n'.join(_missing(cfg)),
+    ]
+    return '\n\n'.join(block for block in blocks if block) + '\n'
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+def _table_of_parts(made: Plan) -> str:
+    rows = [('part', 'class', 'parameters', 'trained', 'how')]
+    total = trained = 0
+    for part, module in made.model.parts.items():
+        weights = made.weights[part]
+        base = weights.total - _adapters(module)
+        rows.append((part, type(module).__name__, f'{base:,}', f'{weights.trained:,}', _how(made.tune[part])))
+        total, trained = total + base, trained + weights.trained
+    rows.append(('total', '', f'{total:,}', f'{trained:,}', f'{trained / total:.2%} of the parameters'))
+    return _columns(rows, right=(2, 3))
+
+
+def _adapters(module: Any) -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if memory.is_lora_key('.' + name))
+
+
+def _how(spec: Mapping[str, Any]) -> str:
+    shown = {key: spec[key] for key in ('r', 'alpha', 'dropout', 'from_layer') if spec.get(key)}
+    return ' '.join([spec['type'], *(f'{key}={value:g}' for key, value in shown.items())])
+
+
+def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append('  '.join(cells).rstrip())
+    return '\n'.join(lines)
+
+
+# -- the samples -------------------------------------------------------------------------------------------------------
+
+
+def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
+    processor, per_tile = _processor(cfg, made.model)
+    counts, load = _tile_counts(processor), made.load
+    yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {_ranges(counts, per_tile)}'
+    yield _data(cfg, processor, per_tile)
+    counted = cfg.optim_wrapper.get('accumulative_counts', 1)
+    gpus = made.setting.sharding.gpus
+    yield (
+        f'a step: batch_size {load.samples} x accumulative_counts {counted} x {gpus} GPU'
+        f' = {load.samples * counted * gpus} samples'
+    )
+
+
+def _ranges(counts: Sequence[int], per_tile: int) -> str:
+    shown = sorted(set(counts))
+    tokens = ', '.join(f'{n * per_tile:,}' for n in shown)
+    return f'{", ".join(map(str, shown))} tiles = {tokens} tokens' if len(shown) > 1 else f'{shown[0]} tile = {tokens}'
+
+
+def _data(cfg: Config, processor: Any, per_tile: int) -> str:
+    """What the first pictures and conversations of the training set say."""
+    settings = {**plain_dict(cfg.train_dataloader.dataset), 'on_error': 'skip', 'check': 'records'}
+    source = settings.get('ann_file') or settings.get('meta_file')
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        return f'data: {source} is not there yet, so lengths are assumed: most tiles, {TEXT_TOKENS} tokens of text'
+    try:
+        dataset = DATASETS.build({'type': 'ChatDataset', **settings})
+        records = [dataset.record(i) for i in islice(range(len(dataset)), SAMPLES_READ)]
+        return _summary(len(dataset), source, records, processor, per_tile, _encoder(cfg, per_tile))
+    except (MMFTError, OSError) as error:
+        return f'data: {source} cannot be read: {error}'
+
+
+def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per_tile: int, encoder: Any) -> str:
+    from mmft.data.images import image_size
+
+    tiles, lengths = [], []
+    for record in records:
+        sizes = [image_size(path) for path in record.images]
+        limit = getattr(processor, 'max_tiles', None)
+        share = None if limit is None else max(1, limit // max(1, len(sizes)))
+        tiles.append(sum(processor.num_tiles(*wh, share) for wh in sizes))
+        lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tiles[-1] * per_tile)
+    kind = 'tokens' if encoder else 'image tokens (there is no tokenizer to count text with)'
+    return (
+        f'data: {size:,} samples in {source}; the first {len(records)} have {_spread(tiles)} tiles, '
+        f'{_spread(lengths)} {kind}'
+    )
+
+
+def _spread(numbers: Sequence[int]) -> str:
+    return f'{min(numbers):,} to {max(numbers):,} (median {median(numbers):,.0f})'
+
+
+def _encoder(cfg: Config, per_tile: int) -> Any:
+    """The encoder, where its tokenizer is there."""
+    config = plain_dict(cfg.encoder)
+    config.setdefault('tokenizer', str(cfg.get('pretrained') or ''))
+    config.setdefault('tokens_per_tile', per_tile)
+    return ENCODERS.build(config) if config['tokenizer'] and Path(config['tokenizer']).is_dir() else None
+
+
+# -- the memory --------------------------------------------------------------------------------------------------------
+
+
+def _memory(cfg: Config, made: Plan) -> Iterator[str]:
+    load, total = made.load, made.memory.total
+    yield (
+        f'memory of one GPU at the peak of a step, {load.samples} samples of {load.length:,} tokens, '
+        f'{load.tiles} tiles (an estimate):'
+    )
+    rows = [(f'  {name}', _gib(size)) for name, size in made.memory.rows().items() if size]
+    yield _columns([*rows, ('  total', _gib(total))], right=(1,))
+    fits = [card for card in CARDS if total * MARGIN <= card * GIB]
+    yield f'fits a card of {fits[0]} GB, with a fifth to spare' if fits else f'fits no card of {CARDS[-1]} GB'
+    cures = sorted(_cures(cfg, made), key=lambda cure: cure[1])
+    if cures:
+        yield 'to make it smaller:'
+        yield _columns([(f'  {name}', _gib(size), f'saves {_gib(total - size)}') for name, size in cures], right=(1, 2))
+
+
+def _cures(cfg: Config, made: Plan) -> Iterator[tuple[str, int]]:
+    """What to write into the config or on the command line, and the total it leads to, where it saves a twentieth."""
+    for name, other in chain(_lighter_loads(cfg, made), _lighter_settings(made), _lighter_tunes(cfg, made)):
+        size = memory.estimate(other.model, other.tune, other.weights, other.load, other.setting).total
+        if size < 0.95 * made.memory.total:
+            yield name, size
+
+
+def _lighter_loads(cfg: Config, made: Plan) -> Iterator[tuple[str, Plan]]:
+    size, counts = made.load.samples, cfg.optim_wrapper.get('accumulative_counts', 1)
+    if size > 1:
+        name = f'train_dataloader.batch_size=1 optim_wrapper.accumulative_counts={counts * size}'
+        yield name, replace(made, load=_load(cfg, made.model, samples=1))
+    tiles = getattr(_processor(cfg, made.model)[0], 'max_tiles', 1)
+    if tiles > 2:
+        yield (
+            f'encoder.image_processor.max_tiles={tiles // 2}',
+            replace(made, load=_load(cfg, made.model, max_tiles=tiles // 2)),
+        )
+
+
+def _lighter_settings(made: Plan) -> Iterator[tuple[str, Plan]]:
+    setting, zero = made.setting, made.setting.sharding
+    if not setting.checkpointing:
+        yield 'gradient_checkpointing=True', replace(made, setting=replace(setting, checkpointing=True))
+    if not zero.stage:
+        for stage in (2, 3):
+            sharded = replace(setting, sharding=Sharding(stage, gpus=8))
+            yield f'8 GPUs and --deepspeed zero{stage}', replace(made, setting=sharded)
+    elif not zero.offload:
+        stage = max(2, zero.stage)
+        sharded = replace(setting, sharding=replace(zero, stage=stage, offload=True))
+        yield f'--deepspeed zero{stage}_offload', replace(made, setting=sharded)
+
+
+def _lighter_tunes(cfg: Config, made: Plan) -> Iterator[tuple[str, Plan]]:
+    kind, adapted = made.tune['llm']['type'], made
+    if kind == 'full':
+        spec = {**plain_dict(cfg.get('tune') or {}), 'llm': {'type': 'lora', 'r': 128, 'alpha': 256, 'dropout': 0.05}}
+        model = build_meta(plain_dict(cfg.model))
+        tune, quantised = memory.tune_on_meta(model, spec)
+        adapted = replace(made, model=model, tune=tune, weights=memory.weigh(model, quantised))
+        yield 'LoRA: tune.llm of schedules/lora.py', adapted
+    if kind in ('full', 'lora'):
+        yield 'QLoRA: tune.llm of schedules/qlora.py', replace(adapted, weights=memory.weigh(adapted.model, {'llm'}))
+
+
+def _gib(size: int) -> str:
+    return f'{size / GIB:,.1f} GiB'
+
+
+def _missing(cfg: Config) -> Iterator[str]:
+    """What must be fetched before training can begin."""
+    path, repo = cfg.get('pretrained'), cfg.get('pretrained_repo')
+    if path and not (Path(path) / 'config.json').is_file():
+        how = f'huggingface-cli download {repo} --local-dir {path}' if repo else f'put them into {path}'
+        yield f'base weights are not there yet: {how}'

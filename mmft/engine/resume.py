@@ -1,0 +1,109 @@
+"""Which checkpoint a run continues, and whether it may."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmft.engine.checkpoint import candidates, find_last, read_checkpoint
+from mmft.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from mmft.engine.runner import Runner
+
+__all__ = ['check_resumable', 'read_resumable']
+
+
+def read_resumable(
+    work_dir: str | Path, path: str | Path | None, logger: logging.Logger
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to continue and its content.
+
+    Args:
+        path: a checkpoint, or a directory of them; None looks into ``work_dir``.
+
+    Returns:
+        None where ``work_dir`` holds none and none was named. Damaged files are passed over with a warning as long as
+        an earlier good one exists.
+    """
+    if path is not None and not Path(path).is_dir():
+        return Path(path), read_checkpoint(path)
+    directory = Path(path or work_dir)
+    newest = find_last(directory)
+    if newest is None:
+        if path is None:
+            return None
+        raise CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
+    files = [newest, *(file for file in candidates(directory) if file != newest)]
+    for number, file in enumerate(files):
+        try:
+            return file, read_checkpoint(file)
+        except CheckpointError as error:
+            if number == len(files) - 1:
+                raise
+            logger.warning(f'{error}\nfalling back on {files[number + 1].name}')
+    return None
+
+
+def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that this run cannot continue; tell what differs where it can.
+
+    Raises:
+        CheckpointError: another base, other trained tensors, or a position in data of another order.
+    """
+    if 'optimizer' not in content or 'position' not in content:
+        raise CheckpointError(f'{path} holds weights only', fix='use load_from to start a new run with these weights')
+    _check_base(runner, path, content['meta'].get('base'))
+    _check_parameters(runner, path, content)
+    _check_order(runner, path, content)
+    before, now = content['meta']['config'].splitlines(), runner.config_text.splitlines()
+    changes = [
+        line
+        for line in difflib.unified_diff(before, now, 'checkpoint', 'now', n=0, lineterm='')
+        if not line.lstrip('+-').startswith(('resume', 'launcher', 'work_dir', '@@'))
+    ]
+    if any(line[0] in '+-' and not line.startswith(('+++', '---')) for line in changes):
+        runner.logger.warning('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
+
+
+def _check_base(runner: Runner, path: Path, base: Mapping[str, str] | None) -> None:
+    before, now = (base or {}).get('fingerprint'), (runner.base or {}).get('fingerprint')
+    if before != now:
+        raise CheckpointError(
+            f'{path} was trained on another base: {(base or {}).get("path", "random weights")} ({str(before)[:12]}), '
+            f'not {(runner.base or {}).get("path", "random weights")} ({str(now)[:12]})',
+            expected='the same base weights',
+            fix='set `pretrained` to the base of the checkpoint',
+        )
+
+
+def _check_parameters(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
+    before, now = content['param_names'], [group['names'] for group in runner.optim_wrapper.param_groups]
+    if before == now:
+        return
+    flat_before, flat_now = ({name for names in groups for name in names} for groups in (before, now))
+    lost, new = sorted(flat_before - flat_now), sorted(flat_now - flat_before)
+    raise CheckpointError(
+        f'{path} trained other parameters: {len(lost)} of them do not train now ({lost[:2]}), '
+        f'{len(new)} are new ({new[:2]})',
+        expected='the same `tune`, and the same parts in optim_wrapper.paramwise_cfg',
+        fix='take the config from the work_dir of that run, or start a new run with load_from',
+    )
+
+
+def _check_order(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
+    before, now = content['position']['order'], runner.order()
+    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+    if not changed:
+        return
+    told = ', '.join(f'{key} was {old}, is {new}' for key, (old, new) in changed.items())
+    if 0 < content['position']['batch'] < before['batches']:
+        raise CheckpointError(
+            f'{path} stands in the middle of an epoch whose data came in another order: {told}',
+            expected='the same data, batch size, accumulation, seed and number of processes',
+            fix='put them back, resume a checkpoint at the end of an epoch, or start a new run with load_from',
+        )
+    runner.logger.warning(f'the data is not what it was: {told}')

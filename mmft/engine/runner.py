@@ -1,0 +1,271 @@
+"""mmft's Runner: mmengine's, with our loops, optimizer wrapper and checkpoints.
+
+What mmengine's Runner gives stays: hooks, logger, visualizer backends, launchers. What is overridden says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+import mmft
+from mmft.engine import checkpoint as ckpt
+from mmft.engine.build import build_dataloader, build_encoder, build_model
+from mmft.engine.compat import init_distributed
+from mmft.engine.distributed import (
+    barrier,
+    gather,
+    initialized,
+    is_main,
+    main_decides,
+    rank,
+    unwrap,
+    world_size,
+    wrap_ddp,
+)
+from mmft.engine.loops import TrainLoop
+from mmft.engine.optim import build_optim_wrapper
+from mmft.engine.resume import check_resumable, read_resumable
+from mmft.engine.schedule import build_schedulers
+from mmft.engine.validation import ValLoop
+
+__all__ = ['DEFAULT_HOOKS', 'Runner']
+
+DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
+    'runtime_info': {'type': 'RuntimeInfoHook'},
+    'label_mask': {'type': 'LabelMaskHook'},
+    'moved_parts': {'type': 'MovedPartsHook'},
+    'progress': {'type': 'ProgressHook'},
+    'answers': {'type': 'SampleAnswersHook'},
+    'param_scheduler': {'type': 'ParamSchedulerHook'},
+    'checkpoint': {'type': 'CheckpointHook'},
+}
+"""Hooks of every run; a config changes one by name in ``default_hooks`` (None takes it out)."""
+
+DEFAULT_VISUALIZER = {'type': 'Visualizer', 'vis_backends': [{'type': 'TensorboardVisBackend'}]}
+
+
+class Runner(mmengine.runner.Runner):
+    """Trains the model of a config.
+
+    Args:
+        cfg: the whole config.
+        model, encoder, train_dataloader, val_dataloader: built already; by default they are built from ``cfg``.
+
+    Attributes:
+        encoder: the ``ChatEncoder``, stored with every checkpoint.
+        history: metrics of each validation: ``{'iter', 'epoch', 'loss', 'exact_match'}``.
+        best: ``{'metric', 'value', 'iter'}`` of the best checkpoint, or empty.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        model: nn.Module | None = None,
+        encoder: Any = None,
+        train_dataloader: DataLoader | None = None,
+        val_dataloader: DataLoader | None = None,
+    ) -> None:
+        cfg = copy.deepcopy(cfg)
+        self.base: dict[str, str] | None = None
+        self.tune: dict[str, Any] = {}
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self.config_text = cfg.pretty_text
+        stem = Path(cfg.filename).stem if cfg.filename else 'run'
+        super().__init__(
+            model=cfg.model if model is None else model,
+            work_dir=cfg.work_dir,
+            default_hooks=cfg.get('default_hooks'),
+            custom_hooks=cfg.get('custom_hooks'),
+            resume=bool(cfg.get('resume', False)),
+            load_from=cfg.get('load_from'),
+            launcher=cfg.get('launcher', 'none'),
+            env_cfg=cfg.get('env_cfg', {}),
+            log_level=cfg.get('log_level', 'INFO'),
+            visualizer=cfg.get('visualizer') or copy.deepcopy(DEFAULT_VISUALIZER),  # mmengine adds keys to it
+            default_scope='mmft',
+            randomness={'seed': cfg.get('seed'), 'diff_rank_seed': True},
+            # mmengine keeps loggers and message hubs by this name: two runs of one process must not share them.
+            experiment_name=f'{stem}_{uuid.uuid4().hex[:8]}',
+            cfg=cfg,
+        )
+        # mmengine's seed differs from rank to rank (dropout must); the order of the data has to be the same.
+        self.data_seed = main_decides(self.seed)
+        bare = unwrap(self.model)
+        self.encoder = encoder if encoder is not None or train_dataloader is not None else build_encoder(cfg, bare)
+        if train_dataloader is None:
+            train_dataloader = build_dataloader(cfg.train_dataloader, self.encoder, self.data_seed)
+            if cfg.get('val_dataloader'):
+                val_dataloader = build_dataloader(cfg.val_dataloader, self.encoder, self.data_seed, training=False)
+        self.optim_wrapper = build_optim_wrapper(bare, cfg.optim_wrapper)
+        self._train_loop = TrainLoop(self, train_dataloader, **_options(cfg.train_cfg))
+        if val_dataloader is not None:
+            self._val_loop = ValLoop(self, val_dataloader, **_options(cfg.get('val_cfg') or {}))
+        loop = self._train_loop
+        self.param_schedulers = build_schedulers(
+            cfg.get('param_scheduler'), self.optim_wrapper, loop.max_iters, loop.epoch_length, self.logger.warning
+        )
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> Runner:
+        """The runner of a config."""
+        return cls(cfg)
+
+    # -- overrides of building --------------------------------------------------------------------------------------
+
+    def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """Also joins the process group where there is no GPU (see ``compat.init_distributed``)."""
+        if self.distributed and not initialized():
+            init_distributed(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        super().setup_env(dict(env_cfg))
+
+    def build_model(self, model: nn.Module | Mapping[str, Any]) -> nn.Module:
+        """Also loads the base weights and freezes, opens and adapts the parts: mmengine knows neither."""
+        if not isinstance(model, nn.Module):
+            model, self.base, self.tune = build_model(self.cfg)
+        return model
+
+    def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
+        """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
+        model = model.to(get_device())
+        if not self.distributed:
+            return model
+        return wrap_ddp(model, **(model_wrapper_cfg or {}))
+
+    def register_default_hooks(self, hooks: Mapping[str, Any] | None = None) -> None:
+        """Ours in place of mmengine's table; a config's dict is merged into the default of the same name."""
+        merged: dict[str, Any] = {}
+        for name in {**DEFAULT_HOOKS, **(hooks or {})}:
+            given = (hooks or {}).get(name, {})
+            merged[name] = given if given is None else {**DEFAULT_HOOKS.get(name, {}), **given}
+        for hook in merged.values():
+            if hook is not None:
+                self.register_hook(hook)
+
+    def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""
+        logger = super().build_logger(log_level, log_file, logger_name='mmft', **kwargs)
+        logging.getLogger('mmft').handlers = list(logger.handlers)
+        return logger
+
+    def get_hooks_info(self) -> str:
+        """One line instead of a page."""
+        return ', '.join(type(hook).__name__ for hook in self.hooks)
+
+    def _init_model_weights(self) -> None:
+        """Nothing: weights are loaded or drawn when the model is built; mmengine would draw them again."""
+
+    def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """One line instead of two pages: the whole config is in the work_dir."""
+        device = get_device()
+        self.logger.info(
+            f'mmft {mmft.__version__}, {self.world_size} process(es) on {device}, seed {self.seed}, '
+            f'work_dir {self.work_dir}'
+        )
+
+    def dump_config(self) -> None:
+        """Whole or not at all, and by rank 0 only."""
+        if is_main():
+            name = Path(self.cfg.filename).name if self.cfg.filename else 'config.py'
+            ckpt.write_atomic(self.config_text, Path(self.work_dir) / name)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def state(self, done: int) -> dict[str, Any]:
+        """Everything a checkpoint holds once ``done`` iterations are finished; a collective call."""
+        loop = self.train_loop
+        groups = self.optim_wrapper.param_groups
+        content = {
+            'state_dict': ckpt.trained_state(unwrap(self.model)),
+            'optimizer': self.optim_wrapper.state_dict(),
+            'param_names': [group['names'] for group in groups],
+            'param_schedulers': [
+                {key: getattr(s, key) for key in ('last_step', '_global_step')} for s in self.param_schedulers
+            ],
+            'rng': gather(ckpt.get_rng()),
+            'position': {**loop.position(done), 'order': self.order()},
+            'encoder': self.encoder.to_dict() if self.encoder is not None else None,
+            'meta': {
+                'mmft_version': mmft.__version__,
+                'time': time.strftime('%Y-%m-%d %H:%M:%S'),
+                'config': self.config_text,
+                'base': self.base,
+                'tune': self.tune,
+                'seed': self.data_seed,
+                'world_size': world_size(),
+                'iter': done,
+                'epoch': loop.epoch,
+                'history': self.history,
+                'best': self.best,
+            },
+        }
+        return ckpt.plain(content)
+
+    def order(self) -> dict[str, Any]:
+        """What the order of the data hangs on: a position means something only where this is the same."""
+        loader = self.train_loop.dataloader
+        return {
+            'samples': len(loader.dataset),
+            'batches': self.train_loop.epoch_batches,
+            'accumulative_counts': self.train_loop.accumulative_counts,
+            'seed': self.data_seed,
+            'world_size': world_size(),
+        }
+
+    def save_checkpoint(self, out_dir: str | Path, filename: str, **_: Any) -> Path:
+        """Write the state after the current iteration; mmengine's own file would need pickle to be read."""
+        content = self.state(int(filename.split('_')[1].split('.')[0]) if filename.startswith('iter_') else self.iter)
+        path = Path(out_dir) / filename
+        if is_main():
+            ckpt.write_atomic(content, path)
+        barrier()
+        return path
+
+    def load_or_resume(self) -> None:
+        """From our files: ``resume`` continues the last (or the named) checkpoint, ``load_from`` takes weights only."""
+        if self._has_loaded:
+            return
+        self._has_loaded = True
+        resume = self.cfg.get('resume', False)
+        if resume:
+            path = None if resume is True else resume
+            found = read_resumable(self.work_dir, path, self.logger)
+            if found is not None:
+                self.resume(*found)
+                return
+            self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
+        if self._load_from is not None:
+            content = ckpt.read_checkpoint(self._load_from)
+            ckpt.load_trained(unwrap(self.model), content['state_dict'], self._load_from, partly=True)
+            self.logger.info(f'loaded {len(content["state_dict"])} tensors of {self._load_from}')
+
+    def resume(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint: the rest of the run is the one that was interrupted, bit by bit."""
+        check_resumable(self, path, content)
+        ckpt.load_trained(unwrap(self.model), content['state_dict'], path)
+        self.optim_wrapper.load_state_dict(content['optimizer'])
+        for scheduler, state in zip(self.param_schedulers, content['param_schedulers'], strict=True):
+            scheduler.load_state_dict(state)
+        self.train_loop.start_from(content['position'])
+        self.history, self.best = content['meta']['history'], content['meta']['best']
+        # Last, so that nothing draws from the generators between here and the next step. (The data loader has its own.)
+        if len(content['rng']) == world_size():
+            ckpt.set_rng(content['rng'][rank()])
+        self.logger.info(f'resumed {path}: {self.train_loop.iter} of {self.train_loop.max_iters} iterations are done')
+
+
+def _options(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in cfg.items() if key != 'type'}

@@ -1,0 +1,111 @@
+"""Learning-rate schedules, always counted in iterations (optimizer steps)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmengine.optim import _ParamScheduler
+
+from mmft.errors import ConfigError
+from mmft.registry import PARAM_SCHEDULERS
+
+__all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'build_schedulers']
+
+MIN_WARMUP = 2
+"""A warm-up of fewer iterations is dropped: over one step mmengine's LinearLR never leaves its start factor."""
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    'constant': lambda done: 1.0,
+    'linear': lambda done: 1.0 - done,
+    'cosine': lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+
+
+class WarmupDecayLR(_ParamScheduler):
+    """Linear warm-up, then decay; closed form, so that a resumed run only needs to know its iteration.
+
+    Args:
+        optimizer: wrapper or optimizer; each group keeps its own peak rate.
+        decay: ``cosine``, ``linear`` or ``constant``.
+        warmup: iterations of warm-up; iteration i runs at (i + 1) / warmup of the peak.
+        total: iterations of the whole run.
+        min_lr_ratio: the last rate as a part of the peak.
+    """
+
+    def __init__(
+        self, optimizer: Any, decay: str = 'cosine', warmup: int = 0, total: int = 1, min_lr_ratio: float = 0.0
+    ) -> None:
+        self.decay, self.warmup, self.total, self.min_lr_ratio = decay, warmup, total, min_lr_ratio
+        super().__init__(optimizer, 'lr', by_epoch=False)
+
+    def factor(self, step: int) -> float:
+        """Part of the peak rate at iteration ``step``, from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        return self.min_lr_ratio + (1.0 - self.min_lr_ratio) * DECAYS[self.decay](done)
+
+    def _get_value(self) -> list[float]:
+        return [base * self.factor(self.last_step) for base in self.base_values]
+
+
+def build_schedulers(
+    cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    optimizer: Any,
+    total: int,
+    epoch_length: int,
+    say: Callable[[str], None] = print,
+) -> list[_ParamScheduler]:
+    """The schedulers of ``param_scheduler`` in a config.
+
+    Args:
+        cfg: ``dict(type='cosine', warmup_ratio=0.03, min_lr_ratio=0.0)`` (or ``warmup=`` in iterations), or a list of
+            mmengine's schedulers. Those counted in epochs are converted to iterations.
+        optimizer: the wrapper.
+        total: iterations of the run.
+        epoch_length: iterations of an epoch.
+        say: told about what was mended.
+
+    Raises:
+        ConfigError: unknown decay or option.
+    """
+    if not cfg:
+        return []
+    if isinstance(cfg, Mapping) and cfg.get('type') in DECAYS:
+        return [_warmup_decay(dict(cfg), optimizer, total, say)]
+    entries = [cfg] if isinstance(cfg, Mapping) else list(cfg)
+    kept = [entry for entry in entries if not _too_short(entry, epoch_length, say)]
+    return [_from_mmengine(dict(entry), optimizer, epoch_length) for entry in kept]
+
+
+def _warmup_decay(cfg: dict[str, Any], optimizer: Any, total: int, say: Callable[[str], None]) -> WarmupDecayLR:
+    decay, ratio = cfg.pop('type'), cfg.pop('warmup_ratio', 0.0)
+    warmup = cfg.pop('warmup', None)
+    min_lr_ratio = cfg.pop('min_lr_ratio', 0.0)
+    if cfg:
+        raise ConfigError(f'param_scheduler: unknown {sorted(cfg)}', expected='warmup_ratio, warmup, min_lr_ratio')
+    warmup = round(ratio * total) if warmup is None else warmup
+    if 0 < warmup < MIN_WARMUP or (ratio > 0 and warmup == 0):
+        say(f'warm-up of {warmup} of {total} iterations is too short: dropped, the run starts at the full rate')
+        warmup = 0
+    return WarmupDecayLR(optimizer, decay, warmup, total, min_lr_ratio)
+
+
+def _too_short(entry: Mapping[str, Any], epoch_length: int, say: Callable[[str], None]) -> bool:
+    """Whether this is a warm-up that rounds to fewer than two iterations."""
+    if entry.get('type') not in ('LinearLR', 'ConstantLR', 'LinearParamScheduler') or entry.get('end') is None:
+        return False
+    unit = epoch_length if entry.get('by_epoch', True) else 1
+    steps = int(entry['end'] * unit) - int(entry.get('begin', 0) * unit)
+    if steps >= MIN_WARMUP:
+        return False
+    say(f'param_scheduler {entry["type"]} spans {steps} iteration(s), too few to warm up: dropped')
+    return True
+
+
+def _from_mmengine(entry: dict[str, Any], optimizer: Any, epoch_length: int) -> _ParamScheduler:
+    if entry.get('by_epoch', True):
+        entry.update(by_epoch=True, convert_to_iter_based=True)
+    return PARAM_SCHEDULERS.build(entry, default_args={'optimizer': optimizer, 'epoch_length': epoch_length})

@@ -1,0 +1,178 @@
+"""Looks a config over before anything is built, and tells all its problems at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmft.errors import ConfigError
+
+__all__ = ['KNOWN_KEYS', 'validate_config']
+
+REQUIRED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg', 'work_dir')
+KNOWN_KEYS = (
+    *REQUIRED,
+    'pretrained',
+    'pretrained_repo',
+    'dtype',
+    'tune',
+    'gradient_checkpointing',
+    'encoder',
+    'val_dataloader',
+    'val_cfg',
+    'param_scheduler',
+    'default_hooks',
+    'custom_hooks',
+    'custom_imports',
+    'seed',
+    'visualizer',
+    'env_cfg',
+    'log_level',
+    'launcher',
+    'resume',
+    'load_from',
+    'model_wrapper_cfg',
+    'deepspeed',
+    'default_scope',
+)
+_LOADER_PATHS = ('ann_file', 'image_root')
+
+
+def validate_config(cfg: Config) -> None:
+    """Check a config.
+
+    Raises:
+        ConfigError: lists every problem: unknown keys and parts, missing weights and files, wrong types and values.
+    """
+    problems = [*_keys(cfg), *_tune(cfg), *_optimizer(cfg), *_length(cfg), *_files(cfg), *_weights(cfg)]
+    if problems:
+        raise ConfigError.gather(problems)
+
+
+def nearest(name: str, known: Any, cutoff: float = 0.5) -> str:
+    """``; did you mean 'x'?`` for a name that is close to a known one."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def _keys(cfg: Config) -> Iterator[str]:
+    for key in REQUIRED:
+        if cfg.get(key) is None:
+            yield f'`{key}` is missing'
+    lowered = [key for key, value in cfg.items() if _is_setting(key, value)]
+    for key in lowered:
+        if key not in KNOWN_KEYS:
+            close = nearest(key, KNOWN_KEYS, cutoff=0.75)
+            # Other names are the config's own variables (data_root...); a misspelt setting would do nothing.
+            if close or isinstance(cfg[key], Mapping):
+                yield f'unknown key `{key}`{close}'
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    return not key.startswith('_') and not callable(value) and not isinstance(value, type)
+
+
+def _tune(cfg: Config) -> Iterator[str]:
+    from mmft.models.tuning import check_tune
+
+    try:
+        check_tune(cfg.get('tune') or {})
+    except ConfigError as error:
+        yield from re.sub(r'^\d+ problems in the config:\n|^\d+\. ', '', str(error), flags=re.M).split('\n')
+    except (TypeError, ValueError) as error:
+        yield f'tune = {cfg.get("tune")!r}: {error}'
+
+
+def _optimizer(cfg: Config) -> Iterator[str]:
+    wrapper = cfg.get('optim_wrapper')
+    if not isinstance(wrapper, Mapping):
+        return
+    optimizer = wrapper.get('optimizer')
+    if not isinstance(optimizer, Mapping):
+        yield 'optim_wrapper.optimizer is missing: dict(type="AdamW", lr=...)'
+        return
+    yield from _number('optim_wrapper.optimizer.lr', optimizer.get('lr'), above=0)
+    if 'weight_decay' in optimizer:
+        yield from _number('optim_wrapper.optimizer.weight_decay', optimizer['weight_decay'], least=0)
+    counts = wrapper.get('accumulative_counts', 1)
+    if not _whole(counts) or counts < 1:
+        yield f'optim_wrapper.accumulative_counts = {counts!r}; expected a whole number from 1'
+    if wrapper.get('dtype') not in (None, 'bfloat16', 'float16', 'float32'):
+        yield f"optim_wrapper.dtype = {wrapper['dtype']!r}; expected 'bfloat16', 'float16' or None"
+    for part, options in ((wrapper.get('paramwise_cfg') or {}).get('parts') or {}).items():
+        if part.split('.')[0] not in ('vision', 'projector', 'llm', 'lora'):
+            known = ('vision', 'projector', 'llm', 'lora')
+            close = nearest(part, known)
+            yield f'optim_wrapper.paramwise_cfg.parts.{part}: no such part{close}; expected one of {known}'
+        if 'lr' in options:
+            yield from _number(f'optim_wrapper.paramwise_cfg.parts.{part}.lr', options['lr'], above=0)
+
+
+def _length(cfg: Config) -> Iterator[str]:
+    train = cfg.get('train_cfg')
+    if isinstance(train, Mapping):
+        given = [key for key in ('max_epochs', 'max_iters') if train.get(key) is not None]
+        if len(given) != 1:
+            yield f'train_cfg names {given or "no length"}; expected one of max_epochs, max_iters'
+        for key in given:
+            if not _whole(train[key]) or train[key] < 1:
+                yield f'train_cfg.{key} = {train[key]!r}; expected a whole number from 1'
+        for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
+            yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
+    for name in ('train_dataloader', 'val_dataloader'):
+        loader = cfg.get(name)
+        if isinstance(loader, Mapping):
+            size, workers = loader.get('batch_size', 1), loader.get('num_workers', 0)
+            if not _whole(size) or size < 1:
+                yield f'{name}.batch_size = {size!r}; expected a whole number from 1'
+            if not _whole(workers) or workers < 0:
+                yield f'{name}.num_workers = {workers!r}; expected a whole number from 0'
+
+
+def _files(cfg: Config) -> Iterator[str]:
+    for name in ('train_dataloader', 'val_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset')
+        if not isinstance(dataset, Mapping):
+            if cfg.get(name):
+                yield f'{name}.dataset is missing'
+            continue
+        paths = [(key, dataset.get(key)) for key in _LOADER_PATHS]
+        if isinstance(dataset.get('meta_file'), str):
+            paths.append(('meta_file', dataset['meta_file']))
+        for key, path in paths:
+            if path and not Path(path).exists():
+                yield f'{name}.dataset.{key}: {path} does not exist (looked from {Path.cwd()})'
+    if cfg.get('load_from') and not Path(cfg.load_from).is_file():
+        yield f'load_from: {cfg.load_from} does not exist'
+
+
+def _weights(cfg: Config) -> Iterator[str]:
+    path = cfg.get('pretrained')
+    if not path:
+        return
+    directory = Path(path)
+    if directory.is_dir() and (directory / 'config.json').is_file():
+        return
+    repo = cfg.get('pretrained_repo')
+    how = (
+        f'download them with `huggingface-cli download {repo} --local-dir {path}`' if repo else f'put them into {path}'
+    )
+    what = 'holds no config.json' if directory.is_dir() else 'does not exist'
+    yield f'base weights: pretrained = {str(path)!r} {what} (looked from {Path.cwd()})\n     to do: {how}'
+
+
+def _number(name: str, value: Any, above: float | None = None, least: float | None = None) -> Iterator[str]:
+    bound = f'above {above}' if above is not None else f'from {least}'
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or (above is not None and not value > above) or (least is not None and not value >= least):
+        yield f'{name} = {value!r}; expected a number {bound}'
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

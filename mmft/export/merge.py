@@ -1,0 +1,272 @@
+"""The trained model's weights, one tensor at a time: a base directory, a checkpoint over it, adapters merged.
+
+Names are mmft's. Adapters are merged into the base's own weights, also where training saw them quantised (QLoRA): the
+4-bit copies exist in memory only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmft.checkpoint.layouts import Layout, Step
+from mmft.checkpoint.load import read_layout
+from mmft.checkpoint.source import TensorDirectory, fingerprint
+from mmft.errors import CheckpointError
+from mmft.export.stored import Stored, materialise, stored_directory, stored_pickle
+from mmft.models.lora import ADAPTER, is_lora_key, lora_delta
+from mmft.models.tuning import apply_tune, part_of
+from mmft.models.vlm import VLM
+
+__all__ = ['Adapter', 'Base', 'TrainedWeights', 'TrainingCheckpoint', 'check_base', 'plain_tune', 'trained_names']
+
+_BLOCK_ROWS = 512  # of a weight that is merged at a time: the float32 intermediate stays small and in the cache
+_LORA_A = re.compile(rf'(.+)\.lora_A\.{ADAPTER}\.weight')
+
+
+@dataclass
+class TrainingCheckpoint:
+    """A ``.pth`` of mmft's training, its tensors still on disk.
+
+    Attributes:
+        state: name -> tensor of all that was trained.
+        meta: as ``mmft/engine/checkpoint.py`` describes it: ``base``, ``tune``, ``config``...
+        encoder: ``ChatEncoder.to_dict()``, or None.
+    """
+
+    path: Path
+    state: dict[str, Stored]
+    meta: dict[str, Any]
+    encoder: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainingCheckpoint:
+        """Raises ``CheckpointError`` for a file that is missing, damaged or no checkpoint of mmft's training."""
+        content = stored_pickle(Path(path))
+        if not isinstance(content, dict) or not {'state_dict', 'meta'} <= content.keys() or 'tune' not in content['meta']:
+            raise CheckpointError(
+                f'{path} is not a training checkpoint of mmft',
+                expected="a .pth with 'state_dict' and 'meta', as training writes it",
+                fix='pass iter_*.pth of a work_dir; a model directory needs no conversion: mmft.load reads it',
+            )
+        return cls(Path(path), content['state_dict'], materialise(content['meta']), materialise(content.get('encoder')))
+
+
+@dataclass
+class Base:
+    """The directory a training started from.
+
+    Attributes:
+        stored: its tensors, by their names in its files.
+    """
+
+    path: Path
+    layout: Layout
+    tensors: TensorDirectory
+    stored: dict[str, Stored]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Base:
+        tensors = TensorDirectory(path)
+        return cls(Path(path), read_layout(path), tensors, stored_directory(tensors))
+
+
+def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
+    """Refuse a checkpoint that belongs to other base weights.
+
+    Raises:
+        CheckpointError: names both bases.
+    """
+    trained_on = checkpoint.meta.get('base')
+    if base is None and trained_on is None:
+        return
+    if base is None or trained_on is None:
+        raise CheckpointError(
+            f'{checkpoint.path} was trained on {trained_on["path"] if trained_on else "random weights (pretrained=None)"}, '
+            f'but the config says pretrained={str(base.path) if base else None!r}',
+            expected='the config of that training',
+            fix='take the config from the work_dir of the checkpoint',
+        )
+    own = fingerprint(base.tensors)
+    if own != trained_on['fingerprint']:
+        raise CheckpointError(
+            f'{checkpoint.path} was trained on the base {trained_on["path"]} (fingerprint '
+            f'{trained_on["fingerprint"][:12]}), but {base.path} holds other weights (fingerprint {own[:12]})',
+            expected='the very base that was trained on: trained differences mean nothing on another one',
+            fix='set pretrained to that base (--cfg-options pretrained=PATH if it moved)',
+        )
+
+
+def plain_tune(tune: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of a checkpoint as ``apply_tune`` takes them, without quantisation."""
+    plain = {}
+    for part, spec in tune.items():
+        if spec['type'] in ('lora', 'qlora'):
+            names = ('r', 'alpha', 'dropout', 'targets', 'dora')
+            layers = {'from_layer': spec['layers'][0]} if spec.get('layers') else {}
+            plain[part] = {'type': 'lora', **{name: spec[name] for name in names}, **layers}
+        else:
+            plain[part] = dict(spec)
+    return plain
+
+
+def trained_names(model: VLM, tune: Mapping[str, Any]) -> set[str]:
+    """What a training with these settings trains. Changes ``model``, which may be on the meta device."""
+    with torch.device('meta'):
+        apply_tune(model, plain_tune(tune))
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA of one layer, still on disk: ``{module}.lora_A.default.weight`` and so on."""
+
+    module: str
+    tensors: dict[str, Stored]
+    r: int
+    alpha: float
+    dora: bool
+
+
+@dataclass
+class TrainedWeights:
+    """Every tensor of the trained model under mmft's names.
+
+    Args:
+        names: all parameters the model has, one per tied group.
+        base: None where training began with random weights: then the checkpoint holds everything.
+        checkpoint: None for the base as it is.
+
+    Raises:
+        CheckpointError: tensors that belong nowhere, or that are nowhere to be found.
+    """
+
+    names: Iterable[str]
+    base: Base | None
+    checkpoint: TrainingCheckpoint | None
+    adapters: dict[str, Adapter] = field(init=False)
+    _steps: dict[str, Step] = field(init=False, default_factory=dict)
+    _trained: dict[str, Stored] = field(init=False, default_factory=dict)
+    _waiting: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = list(self.names)
+        if self.base is not None:
+            self._steps = {name: step for step in self.base.layout.to_ours(self.base.stored) for name in step.outputs}
+        state = self.checkpoint.state if self.checkpoint is not None else {}
+        tune = self.checkpoint.meta['tune'] if self.checkpoint is not None else {}
+        self.adapters = _adapters(state, tune)
+        self._trained = {name: stored for name, stored in state.items() if not is_lora_key(name)}
+        self._check(set(self.names))
+
+    def _check(self, names: set[str]) -> None:
+        where = self.checkpoint.path if self.checkpoint is not None else self.base.path
+        strange = sorted((set(self._trained) | {f'{module}.weight' for module in self.adapters}) - names)
+        if strange:
+            raise CheckpointError(
+                f'{where} holds {len(strange)} tensors that the model of the config has not, such as {strange[:4]}',
+                expected='the model that was trained',
+                fix='take the config from the work_dir of the checkpoint',
+            )
+        absent = sorted(names - set(self._trained) - set(self._steps))
+        if absent:
+            raise CheckpointError(
+                f'{len(absent)} tensors are neither in {where} nor in a base, such as {absent[:4]}',
+                expected='a base (pretrained), or a checkpoint in which every part was trained in full'
+                if self.base is None
+                else f'all tensors of the model in {self.base.path}',
+                fix='frozen weights that were drawn at random are in no file: train all parts in full, or start from a base',
+            )
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the tensor itself was trained, not an adapter over it."""
+        return name in self._trained
+
+    def is_changed(self, name: str) -> bool:
+        """Whether training changed this tensor."""
+        return self.is_trained(name) or name.removesuffix('.weight') in self.adapters
+
+    def stored(self, name: str) -> Stored | None:
+        """Where the tensor lies in a file as it is, if it does."""
+        if name in self._trained:
+            return self._trained[name]
+        if self.is_changed(name):
+            return None
+        step = self._steps[name]
+        return self.base.stored[step.inputs[0]] if step.convert is None else None
+
+    def dtype(self, name: str) -> torch.dtype:
+        """dtype of the base's tensor, or of the trained one where there is no base."""
+        if name in self._steps:
+            return self.base.stored[self._steps[name].inputs[0]].dtype
+        return self._trained[name].dtype
+
+    def get(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor, rounded once, to ``dtype`` (None: ``self.dtype(name)``)."""
+        dtype = dtype or self.dtype(name)
+        if name in self._trained:
+            return self._trained[name].read().to(dtype)
+        weight = self._of_base(name)
+        adapter = self.adapters.get(name.removesuffix('.weight'))
+        return weight.to(dtype) if adapter is None else merge(weight, adapter, dtype)
+
+    def _of_base(self, name: str) -> Tensor:
+        if name not in self._waiting:
+            # A packed tensor gives several; the others wait for their turn, which comes soon.
+            self._waiting.update(self._steps[name](lambda key: self.base.stored[key].read()))
+        return self._waiting.pop(name)
+
+
+def merge(weight: Tensor, adapter: Adapter, dtype: torch.dtype) -> Tensor:
+    """``weight`` with its adapter merged: added in float32, rounded once, a block of rows at a time."""
+    loaded = {name: stored.read().float() for name, stored in adapter.tensors.items()}
+    b, magnitude = f'{adapter.module}.lora_B.{ADAPTER}.weight', f'{adapter.module}.lora_magnitude_vector.{ADAPTER}.weight'
+    rows, width = loaded[b].shape[0], loaded[f'{adapter.module}.lora_A.{ADAPTER}.weight'].shape[1]
+    if tuple(weight.shape) != (rows, width):
+        raise CheckpointError(
+            f'{adapter.module}: the base weight is {tuple(weight.shape)}, its adapter {(rows, width)}',
+            expected='a linear layer and an adapter of its size',
+            fix='take the config and the base of that training',
+        )
+    merged = weight if weight.dtype == dtype else torch.empty(weight.shape, dtype=dtype)
+    for start in range(0, rows, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        cut = {name: value[block] if name in (b, magnitude) else value for name, value in loaded.items()}
+        merged[block] = lora_delta(adapter.module, weight[block].float(), cut, adapter.alpha, adapter.r)
+    return merged
+
+
+def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, Adapter]:
+    """The adapters of a checkpoint by module; every adapter tensor must belong to a whole one."""
+    found: dict[str, Adapter] = {}
+    left = {name for name in state if is_lora_key(name)}
+    for name in state:
+        if not (match := _LORA_A.fullmatch(name)):
+            continue
+        module = match[1]
+        spec = tune.get(part_of(module), {})
+        dora = bool(spec.get('dora'))
+        kinds = ('lora_A', 'lora_B', *(('lora_magnitude_vector',) if dora else ()))
+        tensors = {key: state[key] for kind in kinds if (key := f'{module}.{kind}.{ADAPTER}.weight') in state}
+        rank = state[name].shape[0]
+        if len(tensors) != len(kinds) or spec.get('r') != rank:
+            raise CheckpointError(
+                f'{module}: adapter tensors {sorted(tensors)} of rank {rank}, settings {spec}',
+                expected=f'{kinds} of rank {spec.get("r")}',
+                fix='the checkpoint is damaged or was edited: take another one',
+            )
+        left -= tensors.keys()
+        found[module] = Adapter(module, tensors, rank, float(spec['alpha']), dora)
+    if left:
+        raise CheckpointError(
+            f'{len(left)} adapter tensors that mmft cannot merge, such as {sorted(left)[:4]}',
+            expected='LoRA on linear layers',
+            fix='export with --adapter is no way out either: train with linear layers as targets',
+        )
+    return found

@@ -1,0 +1,175 @@
+"""OpenGVLab's directory: ``InternVLChatModel``, which LMDeploy serves with ``--trust-remote-code``.
+
+The Python files LMDeploy wants there are copied from the base directory as they are; mmft never imports them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmft.checkpoint.source import read_json
+from mmft.errors import ConfigError
+from mmft.export.files import generation_config, llm_ids, write_encoder, write_json
+from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
+
+if TYPE_CHECKING:
+    from mmft.data.encoder import ChatEncoder
+
+__all__ = ['check_encoder', 'model_config', 'write_files']
+
+_ARCHITECTURES = {
+    'InternLM2': ('InternLM2ForCausalLM', 'internlm2'),
+    'Llama': ('LlamaForCausalLM', 'llama'),
+    'Qwen2': ('Qwen2ForCausalLM', 'qwen2'),
+    'Phi3': ('Phi3ForCausalLM', 'phi3'),
+}
+_VISION_FIELDS = (
+    'hidden_size', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size', 'qkv_bias', 'qk_normalization',
+    'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout', 'drop_path_rate', 'initializer_factor',
+    'initializer_range',
+)  # fmt: skip
+_AUTO_MAP = {
+    'AutoConfig': 'configuration_internvl_chat.InternVLChatConfig',
+    'AutoModel': 'modeling_internvl_chat.InternVLChatModel',
+    'AutoModelForCausalLM': 'modeling_internvl_chat.InternVLChatModel',
+}
+
+
+def llm_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str, Any]:
+    """``llm_config`` in the language model's own terms, as its original configuration class takes it."""
+    kind, config = type(model.llm).__name__, model.llm.lm.config
+    architecture, model_type = _ARCHITECTURES[kind]
+    names = (
+        'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads',
+        'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps', 'attention_dropout', 'use_cache',
+        'attention_bias', 'mlp_bias', 'head_dim', 'original_max_position_embeddings', 'sliding_window',
+        'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
+    )  # fmt: skip
+    fields = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+    if kind == 'InternLM2':
+        fields['bias'] = fields.pop('attention_bias')
+        for name in ('mlp_bias', 'head_dim', 'attention_dropout'):
+            fields.pop(name, None)
+    return {
+        'architectures': [architecture],
+        'model_type': model_type,
+        'torch_dtype': dtype,
+        'tie_word_embeddings': False,
+        **fields,
+        **_rope(kind, dict(config.rope_parameters)),
+        **{name: value for name, value in llm_ids(config.to_dict(), encoder).items() if value is not None},
+    }
+
+
+def _rope(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
+    """``rope_theta`` and ``rope_scaling`` as the original configurations spell them (they check the number of keys)."""
+    theta, form = rope.get('rope_theta', 10000.0), rope.get('rope_type', 'default')
+    if form == 'default':
+        return {'rope_theta': theta, 'rope_scaling': None}
+    if form == 'longrope':
+        name = 'su' if kind == 'Phi3' else form
+        scaling = {'type': name, 'short_factor': rope['short_factor'], 'long_factor': rope['long_factor']}
+    else:
+        scaling = {'type': form, 'factor': rope['factor']}
+    return {'rope_theta': theta, 'rope_scaling': scaling}
+
+
+def model_config(
+    model: VLM, encoder: ChatEncoder | None, dtype: str, original: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """``config.json``.
+
+    Args:
+        original: the base's own ``config.json`` where it is of this layout: what mmft does not know of it stays.
+    """
+    vision = {name: getattr(model.vision, name) for name in _VISION_FIELDS}
+    vision |= {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
+    own = {
+        'architectures': ['InternVLChatModel'],
+        'model_type': 'internvl_chat',
+        'torch_dtype': dtype,
+        'tie_word_embeddings': False,
+        'downsample_ratio': model.projector.scale,
+        'ps_version': model.projector.version,
+        'select_layer': model.vision.select_layer,
+        'force_image_size': model.vision.image_size,
+        **(_tiler_options(encoder) if encoder is not None else {}),
+    }
+    original = original or {'auto_map': _AUTO_MAP, 'use_backbone_lora': 0, 'use_llm_lora': 0}
+    plain_vision = {'architectures': ['InternVisionModel'], 'model_type': 'intern_vit_6b'}
+    language = llm_config(model, encoder, dtype)
+    before = original.get('llm_config', {})
+    if before.get('architectures') == language['architectures']:
+        language = {**before, **language}
+    return {
+        **original,
+        **own,
+        'vision_config': {**plain_vision, **original.get('vision_config', {}), **vision, 'torch_dtype': dtype},
+        'llm_config': language,
+    }
+
+
+def _tiler_options(encoder: ChatEncoder) -> dict[str, Any]:
+    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {'type': 'Resize'}
+    options = {
+        'template': encoder.template.name,
+        'dynamic_image_size': tiler['type'] == 'DynamicTiler',
+        'pad2square': tiler['type'] == 'PadSquare',
+    }
+    if 'tile_size' in tiler:
+        options['force_image_size'] = tiler['tile_size']
+    if tiler['type'] == 'DynamicTiler':
+        options |= {
+            'min_dynamic_patch': tiler['min_tiles'],
+            'max_dynamic_patch': tiler['max_tiles'],
+            'use_thumbnail': tiler['thumbnail'],
+        }
+    return options
+
+
+def check_encoder(encoder: ChatEncoder) -> None:
+    """Raises ``ConfigError`` for image processors that OpenGVLab's code does not have."""
+    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {'type': 'Resize'}
+    if tiler['type'] not in ('DynamicTiler', 'PadSquare', 'Resize'):
+        raise ConfigError(
+            f'the official InternVL2 layout has no {tiler["type"]}', expected='DynamicTiler, PadSquare or Resize'
+        )
+
+
+def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype: str, base: Path | None) -> None:
+    """Everything but the weights.
+
+    Args:
+        base: the directory training began with; where it is of this layout, its Python files and unknown settings go
+            along.
+    """
+    original = read_json(base / 'config.json') if base is not None else {}
+    original = original if original.get('architectures') == ['InternVLChatModel'] else None
+    config = model_config(model, encoder, dtype, original)
+    write_json(directory / 'config.json', config)
+    ids = llm_ids(config['llm_config'], encoder)
+    write_json(directory / 'generation_config.json', generation_config(ids, encoder))
+    if original is not None:
+        for file in sorted(base.glob('*.py')):
+            shutil.copyfile(file, directory / file.name)
+    if encoder is None:
+        return
+    write_encoder(directory, encoder, {}, encoder.image_start + encoder.image_token + encoder.image_end)
+    side = config['force_image_size']
+    write_json(
+        directory / 'preprocessor_config.json',
+        {
+            'image_processor_type': 'CLIPImageProcessor',
+            'feature_extractor_type': 'CLIPFeatureExtractor',
+            'do_resize': True,
+            'size': side,
+            'resample': 3,
+            'do_center_crop': True,
+            'crop_size': side,
+            'do_normalize': True,
+            'image_mean': list(IMAGENET_MEAN),
+            'image_std': list(IMAGENET_STD),
+        },
+    )

@@ -1,0 +1,142 @@
+"""Tensors as places in files: what is known of a tensor before a byte of it is read.
+
+A conversion of any size then needs the memory of one tensor, and tensors that do not change are copied by the kernel,
+file to file, without passing through torch. Nothing is executed: safetensors headers are JSON, and ``.pth`` / ``.bin``
+files are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmft.checkpoint.source import TensorDirectory
+from mmft.errors import CheckpointError
+
+__all__ = ['DTYPE_NAMES', 'Stored', 'materialise', 'stored_directory', 'stored_pickle', 'stored_safetensors']
+
+DTYPE_NAMES: dict[torch.dtype, str] = {
+    torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
+    torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8', torch.bool: 'BOOL',
+}  # fmt: skip
+"""What safetensors calls each dtype."""
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.
+
+    Attributes:
+        offset: of its first value, in bytes from the beginning of the file.
+        stride: in values; None where the values lie in order.
+    """
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own.
+
+        Raises:
+            CheckpointError: the file ends before the tensor does.
+        """
+        count = math.prod(self.shape)
+        if self.stride is not None and count:
+            count = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        flat = torch.empty(count, dtype=self.dtype)
+        view, done = memoryview(flat.view(torch.uint8).numpy()) if count else memoryview(b''), 0
+        with open(self.file, 'rb', buffering=0) as file:
+            file.seek(self.offset)
+            while done < len(view):
+                got = file.readinto(view[done:])
+                if not got:
+                    raise CheckpointError(f'{self.file} is cut off', expected='a whole file', fix='fetch it again')
+                done += got
+        return flat.view(self.shape) if self.stride is None else flat.as_strided(self.shape, self.stride).contiguous()
+
+
+def stored_safetensors(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file."""
+    with open(path, 'rb') as file:
+        (length,) = struct.unpack('<Q', file.read(8))
+        header = json.loads(file.read(length))
+    found = {}
+    for name, entry in header.items():
+        if name == '__metadata__':
+            continue
+        if entry['dtype'] not in _DTYPES:
+            raise CheckpointError(f'{path}: {name} is of type {entry["dtype"]}', expected=f'one of {sorted(_DTYPES)}')
+        start = 8 + length + entry['data_offsets'][0]
+        found[name] = Stored(path, start, _DTYPES[entry['dtype']], tuple(entry['shape']))
+    return found
+
+
+def stored_pickle(path: Path) -> Any:
+    """What ``torch.save`` wrote to ``path``, with a ``Stored`` in place of every tensor.
+
+    Raises:
+        CheckpointError: missing, damaged, or holding more than tensors and plain values.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    if not path.is_file():
+        raise CheckpointError(f'no file {path}', expected='a checkpoint that training wrote', fix='check the path')
+    try:
+        # Under fake tensors torch.load reads no values and notes where in the file each storage lies.
+        with FakeTensorMode():
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
+        raise CheckpointError(
+            f'{path} cannot be read: {error}',
+            expected='a file of torch.save with tensors and plain values only',
+            fix='the file is damaged or foreign: take an earlier one of the same folder',
+        ) from error
+    return _map_tensors(content, lambda tensor: _stored(path, tensor))
+
+
+def _stored(path: Path, tensor: Tensor) -> Stored:
+    offset = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * tensor.dtype.itemsize
+    stride = None if tensor.is_contiguous() else tuple(tensor.stride())
+    return Stored(path, offset, tensor.dtype, tuple(tensor.shape), stride)
+
+
+def materialise(content: Any) -> Any:
+    """``content`` with every ``Stored`` read."""
+    return _map_tensors(content, Stored.read, Stored)
+
+
+def _map_tensors(value: Any, change: Any, kind: type = Tensor) -> Any:
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_tensors(item, change, kind) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map_tensors(item, change, kind) for item in value)
+    return value
+
+
+def stored_directory(tensors: TensorDirectory) -> dict[str, Stored]:
+    """The tensors of a model directory, by their names on disk."""
+    found: dict[str, Stored] = {}
+    for file in tensors.files:
+        found.update(stored_safetensors(file) if file.suffix == '.safetensors' else stored_pickle(file))
+    return {name: found[name] for name in tensors}

@@ -1,0 +1,110 @@
+"""``mmft train`` from the command line: a tiny InternVL2 learns, and failures say what to do and set the status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmft.cli.main import main
+from tests.engine.tiny import ROOT, write_tiny
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp('tiny'))
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def test_train_and_resume(config: Path, tmp_path: Path) -> None:
+    options = ['--cfg-options', 'default_hooks.checkpoint.by_epoch=False', 'train_dataloader.num_workers=2']
+    assert main(['train', str(config), '--work-dir', str(tmp_path / 'a'), *options]) == 0
+    content = torch.load(tmp_path / 'a' / 'iter_6.pth', weights_only=True)
+    assert all('lora_' in name or name.startswith('projector') for name in content['state_dict'])
+    assert content['encoder']['tokens_per_tile'] == 4
+    assert content['meta']['tune']['llm']['r'] == 4
+    assert 'exact_match' in content['meta']['history'][0]
+
+    # Stop in the middle of the second epoch, go on with the command that a user would type.
+    stop = [*options, 'train_cfg.max_epochs=2']
+    assert main(['train', str(config), '--work-dir', str(tmp_path / 'b'), *stop]) == 0
+    for file in ('iter_5.pth', 'iter_6.pth', 'last_checkpoint', 'best.pth'):
+        (tmp_path / 'b' / file).unlink()
+    assert main(['train', str(config), '--work-dir', str(tmp_path / 'b'), '--resume', *stop]) == 0
+    resumed = tensors(tmp_path / 'b' / 'iter_6.pth')
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in content['state_dict'].items())
+
+
+def test_errors_set_the_status(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(*arguments: str) -> str:
+        assert main(['train', str(config), '--work-dir', str(tmp_path), *arguments]) == 1
+        return capsys.readouterr().err
+
+    assert 'did you mean optim_wrapper.optimizer.lr' in fails('--cfg-options', 'optim_wrapper.optimizer.rl=1')
+    missing = fails('--cfg-options', 'pretrained=pretrained/InternVL2-2B', '+pretrained_repo=OpenGVLab/InternVL2-2B')
+    assert 'huggingface-cli download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B' in missing
+    assert 'no checkpoint' in fails('--resume', str(tmp_path / 'iter_7.pth'))
+    diverged = fails(
+        '--cfg-options', 'optim_wrapper.optimizer.lr=1e20', 'optim_wrapper.paramwise_cfg.parts.projector.lr=1e20'
+    )
+    assert ' is nan' in diverged or ' is inf' in diverged
+    assert 'train.jsonl:' in diverged
+    assert main(['train', 'no_such_config_anywhere']) == 1
+    with pytest.raises(SystemExit, match='2'):
+        main(['train'])
+    with pytest.raises(SystemExit, match='2'):
+        main(['trane', str(config)])
+
+
+def test_a_bad_picture_in_a_worker_is_one_clear_error(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = config.parent / 'broken'
+    broken.mkdir()
+    data = (config.parent / 'data' / '0.png').read_bytes()
+    (broken / '0.png').write_bytes(data[: len(data) // 2])
+    first = (config.parent / 'data' / 'train.jsonl').read_text().splitlines()[0]
+    (broken / 'train.jsonl').write_text(first + '\n')
+    text = str(broken)
+    options = [
+        f'train_dataloader.dataset.{k}={v}' for k, v in (('ann_file', f'{text}/train.jsonl'), ('image_root', text))
+    ]
+    options += ['train_dataloader.num_workers=1', 'default_hooks.label_mask=None']
+    assert main(['train', str(config), '--work-dir', str(tmp_path), '--cfg-options', *options]) == 1
+    shown = capsys.readouterr().err
+    assert 'train.jsonl:1: ' in shown
+    assert 'Traceback' not in shown.split('error:')[-1]
+
+
+def test_a_process_that_fails_ends_with_status_1(config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--cfg-options', 'seeed=1']
+    done = subprocess.run(
+        command, env={**os.environ, 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert 'did you mean seed' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        'import sys\nfrom mmft.cli.main import main\n'
+        "try:\n    main(['train', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert not {'torch', 'transformers', 'mmengine', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '--cfg-options' in done.stdout

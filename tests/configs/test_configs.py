@@ -1,0 +1,175 @@
+"""Every config of the tree: it is read, it builds at its full size, and shrunken it takes a real training step."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmft.checkpoint.load import build_meta
+from mmft.cli.configs import apply_options
+from mmft.engine import Runner, memory, validate_config
+from mmft.engine.build import build_dataloader, build_encoder, build_model
+from mmft.engine.optim import build_optim_wrapper
+from mmft.errors import ConfigError
+from mmft.models.lora import is_lora_key
+from mmft.models.tuning import part_of
+from mmft.registry import ENCODERS, IMAGE_PROCESSORS, TEMPLATES
+
+from .shrink import shrink
+
+ROOT = Path(__file__).parents[2] / 'configs'
+CONFIGS = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
+NAMES = [path.stem for path in CONFIGS]
+REQUIRED = {f'internvl2_{size}_food_{kind}' for size in ('1b', '2b', '4b', '8b', '26b') for kind in ('full', 'lora')}
+REQUIRED |= {'internvl2_2b_food_qlora', 'internvl2_8b_food_qlora', 'internvl2_tiny_food_lora'}
+
+each_config = pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
+
+
+def read(name: str) -> Config:
+    return Config.fromfile(ROOT / f'{name}.py')
+
+
+def test_the_tree_holds_what_it_should():
+    assert set(NAMES) >= REQUIRED
+    assert len(NAMES) == len(set(NAMES)), 'bare names must be unique'
+
+
+@each_config
+def test_it_is_short_and_says_what_it_is(path):
+    lines = path.read_text(encoding='utf-8').splitlines()
+    assert lines[0].startswith('"""')
+    assert len(lines) <= 40
+
+
+@each_config
+def test_it_reads_and_only_weights_and_data_are_missing(path, tmp_path):
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path)
+    assert Config.fromstring(cfg.pretty_text, '.py').to_dict() == cfg.to_dict()
+    try:
+        validate_config(cfg)
+    except ConfigError as error:
+        complaints = [line for line in str(error).splitlines() if line[:1].isdigit() or 'does not exist' in line]
+        complaints = [line for line in complaints if 'problems in the config' not in line]
+        assert complaints
+        for line in complaints:
+            assert 'pretrained = ' in line or 'dataset.ann_file' in line or 'dataset.image_root' in line, line
+
+
+@each_config
+def test_it_builds_at_full_size(path):
+    cfg = Config.fromfile(path)
+    model = build_meta(cfg.model.to_dict())
+    tune, _ = memory.tune_on_meta(model, cfg.tune.to_dict())
+    assert all(p.is_meta for p in model.parameters())
+    trained = {part_of(name) for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {part for part, spec in tune.items() if spec['type'] != 'frozen'}
+    assert TEMPLATES.module_dict or TEMPLATES.names()
+    assert cfg.encoder.template in TEMPLATES.names()
+    assert cfg.encoder.type in ENCODERS.names()
+    tiler = IMAGE_PROCESSORS.build(cfg.encoder.image_processor.to_dict())
+    assert tiler.tile_size == model.vision.image_size
+    longest = tiler.max_tiles + 1 if tiler.thumbnail and tiler.max_tiles > 1 else tiler.max_tiles
+    assert longest * model.tokens_per_tile + 256 <= cfg.encoder.max_length
+
+
+@each_config
+def test_shrunken_it_takes_a_training_step(path, tmp_path):
+    cfg = shrink(Config.fromfile(path), tmp_path)
+    validate_config(cfg)
+    runner = Runner.from_cfg(cfg)
+    before = {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+    runner.train()
+    moved = {name for name, p in runner.model.named_parameters() if not torch.equal(p.detach(), before[name])}
+    trained = {name for name, p in runner.model.named_parameters() if p.requires_grad}
+    assert moved <= trained
+    assert trained == {name for name in before if should_train(name, cfg.tune)}
+    assert {part_of(name) for name in moved} == {part_of(name) for name in trained}
+    assert (tmp_path / 'work').is_dir()
+    logging.shutdown()
+
+
+def should_train(name: str, tune: dict) -> bool:
+    """What ``tune`` says of a parameter, read without the library's help."""
+    spec = tune[part_of(name)]
+    kind = spec if isinstance(spec, str) else spec['type']
+    return kind == 'full' or (kind in ('lora', 'qlora') and is_lora_key('.' + name))
+
+
+def test_qlora_keeps_its_linear_weights_in_four_bits(tmp_path):
+    lora, qlora = (build_model(shrink(read(f'internvl2_2b_food_{kind}'), tmp_path)).model for kind in ('lora', 'qlora'))
+    name = 'llm.lm.model.layers.0.mlp.up_proj.base_layer.weight'
+    plain, packed = dict(lora.named_parameters())[name], dict(qlora.named_parameters())[name]
+    assert plain.dtype == torch.bfloat16
+    assert packed.dtype == torch.uint8
+    assert packed.numel() * 2 == plain.numel()
+    assert dict(qlora.named_parameters())['llm.lm.lm_head.weight'].dtype == torch.bfloat16
+    shapes = [{n: tuple(p.shape) for n, p in m.named_parameters() if p.requires_grad} for m in (lora, qlora)]
+    assert shapes[0] == shapes[1]
+
+
+def test_options_change_what_is_built(tmp_path):
+    cfg = shrink(read('internvl2_2b_food_lora'), tmp_path)
+    apply_options(
+        cfg,
+        [
+            'optim_wrapper.optimizer.lr=5e-5',
+            'optim_wrapper.optimizer.weight_decay=0.2',
+            'optim_wrapper.optimizer.betas=(0.8,0.9)',
+            'optim_wrapper.accumulative_counts=3',
+            'train_dataloader.batch_size=1',
+            'encoder.image_processor.max_tiles=1',
+            'tune.llm.r=3',
+        ],
+    )
+    model = build_model(cfg).model
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper.to_dict())
+    assert {group['lr'] for group in wrapper.optimizer.param_groups} == {5e-5}
+    assert {group['weight_decay'] for group in wrapper.optimizer.param_groups} <= {0.2, 0.0}
+    assert {tuple(group['betas']) for group in wrapper.optimizer.param_groups} == {(0.8, 0.9)}
+    assert wrapper.accumulative_counts == 3
+    ranks = {p.shape[0] for name, p in model.named_parameters() if 'lora_A' in name}
+    assert ranks == {3}
+    loader = build_dataloader(cfg.train_dataloader, build_encoder(cfg, model), seed=0)
+    batch = next(iter(loader))
+    assert len(batch['input_ids']) == 1
+    assert loader.dataset.encoder.image_processor.max_tiles == 1
+
+
+def test_an_option_that_names_nothing_is_an_error():
+    with pytest.raises(ConfigError, match='lr'):
+        apply_options(read('internvl2_2b_food_lora'), ['optim_wrapper.optimizer.lrr=1e-3'])
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [('optim_wraper', {}), ('pretraind', 'x'), ('tune.visoin', 'full'), ('train_cfg.max_epoch', 3)],
+)
+def test_misspelt_keys_are_caught(key, value):
+    cfg = read('internvl2_2b_food_lora')
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(ConfigError, match=key.rsplit('.', 1)[-1]):
+        validate_config(cfg)
+
+
+def test_the_demo_differs_from_the_2b_in_model_and_sizes_only():
+    tiny, real = (read(f'internvl2_{size}_food_lora').to_dict() for size in ('tiny', '2b'))
+    for cfg in (tiny, real):
+        for key in ('model', 'pretrained', 'pretrained_repo', 'dtype'):
+            cfg.pop(key, None)
+    assert set(tiny) == set(real)
+    assert shape_of(tiny) == shape_of(real)
+
+
+def shape_of(value):
+    """A config with its numbers and switches blanked: what is left are parts, types and names."""
+    if isinstance(value, dict):
+        return {key: shape_of(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shape_of(child) for child in value]
+    return '#' if isinstance(value, (int, float)) or value in ('float32', 'bfloat16') else value

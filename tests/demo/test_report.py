@@ -1,0 +1,57 @@
+"""Accuracies, the table and the page."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from mmft.demo.asking import Item, compare
+from mmft.demo.report import page, table
+
+
+@pytest.fixture
+def results(tmp_path):
+    for name in 'ab':
+        Image.new('RGB', (8, 6), (200, 30, 30)).save(tmp_path / f'{name}.jpg')
+    exam = [
+        Item(tmp_path / 'a.jpg', '肠粉', 'zh', '这是什么菜？', '肠粉'),
+        Item(tmp_path / 'b.jpg', '肠粉', 'en', 'What <dish> is this?', 'rice noodle rolls'),
+        Item(tmp_path / 'a.jpg', '月饼', 'en', 'What dish is this?', 'mooncakes'),
+    ]
+    return compare(exam, ['叉烧', 'char siu', '<script>&'], ['肠粉', 'rice noodle rolls', 'egg tarts'])
+
+
+def test_accuracy_is_exact_match(results):
+    assert (results['before'], results['after'], results['n']) == (0.0, 0.6667, 3)
+    assert results['dishes']['肠粉'] == {
+        'english': 'rice noodle rolls', 'before': 0.0, 'after': 1.0, 'n': 2, 'said_before': '叉烧', 'said_after': '肠粉',
+    }  # fmt: skip
+    assert results['languages']['en']['after'] == 0.5
+    assert [row['right_after'] for row in results['answers']] == [True, True, False]
+
+
+def test_answers_must_not_be_fewer_than_questions(results):
+    with pytest.raises(ValueError, match='zip'):
+        compare([Item('a.jpg', '肠粉', 'zh', '?', '肠粉')], [], ['肠粉'])
+
+
+def test_table_lines_up_whatever_the_script(results):
+    text = table(results)
+    assert '\033' not in text
+    assert '\033[32m' in table(results, color=True)
+    row = next(line for line in text.splitlines() if line.startswith('肠粉'))
+    assert row.split() == ['肠粉', 'rice', 'noodle', 'rolls', '叉烧', '0%', '100%']
+    assert 'all 3 held-out questions' in text
+
+
+def test_page_carries_pictures_questions_and_both_answers(results):
+    text = page(results, {'draw': 1.0, 'base': 2.0})
+    assert text.count('data:image/jpeg;base64,') == 3
+    assert '这是什么菜？' in text
+    assert '叉烧' in text
+    assert '&lt;script&gt;&amp;' in text
+    assert 'What &lt;dish&gt; is this?' in text
+    assert '<script' not in text
+    assert 'http' not in text  # nothing is fetched
+    assert '67%' in text
+    assert '3 s in all' in text

@@ -1,0 +1,132 @@
+"""Files that are whole or absent, that hold plain things only, and the right ones of which are kept."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmft.engine import checkpoint as ckpt
+from mmft.engine.hooks import CheckpointHook
+from mmft.errors import CheckpointError, ConfigError
+from tests.engine.toy import ToyVLM, toy_runner
+
+
+def test_write_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ckpt.write_atomic({'a': torch.ones(2)}, tmp_path / 'x.pth')
+
+    def full(handle: int) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='No space'):
+        ckpt.write_atomic({'a': torch.zeros(2)}, path)
+    assert torch.equal(torch.load(path, weights_only=True)['a'], torch.ones(2))
+
+
+def test_rng_round_trip_through_a_file(tmp_path: Path) -> None:
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(5)
+    np.random.randn(3)
+    random.gauss(0, 1)
+    path = ckpt.write_atomic(ckpt.plain(ckpt.get_rng()), tmp_path / 'rng.pth')
+
+    def draw() -> tuple:
+        return torch.rand(3).tolist(), np.random.randn(2).tolist(), random.gauss(0, 1), random.random()
+
+    expected = draw()
+    ckpt.set_rng(torch.load(path, weights_only=True))
+    assert draw() == expected
+
+
+def test_plain_refuses_what_would_need_pickle() -> None:
+    from mmengine.config import ConfigDict
+
+    assert type(ckpt.plain(ConfigDict(a=ConfigDict(b=(1, 2.0))))['a']) is dict
+    assert ckpt.plain({'n': np.float32(0.5), 't': torch.bfloat16, 'flag': True}) == {
+        'n': 0.5,
+        't': 'torch.bfloat16',
+        'flag': True,
+    }
+    with pytest.raises(TypeError, match='ToyVLM'):
+        ckpt.plain({'model': ToyVLM()})
+
+
+def test_read_checkpoint_explains(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='no checkpoint'):
+        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+    (tmp_path / 'iter_1.pth').write_bytes(b'PK\x03\x04 half a file')
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+    torch.save({'weights': torch.ones(1)}, tmp_path / 'foreign.pth')
+    with pytest.raises(CheckpointError, match='not a training checkpoint'):
+        ckpt.read_checkpoint(tmp_path / 'foreign.pth')
+
+
+def test_reading_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f'touch {tmp_path}/ran',)
+
+    torch.save({'state_dict': {}, 'meta': Evil()}, tmp_path / 'iter_1.pth')
+    with pytest.raises(CheckpointError, match='cannot be read'):
+        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_find_last(tmp_path: Path) -> None:
+    assert ckpt.find_last(tmp_path) is None
+    assert ckpt.find_last(tmp_path / 'missing') is None
+    for name in ('iter_9.pth', 'iter_10.pth', '.writing-iter_11.pth', 'best.pth'):
+        (tmp_path / name).touch()
+    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+    (tmp_path / 'last_checkpoint').write_text('iter_9.pth')  # killed before the pointer was renamed
+    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+
+
+def test_load_trained_names_what_does_not_fit() -> None:
+    model = ToyVLM()
+    state = ckpt.trained_state(model)
+    assert not any(name.startswith('vision') for name in state)
+    with pytest.raises(CheckpointError, match=r'missing llm\.body\.bias'):
+        ckpt.load_trained(model, {k: v for k, v in state.items() if k != 'llm.body.bias'}, 'x.pth')
+    with pytest.raises(CheckpointError, match='not in the model other'):
+        ckpt.load_trained(model, {**state, 'other': torch.ones(1)}, 'x.pth')
+    with pytest.raises(CheckpointError, match='other shapes'):
+        ckpt.load_trained(model, {**state, 'llm.body.bias': torch.ones(3)}, 'x.pth')
+    ckpt.load_trained(model, {'llm.body.bias': torch.full((16,), 7.0)}, 'x.pth', partly=True)
+    assert model.llm['body'].bias.eq(7).all()
+
+
+def test_last_k_and_best_are_kept(tmp_path: Path) -> None:
+    hook = {'checkpoint': {'interval': 1, 'by_epoch': False, 'max_keep_ckpts': 2, 'save_best': 'loss'}}
+    runner = toy_runner(tmp_path, val=True, default_hooks=hook)
+    runner.train()
+    assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['best.pth', 'iter_7.pth', 'iter_8.pth']
+    assert (tmp_path / 'last_checkpoint').read_text() == 'iter_8.pth'
+    best = ckpt.read_checkpoint(tmp_path / 'best.pth')
+    losses = {row['iter']: row['loss'] for row in runner.history}
+    assert best['meta']['iter'] == min(losses, key=losses.get) == runner.best['iter']
+
+
+def test_a_checkpoint_says_everything_about_itself(tmp_path: Path) -> None:
+    toy_runner(tmp_path, train_cfg={'max_epochs': 1}).train()
+    content = torch.load(tmp_path / 'iter_4.pth', weights_only=True)
+    assert set(content) == {
+        'state_dict', 'optimizer', 'param_names', 'param_schedulers', 'rng', 'position', 'encoder', 'meta',
+    }  # fmt: skip
+    meta = content['meta']
+    assert meta['iter'] == 4
+    assert "type='AdamW'" in meta['config']
+    assert set(meta) >= {'mmft_version', 'base', 'tune', 'seed', 'world_size', 'history', 'best'}
+    assert content['encoder'] == {'format': 1, 'kind': 'toy'}
+
+
+@pytest.mark.parametrize('options', [{'save_best': 'bleu'}, {'max_keep_ckpts': 0}, {'interval': -1}])
+def test_wrong_hook_options(options: dict) -> None:
+    with pytest.raises(ConfigError):
+        CheckpointHook(**options)

@@ -1,0 +1,106 @@
+"""What the hooks say and refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mmft.engine.validation import normalize_answer, question_of
+from mmft.errors import TrainingError
+from mmft.structures import IGNORE_INDEX, Sample
+from tests.engine.toy import toy_runner
+
+
+def log_of(work_dir: Path) -> str:
+    (file,) = work_dir.glob('*/*.log')
+    return file.read_text()
+
+
+def test_a_run_shows_itself(tmp_path: Path) -> None:
+    toy_runner(tmp_path, val=True, default_hooks={'answers': {'interval': 3}}).train()
+    log = log_of(tmp_path)
+    assert log.index('14 6 [3 ][1 ]') < log.index('iter 1/8'), 'the label mask comes before the first step'
+    assert 'after 1 iteration(s): moved llm, projector; unchanged vision' in log
+    for text in (
+        'grad_norm',
+        'lr/projector',
+        'tokens/s',
+        'peak',
+        ' left',
+        'validation after iter 8',
+        'answers after iter 3',
+    ):
+        assert text in log
+    (events,) = tmp_path.glob('*/vis_data')
+    scalars = EventAccumulator(str(events)).Reload()
+    names = set(scalars.Tags()['scalars'])
+    assert names >= {
+        'train/loss', 'lr/llm', 'lr/projector', 'train/grad_norm', 'train/tokens_per_second', 'train/peak_memory_mib',
+        'val/loss', 'val/exact_match',
+    }  # fmt: skip
+    assert [event.step for event in scalars.Scalars('train/loss')] == list(range(1, 9))
+
+
+def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy_runner(tmp_path, default_hooks={'progress': {'bar': True}}).train()
+    assert '8/8' in capsys.readouterr().err
+
+
+def test_a_part_that_does_not_move_is_an_error(tmp_path: Path) -> None:
+    runner = toy_runner(
+        tmp_path,
+        optim_wrapper={'optimizer': {'weight_decay': 0.0}, 'paramwise_cfg': {'parts': {'projector': {'lr': 1e-60}}}},
+        default_hooks={'moved_parts': {'patience': 3}},
+    )
+    with pytest.raises(TrainingError, match='projector should train, but did not move in 3'):
+        runner.train()
+
+
+def test_a_frozen_part_that_moves_is_an_error(tmp_path: Path) -> None:
+    class Meddler(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.model.vision.weight.data.add_(1.0)
+
+    runner = toy_runner(tmp_path)
+    runner.register_hook(Meddler(), 'NORMAL')
+    with pytest.raises(TrainingError, match=r'frozen parameters changed.*vision\.weight'):
+        runner.train()
+
+
+def test_hooks_are_merged_by_name(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, default_hooks={'answers': None, 'checkpoint': {'max_keep_ckpts': 7}})
+    names = {type(hook).__name__: hook for hook in runner.hooks}
+    assert 'SampleAnswersHook' not in names
+    assert names['CheckpointHook'].max_keep_ckpts == 7
+
+
+def test_question_of_takes_the_last_answer() -> None:
+    ids = torch.arange(9)
+    labels = torch.tensor([IGNORE_INDEX, IGNORE_INDEX, 2, 3, IGNORE_INDEX, IGNORE_INDEX, 6, 7, IGNORE_INDEX])
+    prompt, answer = question_of(Sample(ids, labels))
+    assert prompt.tolist() == [0, 1, 2, 3, 4, 5]
+    assert answer.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize(('one', 'other'), [('Rice Rolls.', 'rice  rolls'), ('肠粉。', '肠粉'), ('ＡＢ', 'ab')])
+def test_answers_are_compared_by_their_words(one: str, other: str) -> None:
+    assert normalize_answer(one) == normalize_answer(other)
+
+
+def test_validation_counts_tokens_and_right_answers(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, val=True)
+    runner.train()
+    model, sums = runner.model.eval(), [0.0, 0]
+    for batch, _ in runner.val_loop.dataloader:
+        logits = model(**model.data_preprocessor({k: v for k, v in batch.items() if k != 'meta'}), mode='tensor')
+        targets = batch['labels'][:, 1:]
+        sums[0] += float(
+            torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction='sum')
+        )
+        sums[1] += int((targets != IGNORE_INDEX).sum())
+    assert runner.history[-1]['loss'] == pytest.approx(sums[0] / sums[1], rel=1e-5)
+    assert len(runner.val_loop.answers) == 6

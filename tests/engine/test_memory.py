@@ -1,0 +1,113 @@
+"""The memory estimate against what a real step allocates, counted tensor by tensor."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmft.checkpoint.load import build_meta
+from mmft.engine.memory import NF4_BYTES, Load, Setting, Sharding, Weights, estimate, tune_on_meta, weigh
+from mmft.models import VLM
+from mmft.models.tuning import apply_tune
+
+MODEL = {
+    'type': 'VLM',
+    'vision': {
+        'type': 'InternViT',
+        'hidden_size': 128,
+        'num_hidden_layers': 6,
+        'num_attention_heads': 4,
+        'intermediate_size': 512,
+        'image_size': 112,
+    },
+    'projector': {'type': 'PixelShuffleMLP'},
+    'llm': {
+        'type': 'Llama',
+        'vocab_size': 4000,
+        'hidden_size': 256,
+        'intermediate_size': 704,
+        'num_hidden_layers': 6,
+        'num_attention_heads': 8,
+        'num_key_value_heads': 4,
+    },
+}
+LORA = {'type': 'lora', 'r': 16, 'dropout': 0.05}
+TUNES = {
+    'lora': {'vision': 'frozen', 'projector': 'full', 'llm': LORA},
+    'full': {'vision': 'frozen', 'projector': 'full', 'llm': 'full'},
+    'vision': {'vision': 'full', 'projector': 'full', 'llm': 'frozen'},
+    'everything': {'vision': LORA, 'projector': 'full', 'llm': LORA},
+}
+LOAD = Load(samples=2, tiles=14, length=240, trained=60)
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is on and still alive, and their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, torch.Tensor):
+                self._count(value.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: weakref.ref) -> None:
+            self.alive -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+def one_step(tune: dict, checkpointing: bool) -> tuple[int, VLM]:
+    """Peak bytes of a bfloat16 step beside weights and optimizer state, gradients included."""
+    model = VLM(**{key: value for key, value in MODEL.items() if key != 'type'}, image_token_id=0).to(torch.bfloat16)
+    apply_tune(model, tune)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train()
+    ids = torch.randint(1, 4000, (LOAD.samples, LOAD.length))
+    ids[:, : LOAD.tiles // LOAD.samples * model.tokens_per_tile] = 0
+    labels = torch.full_like(ids, -100)
+    labels[:, -LOAD.trained // LOAD.samples :] = ids[:, -LOAD.trained // LOAD.samples :]
+    pixels = torch.randint(0, 256, (LOAD.tiles, 3, 112, 112), dtype=torch.uint8)
+    mask = torch.ones_like(ids)
+    with Peak() as peak:
+        for _ in range(2):  # two micro-batches: the gradients of the first are there while the second runs
+            with torch.autocast('cpu', torch.bfloat16):
+                loss = model(ids, mask, pixels, labels)['loss']
+            loss.backward()
+    return peak.peak, model
+
+
+@pytest.mark.parametrize('checkpointing', [True, False], ids=['checkpointing', 'whole'])
+@pytest.mark.parametrize('name', TUNES)
+def test_estimate_is_near_the_measured_peak(name, checkpointing):
+    measured, real = one_step(TUNES[name], checkpointing)
+    model = build_meta(MODEL)
+    tune, quantised = tune_on_meta(model, TUNES[name])
+    weights = weigh(model, quantised)
+    setting = Setting(checkpointing=checkpointing, cuda=False)
+    made = estimate(model, tune, weights, LOAD, setting)
+
+    assert sum(part.trained for part in weights.values()) == sum(p.numel() for p in real.parameters() if p.requires_grad)
+    stored = sum(p.numel() * p.element_size() for p in real.parameters())
+    assert made.weights == stored
+    predicted = made.total - made.weights - made.optimizer
+    print(name, checkpointing, measured, predicted, predicted / measured, made)
+    assert 0.75 < predicted / measured < 1.5
