@@ -25,7 +25,7 @@ demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/
 test: install  ## the whole test-suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: install  ## ruff, as pre-commit runs it
 	$(PY) -m ruff check .

@@ -39,7 +39,7 @@ EXTRAS = {
     'deepspeed': ['deepspeed>=0.19,<0.20'],
     'qlora': ['bitsandbytes>=0.49'],
     'track': ['wandb>=0.17'],
-    'dev': ['pytest>=8', 'ruff==0.17.6', 'pre-commit>=3.7'],
+    'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'pre-commit>=3.7'],
 }
 EXTRAS['all'] = [requirement for name in ('deploy', 'deepspeed', 'qlora') for requirement in EXTRAS[name]]
 
@@ -54,7 +54,7 @@ setup(
     packages=[*find_packages(include=['mmft', 'mmft.*']), 'mmft._configs'],
     # The config tree travels with the package, so that `mmft train NAME` works from any folder.
     package_dir={'mmft._configs': 'configs'},
-    package_data={'mmft._configs': ['*.py', '**/*.py'], 'mmft': ['data/*.c', 'demo/tokenizer/*']},
+    package_data={'mmft._configs': ['*.py', '**/*.py'], 'mmft': ['data/*.c', 'demo/tokenizer/*', 'demo/*.html']},
     # Optional: without a compiler pictures are tiled through PIL, to the same pixels.
     ext_modules=[
         Extension(

@@ -1,6 +1,7 @@
-"""InternVL2-tiny on food pictures: LoRA on the language model, projector trained, vision tower frozen (`make demo`).
+"""InternVL2-tiny on food pictures: LoRA on the language model, projector trained, vision tower frozen: `make demo`.
 
-``internvl2_2b_food_lora.py`` with another model and other sizes. `make demo` names its own pictures on the command line.
+``internvl2_2b_food_lora.py`` with another model and other sizes. `make demo` gives its own pictures on the command
+line.
 """
 
 from mmengine.config import read_base

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Tests are many small kernels: more threads than cores only wait for each other. Set before torch is imported.
-os.environ.setdefault('OMP_NUM_THREADS', '2')
+# Tests are many small kernels, run by one process per core: more threads only wait for each other.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 

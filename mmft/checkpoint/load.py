@@ -118,8 +118,17 @@ def _assign(model: torch.nn.Module, name: str, value: Tensor) -> None:
 _SILENT = {
     'vision': ('num_attention_heads', 'norm_type', 'layer_norm_eps', 'select_layer', 'patch_size', 'qk_normalization'),
     'projector': ('scale', 'version'),
-    'llm': ('num_attention_heads', 'num_key_value_heads', 'rope_theta', 'rms_norm_eps', 'hidden_act'),
+    'llm': ('num_attention_heads', 'num_key_value_heads', 'rope_theta', 'rope_scaling', 'rms_norm_eps', 'hidden_act'),
 }
+
+
+def _comparable(value: Any) -> Any:
+    """A rope scaling as names and numbers: transformers' spellings of the same thing are equal."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get('rope_type', value.get('type'))
+    numbers = {key: value[key] for key in ('factor', 'short_factor', 'long_factor') if value.get(key) is not None}
+    return {'type': 'longrope' if kind == 'su' else kind, **numbers}
 
 
 def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
@@ -128,7 +137,9 @@ def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str)
         f'model.{part}.{key} = {config[part][key]!r}, but {where} says {stored[part][key]!r}'
         for part, keys in _SILENT.items()
         for key in keys
-        if key in config[part] and key in stored[part] and config[part][key] != stored[part][key]
+        if key in config[part]
+        and key in stored[part]
+        and _comparable(config[part][key]) != _comparable(stored[part][key])
     ]
     if problems:
         raise ConfigError.gather(problems)

@@ -17,6 +17,8 @@ __all__ = ['COMMANDS', 'main']
 COMMANDS = {
     'train': ('mmft.cli.train', 'fine-tune the model of a config'),
     'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory that transformers and LMDeploy read'),
+    'list-cfg': ('mmft.cli.list_cfg', 'list the configs that there are'),
+    'copy-cfg': ('mmft.cli.copy_cfg', 'copy a config, its bases worked in, to change it'),
 }
 """Command -> (module, one line of help). A module has ``add_arguments(parser)`` and ``run(args)``; it is imported only
 when its command is given, and imports torch and the rest only in ``run``, so that ``--help`` is instant."""

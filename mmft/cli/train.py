@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
         print(plan(cfg))
         return
     from mmft.engine import Runner, validate_config
+    from mmft.engine.distributed import shutdown
 
     validate_config(cfg)
     Runner.from_cfg(cfg).train()
+    shutdown()

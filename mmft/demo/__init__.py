@@ -1,1 +1,1 @@
-"""The embedded default: `make demo` draws food, trains a small base, fine-tunes it, exports it and compares the answers."""
+"""The embedded default: `make demo` draws food, trains a small base, fine-tunes, exports and compares the answers."""

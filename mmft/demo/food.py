@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmft.demo import tableware
-from mmft.demo.canvas import Canvas
-from mmft.demo.dishes import DISHES
-from mmft.demo.everyday import KNOWN, still_life
+from mmft.demo.drawing import tableware
+from mmft.demo.drawing.canvas import Canvas
+from mmft.demo.drawing.dishes import DISHES
+from mmft.demo.drawing.everyday import KNOWN
+from mmft.demo.drawing.stills import still_life
 from mmft.demo.questions import LANGUAGES, dish_turn, still_turns, word_turns
 
 __all__ = ['SPLITS', 'Plan', 'draw', 'prepare']
 
 SPLITS = ('base', 'train', 'val', 'heldout')
-SIZES = ((256, 192), (216, 216), (200, 248), (240, 200), (256, 208), (304, 152), (152, 304))
+SIZES = (*((256, 192), (216, 216), (200, 248), (240, 200), (256, 208)) * 2, (304, 152), (152, 304))
 """Picture sizes (width, height): most become one tile, the long ones two and a thumbnail."""
 
 
@@ -54,14 +55,14 @@ class Plan:
         """A fingerprint of the plan and of the code that draws and asks."""
         here = Path(__file__).parent
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        for name in ('canvas', 'dishes', 'everyday', 'food', 'questions', 'tableware'):
-            digest.update((here / f'{name}.py').read_bytes())
+        for file in [here / 'food.py', here / 'questions.py', *sorted((here / 'drawing').glob('*.py'))]:
+            digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
 
     def jobs(self, split: str) -> Iterator[tuple[int, str]]:
         """(number, subject) of every picture of a split; the subject '' is a still life."""
         if split == 'base':
-            subjects = [''] * self.stills + [name for name in KNOWN for _ in range(self.known)]
+            subjects = [*[''] * self.stills, *(name for name in KNOWN for _ in range(self.known))]
         else:
             subjects = [name for name in DISHES for _ in range(getattr(self, split))]
         yield from enumerate(subjects)
@@ -74,10 +75,12 @@ def draw(seed: int, split: str, number: int, subject: str) -> tuple[Image.Image,
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     width, height = SIZES[rng.integers(len(SIZES))]
-    radius = rng.uniform(0.37, 0.52) * min(width, height)
+    if split == 'base':  # many, and looked at by nobody but the model: drawn small
+        width, height = width // 2, height // 2
+    radius = rng.uniform(0.41, 0.54) * min(width, height)
     loose = 0.5 * max(width, height) - radius
-    center = (width / 2, height / 2) + np.clip(rng.normal(0, 0.05 * radius, 2), -loose, loose)
-    canvas = Canvas((width, height), radius, (center[0], center[1]), rng.uniform(0, 2 * np.pi), rng)
+    dx, dy = np.clip(rng.normal(0, 0.05 * radius, 2), -loose, loose)
+    canvas = Canvas((width, height), radius, (width / 2 + dx, height / 2 + dy), rng.uniform(0, 2 * np.pi), rng)
     tableware.table(canvas, str(rng.choice(list(tableware.TABLES))))
     if rng.uniform() < 0.25:
         tableware.chopsticks(canvas)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmft.demo.everyday import Still
+from mmft.demo.drawing.stills import Still
 
 __all__ = ['ENGLISH', 'LANGUAGES', 'all_texts', 'dish_turn', 'still_turns', 'word_turns']
 
@@ -24,8 +24,8 @@ ENGLISH = {
     '粽子': 'zongzi',
     '火锅': 'hot pot',
     '叉烧': 'char siu',
-    '米饭': 'steamed rice',
-    '煎蛋': 'fried eggs',
+    '青菜': 'leafy greens',
+    '橙子': 'oranges',
     '西瓜': 'watermelon',
     '饼干': 'cookies',
     '番茄汤': 'tomato soup',
@@ -62,16 +62,27 @@ _ZH = {
     'balls': '球', 'tubes': '管', 'cubes': '方块', 'rings': '圈', 'pyramids': '锥', 'flowers': '花', 'discs': '圆片',
     'leaves': '叶片',
     'plate': '圆盘', 'oval plate': '椭圆盘', 'bowl': '碗', 'steamer': '蒸笼', 'board': '木板', 'pot': '锅',
+    'no': '没有',
     'nothing': '没有', 'scallions': '葱花', 'sesame': '芝麻', 'meat': '肉末', 'chili': '辣椒', 'sauce': '酱汁',
 }  # fmt: skip
 
 _STILL = {
-    'color': {'zh': ('它们是什么颜色？', '这些东西什么颜色？'), 'en': ('What colour are they?', 'Which colour do the things have?')},
-    'shape': {'zh': ('它们是什么形状？', '这些东西什么形状？'), 'en': ('What shape are they?', 'Which shape do the things have?')},
+    'color': {
+        'zh': ('它们是什么颜色？', '这些东西什么颜色？'),
+        'en': ('What colour are they?', 'Which colour do the things have?'),
+    },
+    'shape': {
+        'zh': ('它们是什么形状？', '这些东西什么形状？'),
+        'en': ('What shape are they?', 'Which shape do the things have?'),
+    },
     'count': {'zh': ('有几个？', '一共有多少个？'), 'en': ('How many are there?', 'Count the things.')},
     'ware': {'zh': ('它们放在什么上？', '盛在什么里？'), 'en': ('What are they served on?', 'What do they lie on?')},
     'topping': {'zh': ('上面撒了什么？', '有什么配料？'), 'en': ('What is the topping?', 'What is scattered on top?')},
     'ware_color': {'zh': ('盘子或碗是什么颜色？',), 'en': ('What colour is the plate or bowl?',)},
+    'sauce': {
+        'zh': ('汤汁是什么颜色？', '酱汁什么颜色？'),
+        'en': ('What colour is the sauce?', 'Which colour has the soup?'),
+    },
     'whole': {'zh': ('描述这张图片。', '图里有什么？'), 'en': ('Describe the picture.', 'What do you see?')},
 }  # fmt: skip
 
@@ -93,8 +104,11 @@ def word_turns(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
 
 
 def still_turns(rng: np.random.Generator, still: Still, count: int) -> list[tuple[str, str]]:
-    """``count`` different questions about a still life, each in one language or the other."""
-    facts = [name for name in _STILL if name != 'ware_color' or still.ware_color]
+    """A description of a still life, or ``count`` questions about it, in one language or the other."""
+    if rng.uniform() < 0.6:  # everything at once: the most to learn from one look
+        language = str(rng.choice(LANGUAGES))
+        return [(str(rng.choice(_STILL['whole'][language])), _answer(still, 'whole', language))]
+    facts = [name for name in _STILL if name != 'whole' and (name != 'ware_color' or still.ware_color)]
     turns = []
     for name in rng.choice(facts, size=count, replace=False):
         language = str(rng.choice(LANGUAGES))
@@ -104,9 +118,13 @@ def still_turns(rng: np.random.Generator, still: Still, count: int) -> list[tupl
 
 def _answer(still: Still, fact: str, language: str) -> str:
     if fact == 'whole':
+        words = (still.color, still.shape, still.ware, still.topping, still.sauce, still.ware_color)
         if language == 'zh':
-            return f'{still.count}个{_ZH[still.color]}的{_ZH[still.shape]}，放在{_ZH[still.ware]}上，配料：{_ZH[still.topping]}。'
-        return f'{still.count} {still.color} {still.shape} on a {still.ware}, topping: {still.topping}.'
+            color, shape, ware, topping, sauce, glaze = (_ZH.get(word, word) for word in words)
+            return f'{still.count}个{color}{shape}，{glaze}{ware}，{sauce}汤汁，{topping}。'
+        color, shape, ware, topping, sauce, glaze = words
+        text = f'{still.count} {color} {shape}, {glaze} {ware}, {sauce} sauce, {topping}.'
+        return text.replace('  ', ' ')  # wood and metal have no glaze
     value = str(getattr(still, fact))
     return _ZH.get(value, value) if language == 'zh' else value
 
@@ -116,7 +134,7 @@ def all_texts() -> Sequence[str]:
     texts = [*ENGLISH, *ENGLISH.values(), *_ZH, *_ZH.values(), *map(str, range(10))]
     for by_language in (_DISH, _WORD, *_STILL.values()):
         texts += [text for wordings in by_language.values() for text in wordings]
-    for number, name in enumerate(('balls', 'tubes', 'cubes')):
-        still = Still(name, 'red', number + 1, 'plate', 'sauce', 'white')
+    for color in ('red', 'white'):
+        still = Still('balls', color, 1, 'plate', 'sesame', color, 'no')
         texts += [_answer(still, 'whole', language) for language in LANGUAGES]
     return texts

@@ -1,4 +1,4 @@
-"""The demo's small tokenizer: byte-level BPE over the demo's own questions and answers, with InternVL2's special tokens.
+"""The demo's small tokenizer: byte-level BPE over its own questions and answers, with InternVL2's special tokens.
 
 The files ship in ``mmft/demo/tokenizer``; ``python -m mmft.demo.vocabulary`` makes them again.
 """
@@ -15,7 +15,8 @@ TOKENIZER_DIR = Path(__file__).parent / 'tokenizer'
 
 SPECIAL_TOKENS = (
     '<pad>', '<s>', '</s>', '<|im_start|>', '<|im_end|>', '<|action_end|>', '<|action_start|>', '<|interpreter|>',
-    '<|plugin|>', '<img>', '</img>', '<IMG_CONTEXT>', '<quad>', '</quad>', '<ref>', '</ref>', '<box>', '</box>', '<video>',
+    '<|plugin|>', '<img>', '</img>', '<IMG_CONTEXT>', '<quad>', '</quad>', '<ref>', '</ref>', '<box>', '</box>',
+    '<video>',
 )  # fmt: skip
 """Those of InternVL2-2B's tokenizer, and a pad and a video token, which servers want."""
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmft.engine.optim import trained_parameters
+from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError
 
 __all__ = [
@@ -166,12 +166,14 @@ def plain(value: Any) -> Any:
     raise TypeError(f'{type(value).__name__} cannot be stored in a checkpoint: {value!r}')
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> CPU tensor of everything that is trained, and nothing else."""
-    return {name: p.detach().cpu() for name, p in trained_parameters(model).items()}
+def trained_state(model: nn.Module, optim: OptimWrapper) -> dict[str, Tensor]:
+    """Name -> CPU tensor of everything that is trained, and nothing else; ``optim`` puts sharded ones together."""
+    return {name: optim.read(p).cpu() for name, p in trained_parameters(model).items()}
 
 
-def load_trained(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike, partly: bool = False) -> None:
+def load_trained(
+    model: nn.Module, optim: OptimWrapper, state: Mapping[str, Tensor], path: str | os.PathLike, partly: bool = False
+) -> None:
     """Put the trained tensors of a checkpoint into ``model``.
 
     Args:
@@ -192,12 +194,13 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], path: str | os.P
             expected='the config (model and `tune`) the checkpoint was trained with',
             fix='take the config from the work_dir of that run',
         )
-    wrong = [f'{k} {tuple(v.shape)} for {tuple(own[k].shape)}' for k, v in state.items() if v.shape != own[k].shape]
+    shapes = {name: tuple(getattr(p, 'ds_shape', p.shape)) for name, p in own.items()}  # ZeRO-3 leaves p.shape empty
+    wrong = [f'{k} {tuple(v.shape)} for {shapes[k]}' for k, v in state.items() if tuple(v.shape) != shapes[k]]
     if wrong:
         raise CheckpointError(f'{path} has other shapes than the model: {_some("", wrong)}', expected='the same model')
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            optim.write(own[name], tensor)
 
 
 def _some(title: str, names: Iterable[str], most: int = 3) -> str:

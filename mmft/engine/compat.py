@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import datetime
 import os
+from typing import Any
 
-__all__ = ['init_distributed', 'without_deepspeed_compilation', 'worker_error']
+__all__ = ['init_distributed', 'link_optimizer_states', 'without_deepspeed_compilation', 'worker_error']
 
 
 def init_distributed(launcher: str, timeout: float | None = None) -> None:
@@ -49,6 +50,24 @@ def without_deepspeed_compilation() -> None:
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__['deepspeed_shm_comm'] = False
+
+
+def link_optimizer_states(zero: Any) -> None:
+    """Make the Adam states of a fresh ZeRO optimizer readable and writable by parameter.
+
+    deepspeed 0.19.8 (stages 1 and 2) links parameters to their states once, after the step of the first parameter
+    group, when the other groups have none: ``safe_get_full_optimizer_state`` then raises for them, and before the
+    first step for all. Zero states, which the first step would make itself, are made here, and linked.
+    """
+    import torch
+
+    inner = zero.optimizer
+    pieces = getattr(zero, 'fp32_partitioned_groups_flat', None)  # stage 3
+    for piece in pieces or [p for group in inner.param_groups for p in group['params']]:
+        moments = {key: torch.zeros_like(piece) for key in ('exp_avg', 'exp_avg_sq')}
+        inner.state[piece] = {'step': torch.tensor(0.0), **moments}
+    if pieces is None:
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def worker_error(error: Exception) -> Exception:

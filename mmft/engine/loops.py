@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -137,7 +136,10 @@ class TrainLoop(BaseLoop):
         index = self.batch // self.accumulative_counts
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=group)
         started = time.perf_counter()
-        outputs = self.train_step(group)
+        try:
+            outputs = self.train_step(group)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory(group) from error
         outputs['tokens_per_second'] = outputs['tokens'] / (time.perf_counter() - started)
         self.batch += len(group)
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=group, outputs=outputs)
@@ -165,19 +167,14 @@ class TrainLoop(BaseLoop):
             loss += self._backward(batch, items / world_size(), last=number == len(group))
         loss = (sum_over_ranks(loss) / world_size()).item()
         self._check_finite('loss', loss, group)
-        norm = float(optim.clip_gradients())
-        if not optim.scaler.is_enabled():  # the float16 scaler starts too high on purpose and backs off by itself
-            self._check_finite('gradient norm', norm, group)
-        optim.step()
-        optim.zero_grad()
+        norm = optim.update(lambda norm: self._check_finite('gradient norm', norm, group))
         return {'loss': loss, 'grad_norm': norm, 'tokens': tokens}
 
     def _backward(self, batch: MicroBatch, items: float, last: bool) -> Tensor:
         model, optim = self.runner.model, self.runner.optim_wrapper
         inputs = {key: value for key, value in batch.items() if key != 'meta'}
         inputs = unwrap(model).data_preprocessor(inputs, training=True)
-        synced = nullcontext() if last or not hasattr(model, 'no_sync') else model.no_sync()
-        with synced:
+        with optim.micro_batch(model, last):
             with optim.autocast():
                 loss = model(**inputs, mode='loss', num_items=items)['loss']
             optim.backward(loss)
@@ -203,6 +200,17 @@ class TrainLoop(BaseLoop):
     def _check_finite(self, what: str, value: float, group: list[MicroBatch]) -> None:
         if value - value != 0:  # nan or infinite
             raise self.failure(f'the {what} is {value}', group)
+
+    def _out_of_memory(self, group: list[MicroBatch]) -> TrainingError:
+        rows, longest = max(tuple(batch['input_ids'].shape) for batch in group)
+        tiles = max(len(batch['pixel_values']) if batch.get('pixel_values') is not None else 0 for batch in group)
+        return TrainingError(
+            f'out of GPU memory in iteration {self.iter + 1}: micro-batches of up to {rows} samples, {longest} tokens, '
+            f'{tiles} tiles',
+            expected='a step that fits (see --dry-run for an estimate)',
+            fix='lower train_dataloader.batch_size and raise optim_wrapper.accumulative_counts by as much (the result '
+            'is the same), lower encoder.image_processor.max_tiles, set gradient_checkpointing=True, use LoRA or ZeRO',
+        )
 
     def failure(self, what: str, group: list[MicroBatch]) -> TrainingError:
         """The error of this iteration, naming its samples on every rank."""

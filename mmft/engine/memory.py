@@ -105,7 +105,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU at the peak of a step."""
+    """Bytes on one GPU at the peak of a step.
+
+    Attributes:
+        update: what the optimizer's update needs beyond the activations, which are gone by then.
+    """
 
     weights: int
     autocast: int
@@ -114,6 +118,7 @@ class Memory:
     vision: int
     llm: int
     logits: int
+    update: int
     cuda: int
 
     @property
@@ -131,6 +136,7 @@ class Memory:
             'activations, vision': self.vision,
             'activations, language model': self.llm,
             'logits of one chunk': self.logits,
+            "optimizer's temporaries": self.update,
             'CUDA, allocator, buckets': self.cuda,
         }
 
@@ -171,13 +177,15 @@ def estimate(
 ) -> Memory:
     """The peak of one training step on one GPU.
 
-    - weights: frozen x its dtype + 4-bit x 0.516 + trained x 4; with ZeRO, trained x 2, and stage 3 leaves 1/n of all.
+    - weights: frozen x its dtype + 4-bit x 0.516 + trained x 4. With ZeRO trained x c (bytes of the computation);
+      stage 3 leaves 1/n of all, and nothing with offload.
     - autocast: trained x 2, the 16-bit copies that autocast keeps of float32 weights during a forward pass; none
       with ZeRO, whose working weights are 16-bit.
-    - gradients: trained x 4 (ZeRO: x 2, from stage 2 on 1/n).
-    - optimizer: trained x 4 x moments (ZeRO: + 4 for the float32 master weights, 1/n; 0 with offload).
+    - gradients: trained x 4 (ZeRO: x c, from stage 2 on 1/n).
+    - optimizer: trained x 4 x moments (ZeRO: + 4 for float32 master weights, 1/n; 0 with offload).
     - activations: see ``vision_bytes`` and ``llm_bytes``.
-    - logits: rows of a chunk x V x (4 + 4 + compute bytes): float32 logits, their exponentials, the 16-bit gradient.
+    - logits: rows of a chunk x V x (8 + c): float32 logits, their exponentials, the gradient in c bytes.
+    - update: trained x 4, a temporary as large as what torch's update works on (ZeRO: 1/n), less the activations.
 
     Args:
         model: on the meta device, tuned.
@@ -186,21 +194,26 @@ def estimate(
         load: the batch.
         setting: of the run.
     """
-    zero, trained = setting.sharding, sum(part.trained for part in weights.values())
+    zero, c = setting.sharding, setting.compute_bytes
+    trained = sum(part.trained for part in weights.values())
     kept = sum(part.frozen for part in weights.values()) * setting.weight_bytes
     kept += sum(part.nf4 for part in weights.values()) * NF4_BYTES
-    narrow = 2 if zero.stage else 4
-    mixed = not zero.stage and setting.compute_bytes < 4
-    state = trained * 4 * (setting.moments + bool(zero.stage)) * zero.share(1)
+    narrow = c if zero.stage else 4
+    masters = setting.moments + (1 if narrow < 4 else 0)
     rows = min(load.trained, max(16, CHUNK_BYTES // (4 * model.llm.vocab_size)))
+    autocast = trained * 2 if c < 4 and not zero.stage else 0
+    vision, llm = vision_bytes(model, tune, load, setting), llm_bytes(model, tune, load, setting)
+    logits = rows * model.llm.vocab_size * (8 + c)
+    update = 0 if zero.offload else int(trained * 4 * zero.share(1)) - (autocast + vision + llm + logits)
     return Memory(
-        weights=int((kept + trained * narrow) * zero.share(3)),
-        autocast=trained * 2 if mixed else 0,
+        weights=0 if zero.offload and zero.stage == 3 else int((kept + trained * narrow) * zero.share(3)),
+        autocast=autocast,
         gradients=int(trained * narrow * zero.share(2)),
-        optimizer=0 if zero.offload else int(state),
-        vision=vision_bytes(model, tune, load, setting),
-        llm=llm_bytes(model, tune, load, setting),
-        logits=rows * model.llm.vocab_size * (8 + setting.compute_bytes),
+        optimizer=0 if zero.offload else int(trained * 4 * masters * zero.share(1)),
+        vision=vision,
+        llm=llm,
+        logits=logits,
+        update=max(0, update),
         cuda=(CUDA_BYTES + (ZERO_BYTES if zero.stage else 0)) if setting.cuda else 0,
     )
 
@@ -221,7 +234,7 @@ def vision_bytes(model: VLM, tune: Mapping[str, Mapping[str, Any]], load: Load, 
     h = tower.hidden_size
     f = getattr(tower, 'intermediate_size', 4 * h)
     spec, depth = tune['vision'], len(tower.layers)
-    r = 4 if spec['type'] == 'full' else max(c, setting.weight_bytes)
+    r = _residual_bytes(spec, setting)
     whole = 4 * (r + c) * h + c * (4 * h + 2 * f) + _lora_bytes(spec, 3 * h + f, c)
     if spec['type'] == 'frozen':
         per_patch = c * (3 * h + max(4 * h, 2 * f))
@@ -249,7 +262,7 @@ def llm_bytes(model: VLM, tune: Mapping[str, Mapping[str, Any]], load: Load, set
     q = config.num_attention_heads * head
     k = (getattr(config, 'num_key_value_heads', None) or config.num_attention_heads) * head
     spec, depth = tune['llm'], config.num_hidden_layers
-    r = 4 if spec['type'] == 'full' else max(c, setting.weight_bytes)
+    r = _residual_bytes(spec, setting)
     whole = 2 * (8 + c) * h + 2 * r * h + c * (4 * q + 4 * k) + 4 * c * f + _lora_bytes(spec, 5 * h + q + f, c)
     if spec['type'] == 'frozen' and tune['projector']['type'] == 'frozen' and tune['vision']['type'] == 'frozen':
         per_token = whole
@@ -258,6 +271,13 @@ def llm_bytes(model: VLM, tune: Mapping[str, Mapping[str, Any]], load: Load, set
     else:
         per_token = depth * whole
     return load.samples * load.length * (per_token + 3 * r * h)
+
+
+def _residual_bytes(spec: Mapping[str, Any], setting: Setting) -> int:
+    """Float32 weights of a trained part make its residual stream float32; ZeRO's are narrow."""
+    if spec['type'] == 'full' and not setting.sharding.stage:
+        return 4
+    return max(setting.compute_bytes, setting.weight_bytes)
 
 
 def _lora_bytes(spec: Mapping[str, Any], numbers: int, c: int) -> int:

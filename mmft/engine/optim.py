@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +14,14 @@ from mmft.errors import ConfigError
 from mmft.models.lora import is_lora_key
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
-__all__ = ['OptimWrapper', 'build_optim_wrapper', 'param_groups', 'part_of', 'trained_parameters']
+__all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'param_groups', 'part_of', 'trained_parameters']
 
 PART_OPTIONS = ('lr', 'lr_mult', 'weight_decay')
 
 
 @OPTIM_WRAPPERS.register_module()
 class OptimWrapper(MMEngineOptimWrapper):
-    """One optimizer step: ``backward`` of each micro-batch, ``clip_gradients``, ``step``, ``zero_grad``.
+    """One optimizer step: ``backward`` of each micro-batch, then ``update``.
 
     mmengine's AmpOptimWrapper asserts a GPU and its accumulation averages the means of micro-batches, so this one
     brings its own autocast and leaves accumulation to ``TrainLoop``, which weights every trained token alike.
@@ -48,9 +48,12 @@ class OptimWrapper(MMEngineOptimWrapper):
         self.accumulative_counts = accumulative_counts
         self.clip = {'max_norm': float('inf'), **(clip_grad or {})}
         self.dtype = None if dtype in (None, 'float32') else getattr(torch, dtype)
-        device = next(iter(self._parameters())).device.type
-        self.device_type = device
-        self.scaler = torch.amp.GradScaler(device, init_scale=loss_scale, enabled=self.dtype == torch.float16)
+        self.device_type = self.first_device().type
+        self.scaler = torch.amp.GradScaler(self.device_type, init_scale=loss_scale, enabled=self.dtype == torch.float16)
+
+    def first_device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self._parameters())).device
 
     def _parameters(self) -> Iterator[nn.Parameter]:
         return (p for group in self.optimizer.param_groups for p in group['params'])
@@ -64,19 +67,40 @@ class OptimWrapper(MMEngineOptimWrapper):
         self.scaler.scale(loss).backward(**kwargs)
         self._inner_count += 1
 
-    def clip_gradients(self) -> Tensor:
-        """Unscale and clip; to be called once before ``step``, so that the norm is seen before the weights change.
+    def micro_batch(self, model: nn.Module, last: bool) -> AbstractContextManager:
+        """The context of a micro-batch: gradients are exchanged between ranks with the last one only."""
+        return nullcontext() if last or not hasattr(model, 'no_sync') else model.no_sync()
+
+    def update(self, check: Callable[[float], None]) -> float:
+        """Clip, step and clear.
+
+        Args:
+            check: sees the gradient norm before the weights change, and raises if it is not finite. Not called in
+                float16, whose scaler starts too high on purpose and leaves such steps out.
 
         Returns:
             The gradient norm before clipping.
         """
         self.scaler.unscale_(self.optimizer)
-        return torch.nn.utils.clip_grad_norm_([p for p in self._parameters() if p.grad is not None], **self.clip)
+        norm = torch.nn.utils.clip_grad_norm_([p for p in self._parameters() if p.grad is not None], **self.clip)
+        if not self.scaler.is_enabled():
+            check(float(norm))
+        self.step()
+        self.zero_grad()
+        return float(norm)
 
     def step(self, **kwargs: Any) -> None:
         """Step. In float16 the scaler leaves out a step whose gradients are not finite."""
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
+
+    def read(self, parameter: nn.Parameter) -> Tensor:
+        """The whole value of a trained parameter."""
+        return parameter.detach()
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Set a trained parameter."""
+        parameter.data.copy_(value)
 
     def get_lr(self) -> dict[str, list[float]]:
         """``lr/<part>`` of every group."""
@@ -179,11 +203,10 @@ def _check_parts(parts: Mapping[str, Mapping[str, float]], trained: set[str]) ->
             )
 
 
-def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any]) -> MMEngineOptimWrapper:
-    """The wrapper of ``optim_wrapper`` in a config, over the trained parameters of ``model``."""
-    cfg = {'type': 'OptimWrapper', **cfg}
-    optimizer = dict(cfg.pop('optimizer'))
-    paramwise = dict(cfg.pop('paramwise_cfg', None) or {})
+def build_optimizer(model: nn.Module, cfg: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer of ``optim_wrapper`` in a config, over the trained parameters of ``model``."""
+    optimizer = dict(cfg['optimizer'])
+    paramwise = dict(cfg.get('paramwise_cfg') or {})
     parts = paramwise.pop('parts', {})
     if paramwise:
         raise ConfigError(
@@ -193,5 +216,10 @@ def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any]) -> MMEngineOpt
     if 'betas' in optimizer:
         optimizer['betas'] = tuple(optimizer['betas'])
     groups = param_groups(model, optimizer['lr'], optimizer.get('weight_decay', 0.0), parts)
-    cfg['optimizer'] = OPTIMIZERS.build({**optimizer, 'params': groups})
-    return OPTIM_WRAPPERS.build(cfg)
+    return OPTIMIZERS.build({**optimizer, 'params': groups})
+
+
+def build_optim_wrapper(model: nn.Module, cfg: Mapping[str, Any]) -> OptimWrapper:
+    """The wrapper of ``optim_wrapper`` in a config, over the trained parameters of ``model``."""
+    options = {key: value for key, value in cfg.items() if key not in ('optimizer', 'paramwise_cfg')}
+    return OPTIM_WRAPPERS.build({'type': 'OptimWrapper', **options, 'optimizer': build_optimizer(model, cfg)})

@@ -19,7 +19,8 @@ from mmft.checkpoint.load import as_dtype, build_meta
 from mmft.engine import memory
 from mmft.engine.build import plain_dict
 from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
-from mmft.errors import MMFTError
+from mmft.engine.validate import validate_config
+from mmft.errors import ConfigError, MMFTError
 from mmft.models.vlm import VLM
 from mmft.registry import DATASETS, ENCODERS, IMAGE_PROCESSORS
 
@@ -127,7 +128,7 @@ def plan(cfg: Config) -> str:
         _table_of_parts(made),
         '\n'.join(_tokens(cfg, made)),
         '\n'.join(_memory(cfg, made)),
-        '\n'.join(_missing(cfg)),
+        '\n'.join(_problems(cfg)),
     ]
     return '\n\n'.join(block for block in blocks if block) + '\n'
 
@@ -173,6 +174,9 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     counts, load = _tile_counts(processor), made.load
     yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {_ranges(counts, per_tile)}'
     yield _data(cfg, processor, per_tile)
+    most = cfg.encoder.get('max_length')
+    if most and counts[-1] * per_tile >= most:
+        yield f'encoder.max_length = {most:,} is too short for a picture of {counts[-1]} tiles: such samples are errors'
     counted = cfg.optim_wrapper.get('accumulative_counts', 1)
     gpus = made.setting.sharding.gpus
     yield (
@@ -300,9 +304,9 @@ def _gib(size: int) -> str:
     return f'{size / GIB:,.1f} GiB'
 
 
-def _missing(cfg: Config) -> Iterator[str]:
-    """What must be fetched before training can begin."""
-    path, repo = cfg.get('pretrained'), cfg.get('pretrained_repo')
-    if path and not (Path(path) / 'config.json').is_file():
-        how = f'huggingface-cli download {repo} --local-dir {path}' if repo else f'put them into {path}'
-        yield f'base weights are not there yet: {how}'
+def _problems(cfg: Config) -> Iterator[str]:
+    """What keeps the config from training: weights and data to fetch, misspelt keys."""
+    try:
+        validate_config(cfg)
+    except ConfigError as error:
+        yield f'before it can train:\n{error}'

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 import mmft
 from mmft.engine import checkpoint as ckpt
+from mmft.engine import deepspeed
 from mmft.engine.build import build_dataloader, build_encoder, build_model
 from mmft.engine.compat import init_distributed
 from mmft.engine.distributed import (
@@ -79,6 +80,7 @@ class Runner(mmengine.runner.Runner):
         val_dataloader: DataLoader | None = None,
     ) -> None:
         cfg = copy.deepcopy(cfg)
+        deepspeed.prepare_environment(cfg)
         self.base: dict[str, str] | None = None
         self.tune: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
@@ -110,7 +112,10 @@ class Runner(mmengine.runner.Runner):
             train_dataloader = build_dataloader(cfg.train_dataloader, self.encoder, self.data_seed)
             if cfg.get('val_dataloader'):
                 val_dataloader = build_dataloader(cfg.val_dataloader, self.encoder, self.data_seed, training=False)
-        self.optim_wrapper = build_optim_wrapper(bare, cfg.optim_wrapper)
+        if cfg.get('deepspeed'):
+            self.model, self.optim_wrapper = deepspeed.initialize(bare, cfg.deepspeed, cfg.optim_wrapper)
+        else:
+            self.optim_wrapper = build_optim_wrapper(bare, cfg.optim_wrapper)
         self._train_loop = TrainLoop(self, train_dataloader, **_options(cfg.train_cfg))
         if val_dataloader is not None:
             self._val_loop = ValLoop(self, val_dataloader, **_options(cfg.get('val_cfg') or {}))
@@ -141,7 +146,7 @@ class Runner(mmengine.runner.Runner):
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
         """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
         model = model.to(get_device())
-        if not self.distributed:
+        if not self.distributed or self.cfg.get('deepspeed'):  # DeepSpeed wraps it together with the optimizer
             return model
         return wrap_ddp(model, **(model_wrapper_cfg or {}))
 
@@ -189,7 +194,7 @@ class Runner(mmengine.runner.Runner):
         loop = self.train_loop
         groups = self.optim_wrapper.param_groups
         content = {
-            'state_dict': ckpt.trained_state(unwrap(self.model)),
+            'state_dict': ckpt.trained_state(unwrap(self.model), self.optim_wrapper),
             'optimizer': self.optim_wrapper.state_dict(),
             'param_names': [group['names'] for group in groups],
             'param_schedulers': [
@@ -249,13 +254,15 @@ class Runner(mmengine.runner.Runner):
             self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
         if self._load_from is not None:
             content = ckpt.read_checkpoint(self._load_from)
-            ckpt.load_trained(unwrap(self.model), content['state_dict'], self._load_from, partly=True)
+            ckpt.load_trained(
+                unwrap(self.model), self.optim_wrapper, content['state_dict'], self._load_from, partly=True
+            )
             self.logger.info(f'loaded {len(content["state_dict"])} tensors of {self._load_from}')
 
     def resume(self, path: Path, content: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: the rest of the run is the one that was interrupted, bit by bit."""
         check_resumable(self, path, content)
-        ckpt.load_trained(unwrap(self.model), content['state_dict'], path)
+        ckpt.load_trained(unwrap(self.model), self.optim_wrapper, content['state_dict'], path)
         self.optim_wrapper.load_state_dict(content['optimizer'])
         for scheduler, state in zip(self.param_schedulers, content['param_schedulers'], strict=True):
             scheduler.load_state_dict(state)

@@ -88,6 +88,12 @@ def _tune(cfg: Config) -> Iterator[str]:
     except (TypeError, ValueError) as error:
         yield f'tune = {cfg.get("tune")!r}: {error}'
 
+    tune = cfg.get('tune')
+    specs = tune.values() if isinstance(tune, Mapping) else ()
+    kinds = {spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs}
+    if 'qlora' in kinds and 'zero3' in str(cfg.get('deepspeed')):
+        yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
+
 
 def _optimizer(cfg: Config) -> Iterator[str]:
     wrapper = cfg.get('optim_wrapper')
@@ -160,9 +166,7 @@ def _weights(cfg: Config) -> Iterator[str]:
     if directory.is_dir() and (directory / 'config.json').is_file():
         return
     repo = cfg.get('pretrained_repo')
-    how = (
-        f'download them with `huggingface-cli download {repo} --local-dir {path}`' if repo else f'put them into {path}'
-    )
+    how = f'download them with `hf download {repo} --local-dir {path}`' if repo else f'put them into {path}'
     what = 'holds no config.json' if directory.is_dir() else 'does not exist'
     yield f'base weights: pretrained = {str(path)!r} {what} (looked from {Path.cwd()})\n     to do: {how}'
 

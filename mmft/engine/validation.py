@@ -72,6 +72,8 @@ def answer_samples(
 ) -> list[Answer]:
     """Greedy answers to the last question of each sample, generated as one left-padded batch."""
     device = model_device(model)
+    if any(hasattr(parameter, 'ds_id') for parameter in model.parameters()):
+        generate['synced_gpus'] = True  # ZeRO-3: every rank has to run as many forward passes as the longest answer
     prompts, references = zip(*(question_of(sample) for sample in samples), strict=True)
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), encoder.pad_token_id or 0)

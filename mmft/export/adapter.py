@@ -1,8 +1,9 @@
 """A PEFT adapter directory: what was trained, for ``peft.PeftModel.from_pretrained`` over the HF-native base.
 
 LoRA layers become LoRA layers; where the layout splits a packed layer (the ViT's qkv), so are the rows of its B, and each
-piece gets the same A. Parts that were trained in full, such as the projector, go along as ``modules_to_save``: peft puts
-them in place of the base's when it loads the adapter, so nothing that was trained is lost.
+piece gets the same A. A projector that was trained in full goes along as ``modules_to_save``: peft puts it in place of the
+base's when it loads the adapter, so nothing that was trained is lost. A ViT or language model that was trained in full
+cannot go that way (peft 0.14 wraps only modules that are called with positional arguments, which those are not): refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from mmft.export.files import write_json
 from mmft.export.merge import TrainedWeights
 from mmft.export.shards import ShardWriter
 from mmft.export.stored import stored_safetensors
-from mmft.export.weights import tied_names
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM
@@ -39,11 +39,7 @@ _MODULES = (
     ('vision_tower.', 'model.vision_tower.'),
     ('multi_modal_projector.', 'model.multi_modal_projector.'),
 )
-_PARTS = {
-    'vision': ['model.vision_tower'],
-    'projector': ['model.multi_modal_projector'],
-    'llm': ['model.language_model', 'lm_head'],
-}
+_PROJECTOR = 'model.multi_modal_projector'
 
 
 def module_name(key: str) -> str:
@@ -84,18 +80,23 @@ def write_adapter(
         raise ConfigError('LoRA on one part and DoRA on another: a PEFT config has one setting', fix='leave --adapter out')
     tensors, ranks, alphas = _lora(weights, layout)
     full = sorted({part_of(name) for name in model.state_dict() if weights.is_trained(name)})
-    for part in full:
-        tensors |= _whole_part(part, model, weights, layout)
+    if other := sorted(set(full) - {'projector'}):
+        raise ConfigError(
+            f'--adapter: {other} were trained in full',
+            expected='LoRA or frozen parts, and a projector trained in any way',
+            fix='leave --adapter out: merged weights hold everything',
+        )
+    if full:
+        tensors |= _whole_part('projector', model, weights, layout)
     kind = as_dtype(dtype)
     tensors = {f'base_model.model.{name}': value.to(kind or value.dtype) for name, value in tensors.items()}
     writer = ShardWriter(
         directory, {n: (t.dtype, tuple(t.shape)) for n, t in tensors.items()}, '1TB', stem='adapter_model'
     )
     for name, value in tensors.items():
-        writer.write(name, value)
+        writer.write(name, [value])
     writer.close()
-    saved = [name for part in full for name in _PARTS[part]]
-    write_json(directory / 'adapter_config.json', _config(weights, ranks, alphas, saved))
+    write_json(directory / 'adapter_config.json', _config(weights, ranks, alphas, [_PROJECTOR] if full else []))
     if encoder is not None:
         encoder.save_pretrained(directory)
     return {'tensors': _check(directory, model, encoder, ranks)}
@@ -122,13 +123,10 @@ def _lora(weights: TrainedWeights, layout: Layout) -> tuple[dict[str, Tensor], d
 
 
 def _whole_part(part: str, model: VLM, weights: TrainedWeights, layout: Layout) -> dict[str, Tensor]:
-    """All tensors of a part. Also those that stayed: peft replaces whole modules."""
-    source = tied_names(model)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False) if part_of(name) == part]
+    names = [name for name, _ in model.named_parameters() if part_of(name) == part]
     found: dict[str, Tensor] = {}
     for step in layout.to_theirs(names):
-        made = step(lambda name: weights.get(source.get(name, name), torch.float32))
-        found |= {module_name(name): value for name, value in made.items()}
+        found |= {module_name(name): value for name, value in step(lambda n: weights.get(n, torch.float32)).items()}
     return found
 
 

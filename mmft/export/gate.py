@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmft.checkpoint.layouts import Step
 from mmft.checkpoint.load import build_pretrained, load, read_layout
 from mmft.checkpoint.source import TensorDirectory
 from mmft.errors import CheckpointError
 from mmft.export.merge import Base, TrainingCheckpoint, plain_tune
 from mmft.export.stored import stored_directory
-from mmft.export.weights import WeightsExport
+from mmft.export.weights import WeightsExport, run_in_threads
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 from mmft.registry import MODELS
@@ -63,11 +64,14 @@ def check_weights(directory: Path, export: WeightsExport) -> int:
     bad = [name for name, kind in export.tensors.items() if name not in stored or (stored[name].dtype, stored[name].shape) != kind]
     bad += sorted(set(stored) - set(export.tensors))
     seen: set[str] = set()
-    for step in [] if bad else read_layout(directory).to_ours(stored):
+
+    def compare(step: Step) -> None:
         for name, value in step(lambda key: stored[key].read()).items():
             seen.add(name)
             if not torch.equal(value, export.get(name).to(value.dtype)):
                 bad.append(name)
+
+    run_in_threads(compare, [] if bad else read_layout(directory).to_ours(stored))
     bad += sorted(set(export.shapes) - seen - set(export.source))
     if bad:
         raise _failed(f'{len(bad)} written tensors are not the trained ones, such as {bad[:4]}')

@@ -6,8 +6,9 @@ Names are mmft's. Adapters are merged into the base's own weights, also where tr
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mmft.models.vlm import VLM
 
 __all__ = ['Adapter', 'Base', 'TrainedWeights', 'TrainingCheckpoint', 'check_base', 'plain_tune', 'trained_names']
 
-_BLOCK_ROWS = 512  # of a weight that is merged at a time: the float32 intermediate stays small and in the cache
+_BLOCK = 1 << 19  # values merged at a time: the float32 intermediate stays in the cache
 _LORA_A = re.compile(rf'(.+)\.lora_A\.{ADAPTER}\.weight')
 
 
@@ -153,7 +154,6 @@ class TrainedWeights:
     adapters: dict[str, Adapter] = field(init=False)
     _steps: dict[str, Step] = field(init=False, default_factory=dict)
     _trained: dict[str, Stored] = field(init=False, default_factory=dict)
-    _waiting: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = list(self.names)
@@ -207,39 +207,67 @@ class TrainedWeights:
             return self.base.stored[self._steps[name].inputs[0]].dtype
         return self._trained[name].dtype
 
-    def get(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor, rounded once, to ``dtype`` (None: ``self.dtype(name)``)."""
+    def get(self, name: str, dtype: torch.dtype | None = None, opened: dict[str, Tensor] | None = None) -> Tensor:
+        """The tensor, rounded once, to ``dtype`` (None: ``self.dtype(name)``).
+
+        Args:
+            opened: where the other tensors of a packed one wait for their turn; the caller keeps it from call to call.
+        """
+        blocks = list(self.blocks(name, dtype, opened))
+        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
+    def blocks(
+        self, name: str, dtype: torch.dtype | None = None, opened: dict[str, Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """``get``, a block of rows at a time: only the blocks are in memory, where the file allows it."""
         dtype = dtype or self.dtype(name)
-        if name in self._trained:
-            return self._trained[name].read().to(dtype)
-        weight = self._of_base(name)
         adapter = self.adapters.get(name.removesuffix('.weight'))
-        return weight.to(dtype) if adapter is None else merge(weight, adapter, dtype)
+        source = self._trained.get(name) or self._plain_base(name) or self._of_base(name, opened)
+        if len(source.shape) < 2 or (isinstance(source, Stored) and source.stride is not None):
+            yield (source.read() if isinstance(source, Stored) else source).to(dtype)
+            return
+        merge = None if adapter is None else Merger(adapter, tuple(source.shape))
+        step = max(1, _BLOCK // math.prod(source.shape[1:]))
+        for start in range(0, source.shape[0], step):
+            stop = start + step
+            rows = source.rows(start, stop) if isinstance(source, Stored) else source[start:stop]
+            yield (rows if merge is None else merge(rows, start)).to(dtype)
 
-    def _of_base(self, name: str) -> Tensor:
-        if name not in self._waiting:
-            # A packed tensor gives several; the others wait for their turn, which comes soon.
-            self._waiting.update(self._steps[name](lambda key: self.base.stored[key].read()))
-        return self._waiting.pop(name)
+    def _plain_base(self, name: str) -> Stored | None:
+        step = self._steps[name]
+        return self.base.stored[step.inputs[0]] if step.convert is None else None
+
+    def _of_base(self, name: str, opened: dict[str, Tensor] | None) -> Tensor:
+        opened = {} if opened is None else opened
+        if name not in opened:
+            opened.update(self._steps[name](lambda key: self.base.stored[key].read()))
+        return opened.pop(name)
+
+    def group(self, name: str) -> tuple[str, ...]:
+        """The base tensors that ``name`` comes from: names of one group are best read one after the other."""
+        return self._steps[name].inputs if name in self._steps else (name,)
 
 
-def merge(weight: Tensor, adapter: Adapter, dtype: torch.dtype) -> Tensor:
-    """``weight`` with its adapter merged: added in float32, rounded once, a block of rows at a time."""
-    loaded = {name: stored.read().float() for name, stored in adapter.tensors.items()}
-    b, magnitude = f'{adapter.module}.lora_B.{ADAPTER}.weight', f'{adapter.module}.lora_magnitude_vector.{ADAPTER}.weight'
-    rows, width = loaded[b].shape[0], loaded[f'{adapter.module}.lora_A.{ADAPTER}.weight'].shape[1]
-    if tuple(weight.shape) != (rows, width):
-        raise CheckpointError(
-            f'{adapter.module}: the base weight is {tuple(weight.shape)}, its adapter {(rows, width)}',
-            expected='a linear layer and an adapter of its size',
-            fix='take the config and the base of that training',
-        )
-    merged = weight if weight.dtype == dtype else torch.empty(weight.shape, dtype=dtype)
-    for start in range(0, rows, _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        cut = {name: value[block] if name in (b, magnitude) else value for name, value in loaded.items()}
-        merged[block] = lora_delta(adapter.module, weight[block].float(), cut, adapter.alpha, adapter.r)
-    return merged
+class Merger:
+    """Adds an adapter to blocks of rows of its layer's weight."""
+
+    def __init__(self, adapter: Adapter, shape: tuple[int, ...]) -> None:
+        self.adapter = adapter
+        self._by_row = tuple(f'{adapter.module}.{kind}.{ADAPTER}.weight' for kind in ('lora_B', 'lora_magnitude_vector'))
+        self._loaded = {name: stored.read().float() for name, stored in adapter.tensors.items()}
+        a, b = (self._loaded[f'{adapter.module}.{kind}.{ADAPTER}.weight'] for kind in ('lora_A', 'lora_B'))
+        if shape != (b.shape[0], *a.shape[1:]):
+            raise CheckpointError(
+                f'{adapter.module}: the base weight is {shape}, its adapter {(b.shape[0], *a.shape[1:])}',
+                expected='a linear layer and an adapter of its size',
+                fix='take the config and the base of that training',
+            )
+
+    def __call__(self, rows: Tensor, start: int) -> Tensor:
+        """Merged rows in float32."""
+        block = slice(start, start + len(rows))
+        cut = {name: value[block] if name in self._by_row else value for name, value in self._loaded.items()}
+        return lora_delta(self.adapter.module, rows.float(), cut, self.adapter.alpha, self.adapter.r)
 
 
 def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, Adapter]:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -87,13 +87,20 @@ class ShardWriter:
             self.files[name] = file_name
             self._place[name] = (handle, 8 + len(text) + header[name]['data_offsets'][0])
 
-    def write(self, name: str, value: Tensor) -> None:
-        """Put a tensor of the announced dtype and shape in its place."""
+    def write(self, name: str, blocks: Iterable[Tensor]) -> None:
+        """Put a tensor in its place, given in blocks of rows; other threads may write other tensors meanwhile."""
         dtype, shape = self._take(name)
-        if (value.dtype, tuple(value.shape)) != (dtype, shape):
-            raise ValueError(f'{name} is {value.dtype} {tuple(value.shape)}, announced as {dtype} {shape}')
-        if value.numel():
-            _write(self._place[name][0], value.contiguous().view(-1).view(torch.uint8).numpy(), self._place[name][1])
+        (handle, place), end = self._place[name], _nbytes(dtype, shape)
+        written = 0
+        for block in blocks:
+            size = block.numel() * block.dtype.itemsize
+            if block.dtype != dtype or block.shape[1:] != shape[1:] or written + size > end:
+                raise ValueError(f'{name}: a block {block.dtype} {tuple(block.shape)}, announced as {dtype} {shape}')
+            if size:
+                _write(handle, block.contiguous().view(-1).view(torch.uint8).numpy(), place + written)
+            written += size
+        if written != end:
+            raise ValueError(f'{name}: {written} bytes came, {end} were announced')
 
     def copy(self, name: str, source: Stored) -> None:
         """Copy a stored tensor's bytes; its dtype and shape are the announced ones and its values lie in order."""

@@ -59,19 +59,27 @@ class Stored:
         Raises:
             CheckpointError: the file ends before the tensor does.
         """
-        count = math.prod(self.shape)
-        if self.stride is not None and count:
-            count = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        flat = torch.empty(count, dtype=self.dtype)
-        view, done = memoryview(flat.view(torch.uint8).numpy()) if count else memoryview(b''), 0
+        if self.stride is None:
+            return self._values(0, math.prod(self.shape)).view(self.shape)
+        count = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        return self._values(0, count if 0 not in self.shape else 0).as_strided(self.shape, self.stride).contiguous()
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """``tensor[start:stop]`` of a tensor with at least one dimension whose values lie in order."""
+        width, stop = math.prod(self.shape[1:]), min(stop, self.shape[0])
+        return self._values(start * width, (stop - start) * width).view(stop - start, *self.shape[1:])
+
+    def _values(self, start: int, count: int) -> Tensor:
+        values = torch.empty(count, dtype=self.dtype)
+        view, done = memoryview(values.view(torch.uint8).numpy()), 0
         with open(self.file, 'rb', buffering=0) as file:
-            file.seek(self.offset)
+            file.seek(self.offset + start * self.dtype.itemsize)
             while done < len(view):
                 got = file.readinto(view[done:])
                 if not got:
                     raise CheckpointError(f'{self.file} is cut off', expected='a whole file', fix='fetch it again')
                 done += got
-        return flat.view(self.shape) if self.stride is None else flat.as_strided(self.shape, self.stride).contiguous()
+        return values
 
 
 def stored_safetensors(path: Path) -> dict[str, Stored]:

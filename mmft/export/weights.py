@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +17,7 @@ from mmft.export.shards import ShardWriter
 from mmft.export.stored import Stored
 from mmft.models.vlm import VLM
 
-__all__ = ['WeightsExport', 'tied_names']
+__all__ = ['WeightsExport', 'run_in_threads', 'tied_names']
 
 
 def tied_names(model: VLM) -> dict[str, str]:
@@ -64,25 +67,26 @@ class WeightsExport:
             sizes[dtype] = sizes.get(dtype, 0) + torch.Size(shape).numel() * dtype.itemsize
         return max(sizes, key=sizes.get)
 
-    def values(self) -> Iterator[tuple[str, Tensor | Stored]]:
-        """(name, tensor) of everything, one step's tensors at a time; a ``Stored`` is to be copied as it is."""
-        for step in self.steps:
-            yield from self._as_stored(step) or step(self.get).items()
+    def get(self, ours: str, opened: dict[str, Tensor] | None = None) -> Tensor:
+        """The tensor as it is written, under mmft's name; ``opened`` as ``TrainedWeights.get`` has it."""
+        return self.weights.get(self.source.get(ours, ours), self.target_dtype(ours), opened)
 
-    def get(self, ours: str) -> Tensor:
-        """The tensor as it is written, under mmft's name."""
-        return self.weights.get(self.source.get(ours, ours), self.target_dtype(ours))
-
-    def _as_stored(self, step: Step) -> list[tuple[str, Stored]]:
-        """The step's outputs as places in files, if not a bit of them changes."""
+    def _pieces(self, step: Step, opened: dict[str, Tensor]) -> list[tuple[str, Iterable[Tensor] | Stored]]:
+        """(name, blocks of rows) of what a step gives; a ``Stored`` is to be copied as it is."""
         found: dict[str, Stored | None] = {}
         sources = [self.source.get(name, name) for name in step.inputs]
         if step.convert is None:
             found = {step.outputs[0]: self.weights.stored(sources[0])}
         elif self._same_layout() and not any(map(self.weights.is_changed, sources)):
             found = {name: self.weights.base.stored.get(name) for name in step.outputs}
-        fits = all(s is not None and s.stride is None and (s.dtype, s.shape) == self.tensors[n] for n, s in found.items())
-        return list(found.items()) if fits else []
+        if found and all(s is not None and self._is_final(name, s) for name, s in found.items()):
+            return list(found.items())
+        if step.convert is None:
+            return [(step.outputs[0], self.weights.blocks(sources[0], self.target_dtype(step.inputs[0]), opened))]
+        return [(name, [value]) for name, value in step(lambda name: self.get(name, opened)).items()]
+
+    def _is_final(self, name: str, stored: Stored) -> bool:
+        return stored.stride is None and (stored.dtype, stored.shape) == self.tensors[name]
 
     def _same_layout(self) -> bool:
         return self.weights.base is not None and type(self.weights.base.layout) is type(self.layout)
@@ -94,10 +98,36 @@ class WeightsExport:
             The file names.
         """
         writer = ShardWriter(directory, self.tensors, max_shard_size)
+
+        def write_group(steps: list[Step]) -> None:
+            opened: dict[str, Tensor] = {}
+            for step in steps:
+                for name, value in self._pieces(step, opened):
+                    writer.copy(name, value) if isinstance(value, Stored) else writer.write(name, value)
+
+        groups: dict[tuple[str, ...], list[Step]] = {}
+        for step in self.steps:
+            groups.setdefault(self.weights.group(self.source.get(step.inputs[0], step.inputs[0])), []).append(step)
         try:
-            for name, value in self.values():
-                writer.copy(name, value) if isinstance(value, Stored) else writer.write(name, value)
+            run_in_threads(write_group, groups.values())
             writer.close()
         finally:
             writer.abandon()
         return sorted(set(writer.files.values()))
+
+
+def run_in_threads(function: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call ``function`` for every item on as many threads as there are cores (4 at most); the first error ends it.
+
+    torch computes on one core in each thread: between the cores nothing waits, and reading, computing and writing of
+    different tensors overlap.
+    """
+    count = min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

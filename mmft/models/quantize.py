@@ -54,8 +54,8 @@ def quantize_nf4(part: nn.Module, skip: Iterable[str] = ('lm_head',)) -> int:
                 packed.bias = layer.bias
             # bitsandbytes quantises when a layer is moved to a device.
             packed = packed.to(layer.weight.device)
-        # On CPUs with AVX512-BF16 bitsandbytes repacks a weight in place at its first pass without gradients (validation)
-        # into a form that no gradient passes through any more: silently, training after it learns nothing below.
+        # On CPUs with AVX512-BF16 bitsandbytes repacks a weight in place at its first pass without gradients (as in
+        # validation), into a form that no gradient passes through any more: training after it silently learns nothing.
         packed.support_avx512bf16_for_cpu = False
         packed.requires_grad_(False)
         owner, _, leaf = name.rpartition('.')

@@ -49,7 +49,7 @@ def test_errors_set_the_status(config: Path, tmp_path: Path, capsys: pytest.Capt
 
     assert 'did you mean optim_wrapper.optimizer.lr' in fails('--cfg-options', 'optim_wrapper.optimizer.rl=1')
     missing = fails('--cfg-options', 'pretrained=pretrained/InternVL2-2B', '+pretrained_repo=OpenGVLab/InternVL2-2B')
-    assert 'huggingface-cli download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B' in missing
+    assert 'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B' in missing
     assert 'no checkpoint' in fails('--resume', str(tmp_path / 'iter_7.pth'))
     diverged = fails(
         '--cfg-options', 'optim_wrapper.optimizer.lr=1e20', 'optim_wrapper.paramwise_cfg.parts.projector.lr=1e20'

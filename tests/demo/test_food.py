@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mmft.data import ChatDataset
-from mmft.demo.dishes import DISHES
-from mmft.demo.everyday import KNOWN
+from mmft.demo.drawing.dishes import DISHES
+from mmft.demo.drawing.everyday import KNOWN
 from mmft.demo.food import SIZES, SPLITS, Plan, draw, prepare
 from mmft.demo.questions import ENGLISH
 

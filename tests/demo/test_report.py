@@ -24,7 +24,8 @@ def results(tmp_path):
 def test_accuracy_is_exact_match(results):
     assert (results['before'], results['after'], results['n']) == (0.0, 0.6667, 3)
     assert results['dishes']['肠粉'] == {
-        'english': 'rice noodle rolls', 'before': 0.0, 'after': 1.0, 'n': 2, 'said_before': '叉烧', 'said_after': '肠粉',
+        'english': 'rice noodle rolls', 'before': 0.0, 'after': 1.0, 'n': 2,
+        'said_before': '叉烧', 'said_after': '肠粉',
     }  # fmt: skip
     assert results['languages']['en']['after'] == 0.5
     assert [row['right_after'] for row in results['answers']] == [True, True, False]

@@ -1,8 +1,10 @@
-"""Started by torchrun: one step of the toy model; rank 0 writes loss, gradients' norm and weights."""
+"""Started by torchrun: the toy model trains a few steps; rank 0 writes their losses and gradient norms."""
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 import torch
 
@@ -10,7 +12,7 @@ from mmft.engine.distributed import is_main
 from tests.engine.toy import toy_runner
 
 
-def main(work_dir: str, batch_size: int, iters: int, launcher: str) -> None:
+def main(work_dir: str, batch_size: int, iters: int, launcher: str, **options: Any) -> None:
     torch.set_num_threads(1)
     runner = toy_runner(
         work_dir,
@@ -18,15 +20,16 @@ def main(work_dir: str, batch_size: int, iters: int, launcher: str) -> None:
         dropout=0.0,
         launcher=launcher,
         train_cfg=dict(_delete_=True, max_iters=iters),
+        default_hooks=dict(checkpoint=dict(interval=1, by_epoch=False)),
+        **options,
     )
     seen: list[dict] = []
     step = runner.train_loop.train_step
     runner.train_loop.train_step = lambda group: seen.append(step(group)) or dict(seen[-1])
     runner.train()
     if is_main():
-        print([round(row['loss'], 6) for row in seen])
         torch.save({'steps': seen}, f'{work_dir}/steps.pth')
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], **json.loads(sys.argv[5]))

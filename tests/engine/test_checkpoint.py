@@ -12,6 +12,7 @@ import torch
 
 from mmft.engine import checkpoint as ckpt
 from mmft.engine.hooks import CheckpointHook
+from mmft.engine.optim import build_optim_wrapper
 from mmft.errors import CheckpointError, ConfigError
 from tests.engine.toy import ToyVLM, toy_runner
 
@@ -90,15 +91,16 @@ def test_find_last(tmp_path: Path) -> None:
 
 def test_load_trained_names_what_does_not_fit() -> None:
     model = ToyVLM()
-    state = ckpt.trained_state(model)
+    optim = build_optim_wrapper(model, {'optimizer': {'type': 'AdamW', 'lr': 1.0}})
+    state = ckpt.trained_state(model, optim)
     assert not any(name.startswith('vision') for name in state)
     with pytest.raises(CheckpointError, match=r'missing llm\.body\.bias'):
-        ckpt.load_trained(model, {k: v for k, v in state.items() if k != 'llm.body.bias'}, 'x.pth')
+        ckpt.load_trained(model, optim, {k: v for k, v in state.items() if k != 'llm.body.bias'}, 'x.pth')
     with pytest.raises(CheckpointError, match='not in the model other'):
-        ckpt.load_trained(model, {**state, 'other': torch.ones(1)}, 'x.pth')
+        ckpt.load_trained(model, optim, {**state, 'other': torch.ones(1)}, 'x.pth')
     with pytest.raises(CheckpointError, match='other shapes'):
-        ckpt.load_trained(model, {**state, 'llm.body.bias': torch.ones(3)}, 'x.pth')
-    ckpt.load_trained(model, {'llm.body.bias': torch.full((16,), 7.0)}, 'x.pth', partly=True)
+        ckpt.load_trained(model, optim, {**state, 'llm.body.bias': torch.ones(3)}, 'x.pth')
+    ckpt.load_trained(model, optim, {'llm.body.bias': torch.full((16,), 7.0)}, 'x.pth', partly=True)
     assert model.llm['body'].bias.eq(7).all()
 
 

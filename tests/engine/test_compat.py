@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch._utils import ExceptionWrapper
 
 from mmft.engine.compat import worker_error
 from mmft.errors import DataError
@@ -28,17 +29,28 @@ def test_mmengine_amp_still_asserts_a_gpu() -> None:
     assert 'is_cuda_available()' in inspect.getsource(AmpOptimWrapper.__init__)
 
 
-class _Broken:
-    def __len__(self) -> int:
-        return 1
+def test_deepspeed_still_links_states_after_the_first_group() -> None:
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    def __getitem__(self, i: int) -> None:
-        raise DataError('no picture', file='a.jsonl', line=3, fix='add it')
+    assert '_lazy_init_hp_params_optimizer_state()' in inspect.getsource(DeepSpeedZeroOptimizer._optimizer_step)
+
+
+def test_deepspeed_still_wants_to_compile_on_a_cpu() -> None:
+    from deepspeed.ops import __compatible_ops__
+
+    backend = importlib.import_module('deepspeed.comm.torch')
+    assert '__compatible_ops__' in inspect.getsource(backend.build_shm_op)
+    assert 'deepspeed_shm_comm' in __compatible_ops__
 
 
 def test_torch_still_buries_errors_of_workers() -> None:
+    """What the DataLoader does with an exception of a worker, without the worker."""
+    try:
+        raise DataError('no picture', file='a.jsonl', line=3, fix='add it')
+    except DataError:
+        carried = ExceptionWrapper(where='in DataLoader worker process 0')
     with pytest.raises(DataError) as caught:
-        next(iter(DataLoader(_Broken(), num_workers=1)))
+        carried.reraise()
     assert str(caught.value).startswith('Caught DataError in DataLoader worker')
     assert str(worker_error(caught.value)) == 'a.jsonl:3: no picture\n  to do:    add it'
     plain = DataError('no picture')

@@ -1,8 +1,9 @@
-"""Two processes with half the batch each do what one process does with all of it."""
+"""Two processes with half the batch each do what one process does with all of it, under DDP and under ZeRO-3."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,25 +11,70 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmft.engine.deepspeed import deepspeed_config
+from mmft.errors import ConfigError
+from tests.engine.ddp import main
+
 ROOT = Path(__file__).parents[2]
+OPTIM = {'optimizer': {'type': 'AdamW', 'lr': 1e-3}, 'clip_grad': {'max_norm': 1.0}, 'dtype': 'bfloat16'}
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
-    from tests.engine.ddp import main
-
+def two_processes(work_dir: Path, options: str = '{}') -> None:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--standalone']
-    command += ['-m', 'tests.engine.ddp', str(tmp_path / 'two'), '2', '3', 'pytorch']
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
+    command += ['-m', 'tests.engine.ddp', str(work_dir), '2', '3', 'pytorch', options]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    main(str(tmp_path / 'one'), 4, 3, 'none')
-    one, two = (torch.load(tmp_path / name / 'steps.pth', weights_only=True)['steps'] for name in ('one', 'two'))
+
+
+@pytest.fixture(scope='module')
+def ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two processes."""
+    work_dir = tmp_path_factory.mktemp('ddp')
+    two_processes(work_dir)
+    return work_dir
+
+
+def assert_close(one: Path, other: Path) -> None:
+    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    for name, weight in a['state_dict'].items():
+        assert torch.allclose(weight, b['state_dict'][name], atol=1e-6), name
+    a, b = (content['optimizer']['optimizer']['state'] for content in (a, b))
+    assert a.keys() == b.keys()
+    for number, state in a.items():
+        for key, value in state.items():
+            assert torch.allclose(value, b[number][key], atol=1e-6), (number, key)
+
+
+def test_two_processes_are_one_with_twice_the_batch(ddp: Path, tmp_path: Path) -> None:
+    main(str(tmp_path), 4, 3, 'none')
+    one, two = (torch.load(path / 'steps.pth', weights_only=True)['steps'] for path in (tmp_path, ddp))
     for a, b in zip(one, two, strict=True):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-6)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-5)
         assert a['tokens'] == b['tokens']
-    a, b = (torch.load(tmp_path / name / 'iter_3.pth', weights_only=True) for name in ('one', 'two'))
-    for name, weight in a['state_dict'].items():
-        assert torch.allclose(weight, b['state_dict'][name], atol=1e-6), name
-    assert len(b['rng']) == 2
-    assert not torch.equal(b['rng'][0]['torch'], b['rng'][1]['torch']), 'each rank has dropout of its own'
+    assert_close(tmp_path / 'iter_3.pth', ddp / 'iter_3.pth')
+    rng = torch.load(ddp / 'iter_3.pth', weights_only=True)['rng']
+    assert len(rng) == 2
+    assert not torch.equal(rng[0]['torch'], rng[1]['torch']), 'each rank has dropout of its own'
+
+
+def test_zero3_goes_on_where_ddp_stopped(ddp: Path, tmp_path: Path) -> None:
+    """Reads whole weights and moments into shards, trains, and writes them whole again."""
+    shutil.copy(ddp / 'iter_1.pth', tmp_path)
+    two_processes(tmp_path, '{"deepspeed": "zero3", "resume": true}')
+    assert_close(ddp / 'iter_2.pth', tmp_path / 'iter_2.pth')
+    assert_close(ddp / 'iter_3.pth', tmp_path / 'iter_3.pth')
+
+
+def test_deepspeed_config() -> None:
+    made = deepspeed_config('deepspeed_zero2_offload', OPTIM)
+    assert made['zero_optimization'] == {'stage': 2, 'offload_optimizer': {'device': 'cpu', 'pin_memory': True}}
+    assert made['bf16'] == {'enabled': True}
+    assert made['gradient_clipping'] == 1.0
+    own = deepspeed_config({'zero_optimization': {'stage': 1}, 'gradient_clipping': 0.5}, OPTIM)
+    assert own['gradient_clipping'] == 0.5
+    with pytest.raises(ConfigError, match='zero9'):
+        deepspeed_config('zero9', OPTIM)
+    with pytest.raises(ConfigError, match="'SGD' with DeepSpeed"):
+        deepspeed_config('zero2', {**OPTIM, 'optimizer': {'type': 'SGD'}})

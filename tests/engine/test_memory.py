@@ -74,6 +74,12 @@ class Peak(TorchDispatchMode):
         self.peak = max(self.peak, self.alive)
 
 
+def on_meta(tune: dict) -> tuple[VLM, dict, dict[str, Weights]]:
+    model = build_meta(MODEL)
+    used, quantised = tune_on_meta(model, tune)
+    return model, used, weigh(model, quantised)
+
+
 def one_step(tune: dict, checkpointing: bool) -> tuple[int, VLM]:
     """Peak bytes of a bfloat16 step beside weights and optimizer state, gradients included."""
     model = VLM(**{key: value for key, value in MODEL.items() if key != 'type'}, image_token_id=0).to(torch.bfloat16)
@@ -99,15 +105,42 @@ def one_step(tune: dict, checkpointing: bool) -> tuple[int, VLM]:
 @pytest.mark.parametrize('name', TUNES)
 def test_estimate_is_near_the_measured_peak(name, checkpointing):
     measured, real = one_step(TUNES[name], checkpointing)
-    model = build_meta(MODEL)
-    tune, quantised = tune_on_meta(model, TUNES[name])
-    weights = weigh(model, quantised)
-    setting = Setting(checkpointing=checkpointing, cuda=False)
-    made = estimate(model, tune, weights, LOAD, setting)
+    model, tune, weights = on_meta(TUNES[name])
+    made = estimate(model, tune, weights, LOAD, Setting(checkpointing=checkpointing, cuda=False))
 
-    assert sum(part.trained for part in weights.values()) == sum(p.numel() for p in real.parameters() if p.requires_grad)
+    assert sum(part.trained for part in weights.values()) == sum(
+        p.numel() for p in real.parameters() if p.requires_grad
+    )
     stored = sum(p.numel() * p.element_size() for p in real.parameters())
     assert made.weights == stored
-    predicted = made.total - made.weights - made.optimizer
-    print(name, checkpointing, measured, predicted, predicted / measured, made)
-    assert 0.75 < predicted / measured < 1.5
+    predicted = made.total - made.weights - made.optimizer - made.update
+    # Seen: 0.90 to 1.24. The plan tells users to leave a fifth free.
+    assert 0.85 < predicted / measured < 1.35
+
+
+def test_four_bit_weights_are_counted_where_the_quantiser_puts_them():
+    lora, qlora = (on_meta({'llm': {'type': kind, 'r': 16}})[2]['llm'] for kind in ('lora', 'qlora'))
+    heads_and_widths = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 704  # q and o, k and v, the MLP
+    assert qlora.nf4 == 6 * heads_and_widths
+    assert qlora.trained == lora.trained
+    assert qlora.total == lora.total
+    assert 0.51 < NF4_BYTES < 0.52  # 4.127 bits, as the QLoRA paper counts them
+
+
+@pytest.mark.parametrize(('stage', 'optimizer', 'gradients', 'weights'), [(1, 8, 1, 1), (2, 8, 8, 1), (3, 8, 8, 8)])
+def test_zero_shares_what_its_stage_shares(stage, optimizer, gradients, weights):
+    model, tune, counts = on_meta(TUNES['full'])
+    one, many = (
+        estimate(model, tune, counts, LOAD, Setting(sharding=Sharding(stage, gpus, offload=False))) for gpus in (1, 8)
+    )
+    assert one.optimizer == pytest.approx(many.optimizer * optimizer, rel=1e-3)
+    assert one.gradients == pytest.approx(many.gradients * gradients, rel=1e-3)
+    assert one.weights == pytest.approx(many.weights * weights, rel=1e-3)
+    trained = sum(part.trained for part in counts.values())
+    assert one.optimizer == 12 * trained  # float32 master weights and AdamW's two moments
+
+
+def test_offload_leaves_no_optimizer_state_on_the_gpu():
+    model, tune, counts = on_meta(TUNES['full'])
+    made = estimate(model, tune, counts, LOAD, Setting(sharding=Sharding.of('zero2_offload', 8)))
+    assert made.optimizer == 0

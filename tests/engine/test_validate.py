@@ -42,7 +42,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
         "['max_epochs', 'max_iters']",
         'train_dataloader.batch_size = 0',
         'nowhere.jsonl does not exist',
-        'huggingface-cli download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B',
+        'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B',
     ):
         assert part in text, part
 

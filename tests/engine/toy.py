@@ -41,7 +41,7 @@ class ToyVLM(BaseModel):
     def logits(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None) -> torch.Tensor:
         x = self.llm['embed'](input_ids)
         if pixel_values is not None:
-            x = x + self.projector(self.vision(pixel_values.float().flatten(1) / 255))[:, None]
+            x = x + self.projector(self.vision((pixel_values.float().flatten(1) / 255).to(x.dtype)))[:, None]
         x = x + torch.tanh(self.llm['body'](self.llm['dropout'](x)))
         return self.llm['head'](x)
 

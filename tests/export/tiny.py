@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mmft.checkpoint import build_pretrained
 from mmft.checkpoint.layouts import LAYOUT_NAMES
 from mmft.data import ChatEncoder, DynamicTiler
-from mmft.engine.checkpoint import plain, trained_state
+from mmft.engine.checkpoint import plain
 from mmft.export import hf, official
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
@@ -94,7 +94,7 @@ def make_checkpoint(
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     content = {
-        'state_dict': trained_state(model),
+        'state_dict': {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         'optimizer': {'state': torch.randn(1000)},
         'encoder': encoder.to_dict() if encoder is not None else None,
         'meta': {'mmft_version': '0', 'config': f'model = {json.dumps(cfg["model"])}', 'base': base, 'tune': tune, **meta},

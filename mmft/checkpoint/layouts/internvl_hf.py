@@ -35,6 +35,16 @@ def _side(value: int | list[int], name: str) -> int:
     return sides[0]
 
 
+def _language_model(text: dict[str, Any]) -> dict[str, Any]:
+    """``text_config`` with the rope in the words that configs use: ``rope_theta`` and ``rope_scaling``."""
+    fields = {key: value for key, value in text.items() if key not in _BOILERPLATE and value is not None}
+    rope = dict(fields.pop('rope_parameters', {}))
+    fields |= {key: rope.pop(key) for key in ('rope_theta', 'partial_rotary_factor') if key in rope}
+    if rope.get('rope_type', 'default') != 'default':
+        fields['rope_scaling'] = rope
+    return fields
+
+
 class InternVLHF(Layout):
     """HF-native InternVL. It has no pixel shuffle v1 and always takes the last block's features."""
 
@@ -67,10 +77,7 @@ class InternVLHF(Layout):
                 'select_layer': config.get('vision_feature_layer', -1),
             },
             'projector': {'type': 'PixelShuffleMLP', 'scale': config.get('downsample_ratio', 0.5), 'version': 'v2'},
-            'llm': {
-                'type': LLM_TYPES[kind],
-                **{k: v for k, v in text.items() if k not in _BOILERPLATE and v is not None},
-            },
+            'llm': {'type': LLM_TYPES[kind], **_language_model(text)},
             'image_token_id': config.get('image_token_id'),
         }
         return cls(model, config)

@@ -97,7 +97,8 @@ class ProgressHook(Hook):
         line = (
             f'iter {done}/{total}, epoch {runner.epoch + 1}/{runner.max_epochs}: loss {scalars["train/loss"]:.4f}, '
             f'grad_norm {outputs["grad_norm"]:.3f}, {_rates(rates)}, '
-            f'{scalars["train/tokens_per_second"]:,.0f} tokens/s, peak {scalars["train/peak_memory_mib"]:,.0f} MiB, {timedelta(seconds=round(left))} left'
+            f'{scalars["train/tokens_per_second"]:,.0f} tokens/s, peak {scalars["train/peak_memory_mib"]:,.0f} MiB, '
+            f'{timedelta(seconds=round(left))} left'
         )
         runner.logger.info(line)
         self.losses, self.tokens, self.since = [], 0.0, now

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmft.demo.canvas import Canvas, box, capsule, disc, ellipse, ring, vary
+from mmft.demo.drawing.canvas import Canvas, vary
+from mmft.demo.drawing.shapes import box, capsule, disc, ellipse, ring
 
-__all__ = ['PLATE_COLORS', 'TABLES', 'board', 'bowl', 'chopsticks', 'pool', 'pot', 'round_plate', 'steamer', 'table']
+__all__ = [
+    'PLATE_COLORS',
+    'TABLES',
+    'board',
+    'bowl',
+    'chopsticks',
+    'pool',
+    'pot',
+    'round_plate',
+    'some_bowl',
+    'some_plate',
+    'steamer',
+    'table',
+]
 
 PLATE_COLORS = {
     'white': (238, 237, 232),
@@ -17,6 +31,7 @@ PLATE_COLORS = {
     'yellow': (235, 200, 95),
 }
 """Glazes by name."""
+
 
 TABLES = {'wood': (150, 103, 66), 'cloth': (222, 214, 200), 'stone': (112, 116, 122), 'slate': (62, 66, 72)}
 """Table tops by name."""
@@ -140,3 +155,17 @@ def chopsticks(c: Canvas) -> None:
     x, tilt = c.rng.choice([-1, 1]) * c.rng.uniform(1.16, 1.26), np.pi / 2 + c.rng.normal(0, 0.06)
     for i in range(2):
         c.solid(capsule(1.7, 0.026), wood, (x + 0.08 * i, 0.04 * i), tilt + 0.03 * i, gloss=0.3, shadow=0.4)
+
+
+def some_plate(c: Canvas, oval: bool = False) -> None:
+    """A plate as restaurants have them: mostly white, sometimes glazed, sometimes with a painted rim."""
+    name = c.rng.choice(['white', 'white', 'white', 'blue', 'green', 'black'])
+    color = vary(c.rng, PLATE_COLORS[str(name)], 6)
+    rim = name == 'white' and c.rng.uniform() < 0.45
+    round_plate(c, color, c.rng.uniform(0.66, 0.78) if oval else 1.0, rim=bool(rim))
+
+
+def some_bowl(c: Canvas) -> None:
+    """A bowl, white or dark."""
+    name = c.rng.choice(['white', 'white', 'black', 'blue', 'green'])
+    bowl(c, vary(c.rng, PLATE_COLORS[str(name)], 6))

@@ -1,0 +1,1 @@
+"""Procedural pictures of food: shapes, a shaded canvas, tableware, dishes and still lifes."""

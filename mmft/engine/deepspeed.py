@@ -1,0 +1,243 @@
+"""DeepSpeed's ZeRO (arXiv:1910.02054) behind the same loop and checkpoints; the one file that imports deepspeed.
+
+Checkpoints are those of any other run: rank 0 writes whole float32 weights and optimizer states under the parameters'
+own names, so that a run can go on with another stage, another number of processes, or without DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
+from mmft.engine.distributed import rank, world_size
+from mmft.engine.optim import OptimWrapper, build_optimizer
+from mmft.errors import ConfigError
+from mmft.registry import OPTIM_WRAPPERS
+
+__all__ = ['STAGES', 'DeepSpeedOptimWrapper', 'deepspeed_config', 'initialize', 'prepare_environment']
+
+_CPU = {'device': 'cpu', 'pin_memory': True}
+STAGES: dict[str, dict[str, Any]] = {
+    'zero1': {'stage': 1},
+    'zero2': {'stage': 2},
+    'zero3': {'stage': 3},
+    'zero2_offload': {'stage': 2, 'offload_optimizer': _CPU},
+    'zero3_offload': {'stage': 3, 'offload_optimizer': _CPU, 'offload_param': _CPU},
+}
+"""Name on the command line -> DeepSpeed's ``zero_optimization``."""
+
+MOMENTS = ('exp_avg', 'exp_avg_sq')
+
+
+def deepspeed_config(setting: str | Mapping[str, Any], optim: Mapping[str, Any]) -> dict[str, Any]:
+    """DeepSpeed's config of a run.
+
+    Args:
+        setting: a name from ``STAGES`` (also as ``deepspeed_zero2``), or a dict in DeepSpeed's own form, which wins.
+        optim: ``optim_wrapper`` of the config: its dtype and clipping are DeepSpeed's too.
+
+    Raises:
+        ConfigError: unknown name, or an optimizer whose state is not Adam's.
+    """
+    own = dict(setting) if isinstance(setting, Mapping) else {}
+    if not own:
+        name = str(setting).removeprefix('deepspeed_')
+        if name not in STAGES:
+            raise ConfigError(f'--deepspeed {setting}', expected=f'one of {", ".join(STAGES)}')
+        own = {'zero_optimization': {key: _copy(value) for key, value in STAGES[name].items()}}
+    kind = optim['optimizer'].get('type')
+    if kind not in ('Adam', 'AdamW'):
+        raise ConfigError(f'optim_wrapper.optimizer.type = {kind!r} with DeepSpeed', expected="'AdamW' or 'Adam'")
+    dtype = optim.get('dtype')
+    return {
+        # The loop passes micro-batches one by one and says which is the last of a step.
+        'train_micro_batch_size_per_gpu': 1,
+        'gradient_accumulation_steps': 1,
+        'gradient_clipping': float((optim.get('clip_grad') or {}).get('max_norm', 0.0)),
+        'bf16': {'enabled': dtype == 'bfloat16'},
+        'fp16': {'enabled': dtype == 'float16'},
+        # torch's AdamW: DeepSpeed's own is compiled at the first run, for minutes.
+        'zero_allow_untested_optimizer': True,
+        'zero_force_ds_cpu_optimizer': False,
+        'steps_per_print': 10**9,
+        **own,
+    }
+
+
+def _copy(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value
+
+
+def prepare_environment(cfg: Any) -> None:
+    """Let a run without launcher be a group of one process, as ZeRO needs a group."""
+    if cfg.get('deepspeed') and cfg.get('launcher', 'none') == 'none':
+        for name, value in (('RANK', 0), ('LOCAL_RANK', 0), ('WORLD_SIZE', 1), ('MASTER_ADDR', '127.0.0.1')):
+            os.environ.setdefault(name, str(value))
+        cfg.launcher = 'pytorch'
+
+
+def initialize(
+    model: nn.Module, setting: str | Mapping[str, Any], optim: Mapping[str, Any]
+) -> tuple[nn.Module, DeepSpeedOptimWrapper]:
+    """A DeepSpeed engine around ``model``, and its optimizer wrapper.
+
+    Raises:
+        ConfigError: deepspeed is not installed, or see ``deepspeed_config``.
+    """
+    config = deepspeed_config(setting, optim)
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ConfigError('--deepspeed without deepspeed', fix="pip install 'mmft[deepspeed]'") from error
+    without_deepspeed_compilation()
+    optimizer = build_optimizer(model, optim)
+    trained = [list(group['params']) for group in optimizer.param_groups]
+    if not config['bf16'].get('enabled') and not config['fp16'].get('enabled'):
+        model.float()
+    # DeepSpeed casts buffers with the weights; rope tables and pixel means lose what they need in 16 bits.
+    exact = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    for name, buffer in engine.module.named_buffers():
+        if name in exact:
+            buffer.data = exact[name].to(buffer.device)
+    link_optimizer_states(engine.optimizer)
+    return engine, DeepSpeedOptimWrapper(engine, trained, optim.get('accumulative_counts', 1))
+
+
+@OPTIM_WRAPPERS.register_module()
+class DeepSpeedOptimWrapper(OptimWrapper):
+    """The interface of ``OptimWrapper`` over a DeepSpeed engine, which casts, scales, clips and shards by itself.
+
+    Args:
+        engine: what ``deepspeed.initialize`` gave.
+        trained: the model's own parameters of each group; in the engine's groups flat pieces stand in their place.
+        accumulative_counts: micro-batches per step.
+    """
+
+    def __init__(self, engine: Any, trained: list[list[nn.Parameter]], accumulative_counts: int = 1) -> None:
+        self.engine, self.trained = engine, trained
+        self.device = engine.device
+        super().__init__(engine.optimizer.optimizer, accumulative_counts)  # torch's, whose groups hold the rates
+
+    def first_device(self) -> torch.device:
+        """The engine's: pieces of the optimizer may lie elsewhere."""
+        return self.device
+
+    @property
+    def checks_gradients(self) -> bool:
+        """The float16 engine backs off by itself."""
+        return not self.engine.fp16_enabled()
+
+    def autocast(self) -> AbstractContextManager:
+        """Nothing: the engine's weights have the dtype of the computation."""
+        return nullcontext()
+
+    def micro_batch(self, model: nn.Module, last: bool) -> AbstractContextManager:
+        """Tells the engine whether gradients are reduced now."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Backward through the engine."""
+        self.engine.backward(loss, **kwargs)
+        self._inner_count += 1
+
+    def update(self, check: Callable[[float], None]) -> float:
+        """Clip, step and clear; the engine knows the norm only afterwards.
+
+        Returns:
+            The gradient norm before clipping.
+        """
+        self.step()
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if self.checks_gradients:
+            check(norm)
+        return norm
+
+    def step(self, **kwargs: Any) -> None:
+        """The engine's step, which also clips and clears."""
+        self.engine.step()
+
+    def zero_grad(self, **kwargs: Any) -> None:
+        """Nothing: the engine's step did it."""
+
+    # -- whole tensors of sharded ones; all of these are collective calls --------------------------------------------
+
+    def read(self, parameter: nn.Parameter) -> Tensor:
+        """The float32 master of a parameter, whole."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole = safe_get_full_fp32_param(parameter)
+        return (parameter if whole is None else whole).detach()
+
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Set a parameter: its master and what computes."""
+        self._write(parameter, value)
+        if hasattr(parameter, 'ds_tensor'):
+            parameter.ds_tensor.data.copy_(_piece(parameter, value))
+        else:
+            parameter.data.copy_(value)
+
+    def _write(self, parameter: nn.Parameter, value: Tensor, key: str | None = None) -> None:
+        from deepspeed import utils
+
+        value = value.to(self.device, torch.float32)
+        if hasattr(parameter, 'ds_tensor'):
+            value = _piece(parameter, value)
+            if key is None:
+                utils.safe_set_local_fp32_param(parameter, value)
+            else:
+                utils.safe_set_local_optimizer_state(parameter, value, key)
+        elif key is None:
+            utils.safe_set_full_fp32_param(parameter, value)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, value, key)
+
+    def state_dict(self) -> dict[str, Any]:
+        """In the form of torch's optimizer, so that any other run reads it."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        state: dict[int, dict[str, Tensor]] = {}
+        groups, steps = [], self._steps()
+        for group, parameters in zip(self.optimizer.param_groups, self.trained, strict=True):
+            numbers = list(range(len(state), len(state) + len(parameters)))
+            for number, parameter in zip(numbers, parameters, strict=True):
+                moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in MOMENTS} if steps else {}
+                state[number] = {'step': torch.tensor(float(steps)), **moments}
+            groups.append({**{key: value for key, value in group.items() if key != 'params'}, 'params': numbers})
+        return {'optimizer': {'state': state if steps else {}, 'param_groups': groups}, 'scaler': {}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """What ``state_dict`` gave, here or in a run without DeepSpeed."""
+        saved = state_dict['optimizer']
+        for group, before in zip(self.optimizer.param_groups, saved['param_groups'], strict=True):
+            group.update({key: value for key, value in before.items() if key not in ('params', 'names')})
+        number = 0
+        for parameters in self.trained:
+            for parameter in parameters:
+                for key in MOMENTS if number in saved['state'] else ():
+                    self._write(parameter, saved['state'][number][key], key)
+                number += 1
+        if saved['state']:
+            done = float(saved['state'][0]['step'])
+            for state in self._inner_states():
+                state['step'] = torch.full_like(torch.as_tensor(state['step']), done)
+
+    def _inner_states(self) -> list[dict[str, Any]]:
+        return [state for state in self.optimizer.state.values() if 'step' in state]
+
+    def _steps(self) -> int:
+        return max(int(state['step']) for state in self._inner_states())
+
+
+def _piece(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """This rank's part of a value under ZeRO-3; the last one is filled up with zeros."""
+    size = parameter.ds_tensor.ds_numel
+    flat = nn.functional.pad(value.flatten(), (0, size * world_size() - value.numel()))
+    return flat[size * rank() : size * (rank() + 1)]

@@ -1,0 +1,117 @@
+"""The report of --dry-run: right numbers, without weights, with or without data."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from mmengine.config import Config
+
+from mmft.cli.configs import apply_options, load_config
+from mmft.data import ChatDataset
+from mmft.engine.build import build_encoder
+from mmft.engine.plan import GIB, make_plan, plan
+from mmft.errors import ConfigError
+from mmft.registry import MODELS
+from tests.configs.shrink import shrink
+
+
+def read(name: str, tmp_path) -> Config:
+    cfg = load_config(name)
+    cfg.work_dir = str(tmp_path)
+    return cfg
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    """The 2B LoRA config where there are neither weights nor data."""
+    monkeypatch.chdir(tmp_path)
+    return read('internvl2_2b_food_lora', tmp_path)
+
+
+def test_parts_tokens_and_what_is_missing(cfg):
+    text = plan(cfg)
+    rows = {line.split()[0]: line for line in text.split('\n\n')[1].splitlines()}
+    assert '304,012,288' in rows['vision']
+    assert rows['vision'].endswith('frozen')
+    assert '12,595,200' in rows['projector']
+    assert '1,889,146,880' in rows['llm']
+    assert rows['llm'].endswith('lora r=128 alpha=256 dropout=0.05')
+    # r x (in + out) of q, k, v, o, gate, up, down, in 24 layers
+    q, kv, f = 2048, 1024, 8192
+    adapters = 24 * 128 * ((q + q) + 2 * (q + kv) + (q + q) + 3 * (q + f))
+    assert f'{adapters:,}' in rows['llm']
+    assert '2,205,754,368' in rows['total']
+    assert '1, 3, 4, 5, 6, 7 tiles = 256, 768, 1,024, 1,280, 1,536, 1,792 tokens' in text
+    assert 'batch_size 2 x accumulative_counts 8 x 1 GPU = 16 samples' in text
+    assert 'train.jsonl is not there yet' in text
+    assert 'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B' in text
+
+
+def test_the_rows_of_memory_add_up(cfg):
+    made = make_plan(cfg)
+    text = plan(cfg)
+    total = float(re.search(r'^  total +([\d.]+) GiB', text, re.M)[1])
+    assert total == pytest.approx(made.memory.total / GIB, abs=0.06)
+    assert made.memory.total == sum(made.memory.rows().values())
+    frozen = 304_012_288 + 1_889_146_880
+    trained = sum(part.trained for part in made.weights.values())
+    assert made.memory.weights == 2 * frozen + 4 * trained
+    assert made.memory.optimizer == 8 * trained
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown', 'options'),
+    [
+        ('internvl2_2b_food_lora', 'train_dataloader.batch_size=1', ['train_dataloader.batch_size=1']),
+        ('internvl2_2b_food_lora', 'encoder.image_processor.max_tiles=3', ['encoder.image_processor.max_tiles=3']),
+        ('internvl2_2b_food_lora', 'QLoRA', ['tune.llm.type=qlora']),
+    ],
+)
+def test_what_is_offered_saves_what_it_says(name, shown, options, tmp_path):
+    cfg = read(name, tmp_path)
+    row = next(line for line in plan(cfg).splitlines() if line.strip().startswith(shown))
+    offered = float(re.search(r'([\d.]+) GiB  saves', row)[1])
+    apply_options(cfg, options)
+    assert make_plan(cfg).memory.total / GIB == pytest.approx(offered, abs=0.06)
+
+
+def test_full_training_is_offered_adapters_and_sharding(tmp_path):
+    text = plan(read('internvl2_2b_food_full', tmp_path))
+    for cure in ('LoRA: tune.llm', 'QLoRA: tune.llm', '--deepspeed zero2', '--deepspeed zero3'):
+        assert cure in text
+    sharded = read('internvl2_2b_food_full', tmp_path)
+    sharded.deepspeed = 'zero2'
+    assert (
+        make_plan(sharded, gpus=8).memory.total < 0.5 * make_plan(read('internvl2_2b_food_full', tmp_path)).memory.total
+    )
+    assert '--deepspeed zero2_offload' in plan(sharded)
+
+
+def test_lengths_are_those_of_the_data(tmp_path):
+    cfg = shrink(load_config('internvl2_4b_food_lora'), tmp_path)
+    encoder = build_encoder(cfg, MODELS.build(cfg.model.to_dict()))
+    lengths = ChatDataset(tmp_path / 'data.jsonl', encoder=encoder).lengths
+    found = re.search(r'data: 4 samples in \S+; the first 4 have 0 to 3 .*tiles, (\d+) to (\d+) .*tokens', plan(cfg))
+    assert (int(found[1]), int(found[2])) == (lengths.min(), lengths.max())
+
+
+def test_bad_data_is_said_and_does_not_stop_the_report(tmp_path):
+    cfg = shrink(load_config('internvl2_2b_food_lora'), tmp_path)
+    (tmp_path / 'data.jsonl').write_text('{broken\n', encoding='utf-8')
+    text = plan(cfg)
+    assert 'cannot be read' in text
+    assert 'memory of one GPU' in text
+
+
+def test_mistakes_are_reported(cfg):
+    cfg.tune.llm.type = 'lorra'
+    with pytest.raises(ConfigError, match='lorra'):
+        plan(cfg)
+    good = cfg.copy()
+    good.tune.llm.type = 'lora'
+    good.encoder.max_length = 512
+    good.optim_wraper = {}
+    text = plan(good)
+    assert 'too short for a picture of 7 tiles' in text
+    assert 'optim_wraper' in text
