@@ -1,6 +1,6 @@
 """A step of a config, weights random: seconds, tokens/s, MFU and memory, beside what --dry-run predicts.
 
-    python benchmarks/config_step.py internvl2_2b_food_lora internvl2_2b_food_full --samples 2
+    python benchmarks/config_step.py internvl2_2b_food_lora internvl2_2b_food_full --samples 2  # CUDA
     python benchmarks/config_step.py internvl2_tiny_food_lora --device cpu
 
 The batch is the heaviest that the config allows: every picture gives the most tiles. MFU counts the multiplications that
@@ -97,9 +97,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, float]:
         with optim.autocast():
             loss = model(**batch)['loss']
         optim.backward(loss)
-        optim.clip_gradients()
-        optim.step()
-        optim.zero_grad()
+        optim.update(lambda norm: None)
         wait()
         seconds.append(time.perf_counter() - start)
     median = sorted(seconds[2:])[options.steps // 2]

@@ -59,7 +59,9 @@ def greens(c: Canvas) -> None:
         tip = (at[0] + 0.26 * np.cos(turn), at[1] + 0.26 * np.sin(turn))
         c.solid(capsule(0.42, 0.05), vary(rng, (206, 224, 168), 6), at, turn, gloss=0.4, shadow=0.45)
 
-        def blade(u, v, d, tone=vary(rng, leaf, 9)):
+        tone = vary(rng, leaf, 9)
+
+        def blade(u, v, d, tone=tone):
             vein = 0.4 * np.exp(-((v / 0.012) ** 2))[..., None]
             return tone * (1 - vein) + np.array([190, 214, 150]) * vein
 
