@@ -3,9 +3,9 @@
     python benchmarks/config_step.py internvl2_2b_food_lora internvl2_2b_food_full --samples 2  # CUDA
     python benchmarks/config_step.py internvl2_tiny_food_lora --device cpu
 
-The batch is the heaviest that the config allows: every picture gives the most tiles. MFU counts the multiplications that
-the model's weights need (forward, and the gradients of what trains; no attention scores, no recomputation) over the
-card's peak.
+The batch is the heaviest that the config allows: every picture gives the most tiles. MFU counts the multiplications
+that the model's weights need (forward, and the gradients of what trains; no attention scores, no recomputation) over
+the card's peak.
 """
 
 from __future__ import annotations

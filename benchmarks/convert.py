@@ -1,12 +1,12 @@
 """How fast and in how much memory a checkpoint becomes a model directory, against ``cp`` of the same bytes.
 
-    python benchmarks/convert.py                 # InternVL2-2B's real shapes, random weights: 4.4 GB, needs 11 GB of disk
+    python benchmarks/convert.py                 # InternVL2-2B's real shapes: 4.4 GB of weights, needs 11 GB of disk
     python benchmarks/convert.py --size small    # seconds
 
-A base directory (OpenGVLab's layout, bfloat16) and a LoRA checkpoint are drawn at random, then, in turn and several times:
-``cp`` of the base's weight file, and the conversion, each in a process of its own, each flushed to disk. Both begin with
-the files in the page cache. Reported are the best of each, and the peak memory of the converting process, beside that of a
-process that only imports mmft.
+A base directory (OpenGVLab's layout, bfloat16) and a LoRA checkpoint are drawn at random, then, in turn and several
+times: ``cp`` of the base's weight file, and the conversion, each in a process of its own, each flushed to disk. Both
+begin with the files in the page cache. Reported are the best of each, and the peak memory of the converting process,
+beside that of a process that only imports mmft.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from mmft.checkpoint import build_meta, fingerprint
 from mmft.checkpoint.layouts import LAYOUT_NAMES
 from mmft.checkpoint.source import TensorDirectory
 from mmft.export import official
-from mmft.export.merge import plain_tune
 from mmft.export.shards import ShardWriter
 from mmft.models.tuning import apply_tune, check_tune
 
@@ -63,7 +62,7 @@ def make_base(directory: Path, model_config: dict) -> None:
     official.write_files(directory, model, None, 'bfloat16', None)
 
 
-def make_checkpoint(path: Path, base: Path, model_config: dict, rank: int) -> dict:
+def make_checkpoint(path: Path, base: Path, model_config: dict, rank: int) -> None:
     """A checkpoint as a LoRA training of language model and projector writes it."""
     model = build_meta(model_config)
     tune = check_tune({'projector': 'full', 'llm': {'type': 'lora', 'r': rank, 'alpha': 2.0 * rank}})
@@ -72,7 +71,6 @@ def make_checkpoint(path: Path, base: Path, model_config: dict, rank: int) -> di
     state = {name: torch.randn(p.shape) * 0.01 for name, p in model.named_parameters() if p.requires_grad}
     meta = {'base': {'path': str(base), 'fingerprint': fingerprint(TensorDirectory(base))}, 'tune': used, 'config': ''}
     torch.save({'state_dict': state, 'encoder': None, 'meta': meta}, path)
-    return plain_tune(used)
 
 
 def copy(source: Path, target: Path) -> float:
@@ -104,7 +102,7 @@ def child(arguments: dict) -> dict:
 
 
 def peak_mib() -> float:
-    """Most memory this process ever had. (``ru_maxrss`` would still know the size of the process it was forked from.)"""
+    """Most memory this process ever had. (``ru_maxrss`` also knows the size of the process it was forked from.)"""
     status = Path('/proc/self/status')
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -128,7 +126,13 @@ def measure(root: Path, args: argparse.Namespace) -> dict:
     make_base(base, model)
     make_checkpoint(checkpoint, base, model, args.rank)
     os.sync()
-    task = {'model': model, 'base': str(base), 'checkpoint': str(checkpoint), 'layout': args.layout, 'check': args.check}
+    task = {
+        'model': model,
+        'base': str(base),
+        'checkpoint': str(checkpoint),
+        'layout': args.layout,
+        'check': args.check,
+    }
     weights = base / 'model.safetensors'
     copies, runs = [], []
     for _ in range(args.repeat):
@@ -160,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--size', choices=('2b', 'small'), default='2b')
     parser.add_argument('--layout', choices=('hf', 'official'), default='hf')
-    parser.add_argument('--rank', type=int, default=128, help='of LoRA; 128 is that of configs/internvl2_2b_food_lora.py')
+    parser.add_argument(
+        '--rank', type=int, default=128, help='of LoRA; 128 is that of configs/internvl2_2b_food_lora.py'
+    )
     parser.add_argument('--check', choices=('none', 'weights'), default='none', help='also time the check at the end')
     parser.add_argument('--repeat', type=int, default=3)
     parser.add_argument('--dir', type=Path, default=None, help='where to write (default: the temporary directory)')
@@ -173,9 +179,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.dir) as root:
         result = measure(Path(root), args)
     gigabytes, best = result['weights_gb'], min(result['convert_seconds'])
-    print(f'{gigabytes:.2f} GB of weights, LoRA checkpoint of {result["checkpoint_gb"]:.2f} GB, rank {args.rank}, to {args.layout}')
-    print(f'cp       {min(result["cp_seconds"]):6.2f} s   {gigabytes / min(result["cp_seconds"]):5.2f} GB/s')
-    print(f'convert  {best:6.2f} s   {gigabytes / best:5.2f} GB/s   {result["speed_relative_to_cp"]:.2f} x the speed of cp')
+    copied, ratio = min(result['cp_seconds']), result['speed_relative_to_cp']
+    print(f'{gigabytes:.2f} GB of weights, LoRA checkpoint of {result["checkpoint_gb"]:.2f} GB, rank {args.rank}')
+    print(f'cp       {copied:6.2f} s   {gigabytes / copied:5.2f} GB/s')
+    print(f'convert  {best:6.2f} s   {gigabytes / best:5.2f} GB/s   {ratio:.2f} x the speed of cp, to {args.layout}')
     print(f'memory   {result["peak_mib"]:6.0f} MiB at most, {result["imports_peak_mib"]:.0f} MiB of them imports')
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + '\n')

@@ -19,6 +19,6 @@ train_dataloader.update(
     dataset=dict(ann_file='data/demo_food/base.jsonl', image_root='data/demo_food'),
 )
 val_dataloader = None
-optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=2e-3, betas=(0.9, 0.98)))
+optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
 train_cfg.update(max_epochs=4)
 default_hooks.update(checkpoint=dict(interval=0), answers=None)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
 from mmengine import registry as mmengine_registry
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry as MMEngineRegistry
 
 from mmft.errors import ConfigError

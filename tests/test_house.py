@@ -16,8 +16,8 @@ PACKAGE = ROOT / 'mmft'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
-LEVELS = [{'registry', 'structures', 'errors'}, {'models', 'data'}, {'checkpoint'}, {'engine', 'evaluation'}, {'export'},
-          {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
+LEVELS = [{'registry', 'structures', 'errors'}, {'models', 'data'}, {'checkpoint'}, {'engine', 'evaluation'},
+          {'export'}, {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
 ONE_FILE = {'peft': 'models/lora.py', 'lmdeploy': None, 'deepspeed': 'engine/deepspeed.py',
             'bitsandbytes': 'models/quantize.py'}  # fmt: skip
 
@@ -71,7 +71,9 @@ def test_files_open_with_what_they_are(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
 
 
-MODULES = ['.'.join(('mmft', *path.relative_to(PACKAGE).with_suffix('').parts)).removesuffix('.__init__') for path in FILES]
+MODULES = [
+    '.'.join(('mmft', *path.relative_to(PACKAGE).with_suffix('').parts)).removesuffix('.__init__') for path in FILES
+]
 
 
 def test_docstring_examples():

@@ -16,7 +16,7 @@ __all__ = ['COMMANDS', 'main']
 
 COMMANDS = {
     'train': ('mmft.cli.train', 'fine-tune the model of a config'),
-    'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory that transformers and LMDeploy read'),
+    'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory for LMDeploy and others'),
     'list-cfg': ('mmft.cli.list_cfg', 'list the configs that there are'),
     'copy-cfg': ('mmft.cli.copy_cfg', 'copy a config, its bases worked in, to change it'),
 }

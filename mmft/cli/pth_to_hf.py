@@ -1,4 +1,4 @@
-"""``mmft pth_to_hf CONFIG CKPT OUT``: a training checkpoint as a directory for transformers, LMDeploy and ``mmft.load``."""
+"""``mmft pth_to_hf CONFIG CKPT OUT``: a checkpoint as a directory for transformers, LMDeploy and ``mmft.load``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ __all__ = ['add_arguments', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``pth_to_hf``."""
-    parser.add_argument('config', help='the config of the training: a file (the copy in the work_dir is best) or a bare name')
+    parser.add_argument(
+        'config', help='the config of the training: a file (the copy in the work_dir is best) or a bare name'
+    )
     parser.add_argument('checkpoint', help="iter_*.pth of the work_dir; 'none' writes the base weights as they are")
     parser.add_argument('out', help='the directory to make')
     parser.add_argument(
@@ -19,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hf: transformers' own InternVL, for everything; official: OpenGVLab's names (default: hf)",
     )
     parser.add_argument('--adapter', action='store_true', help='a PEFT adapter directory instead of merged weights')
-    parser.add_argument('--dtype', default='auto', help="of all weights: bfloat16, float16, float32 (default: the base's)")
+    parser.add_argument(
+        '--dtype', default='auto', help="of all weights: bfloat16, float16, float32 (default: the base's)"
+    )
     parser.add_argument('--max-shard-size', default='5GB', metavar='SIZE', help='of a weight file (default: 5GB)')
     parser.add_argument(
         '--check',

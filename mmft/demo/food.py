@@ -25,6 +25,7 @@ from mmft.demo.drawing.dishes import DISHES
 from mmft.demo.drawing.everyday import KNOWN
 from mmft.demo.drawing.stills import still_life
 from mmft.demo.questions import LANGUAGES, dish_turn, still_turns, word_turns
+from mmft.errors import DataError
 
 __all__ = ['SPLITS', 'Plan', 'draw', 'prepare']
 
@@ -44,9 +45,9 @@ class Plan:
     """
 
     words: int = 300
-    stills: int = 1400
-    known: int = 70
-    train: int = 40
+    stills: int = 2400
+    known: int = 250
+    train: int = 120
     val: int = 2
     heldout: int = 10
     seed: int = 2024
@@ -123,12 +124,23 @@ def prepare(root: str | Path, plan: Plan, workers: int = 2) -> bool:
 
     Returns:
         False if the very same set is there already. The stamp is written last: a set that broke off is drawn again.
+
+    Raises:
+        DataError: the folder holds something else, which would be deleted.
     """
     root = Path(root)
     stamp = root / 'stamp.txt'
     if stamp.is_file() and stamp.read_text() == plan.stamp():
         return False
-    stamp.unlink(missing_ok=True)
+    if not stamp.is_file() and root.is_dir() and any(root.iterdir()):
+        raise DataError(
+            'not empty, and not a picture set of the demo',
+            file=root,
+            expected='an empty or a new folder',
+            fix='name one',
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    stamp.write_text('incomplete')
     shutil.rmtree(root / 'images', ignore_errors=True)
     jobs = [(str(root), plan.seed, split, number, subject) for split in SPLITS for number, subject in plan.jobs(split)]
     for split in SPLITS:

@@ -61,8 +61,7 @@ class Demo:
         data, work = self.data.resolve(), self.work_dir.resolve()
         base, tuned = work / 'base', work / 'food'
         # Nothing of an earlier run may pass for a result of this one. (Pictures carry a stamp of their own.)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        self.clear()
         with self.phase('draw', f'drawing food below {self.data}'):
             fresh = prepare(data, self.plan)
             self.say('done' if fresh else 'the pictures of an earlier run are the same: kept')
@@ -80,6 +79,15 @@ class Demo:
         with self.phase('ask after', 'asking the exported model the same questions'):
             after = ask(tuned, exam)
         return self.conclude(compare(exam, before, after))
+
+    def clear(self) -> None:
+        """Remove what an earlier run left in the work_dir, and nothing else that may lie there."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        for name in ('base', 'base_run', 'food', 'food_run'):
+            if (self.work_dir / name).is_dir():
+                shutil.rmtree(self.work_dir / name)
+        for name in ('report.json', 'report.html'):
+            (self.work_dir / name).unlink(missing_ok=True)
 
     def train(self, config: str, out: Path, train: Path, val: Path | None, options: Sequence[str]) -> None:
         """``tools/train.py`` on the given annotation files."""

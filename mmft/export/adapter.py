@@ -1,9 +1,9 @@
 """A PEFT adapter directory: what was trained, for ``peft.PeftModel.from_pretrained`` over the HF-native base.
 
-LoRA layers become LoRA layers; where the layout splits a packed layer (the ViT's qkv), so are the rows of its B, and each
-piece gets the same A. A projector that was trained in full goes along as ``modules_to_save``: peft puts it in place of the
-base's when it loads the adapter, so nothing that was trained is lost. A ViT or language model that was trained in full
-cannot go that way (peft 0.14 wraps only modules that are called with positional arguments, which those are not): refused.
+LoRA layers become LoRA layers; where the layout splits a packed layer (the ViT's qkv), so are the rows of its B, and
+each piece gets the same A. A projector that was trained in full goes along as ``modules_to_save``: peft puts it in
+place of the base's when it loads the adapter, so nothing that was trained is lost. A ViT or language model that was
+trained in full cannot go that way and is refused: peft 0.14 wraps only modules called with positional arguments.
 """
 
 from __future__ import annotations
@@ -74,10 +74,13 @@ def write_adapter(
     """
     if not weights.adapters:
         raise ConfigError(
-            'no LoRA was trained, so there is no adapter to write', fix='leave --adapter out: the weights themselves are written'
+            'no LoRA was trained, so there is no adapter to write',
+            fix='leave --adapter out: the weights themselves are written',
         )
     if len({adapter.dora for adapter in weights.adapters.values()}) > 1:
-        raise ConfigError('LoRA on one part and DoRA on another: a PEFT config has one setting', fix='leave --adapter out')
+        raise ConfigError(
+            'LoRA on one part and DoRA on another: a PEFT config has one setting', fix='leave --adapter out'
+        )
     tensors, ranks, alphas = _lora(weights, layout)
     full = sorted({part_of(name) for name in model.state_dict() if weights.is_trained(name)})
     if other := sorted(set(full) - {'projector'}):
@@ -161,7 +164,9 @@ def _check(directory: Path, model: VLM, encoder: ChatEncoder | None, ranks: dict
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     with torch.device('meta'):
-        target: nn.Module = InternVLForConditionalGeneration(InternVLConfig(**hf.model_config(model, encoder, 'float32')))
+        target: nn.Module = InternVLForConditionalGeneration(
+            InternVLConfig(**hf.model_config(model, encoder, 'float32'))
+        )
     shapes = {name: tuple(p.shape) for name, p in target.named_parameters(remove_duplicate=False)}
     stored = stored_safetensors(directory / 'adapter_model.safetensors')
     bad = []

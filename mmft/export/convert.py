@@ -19,8 +19,9 @@ from mmft.checkpoint.load import TOKENIZER_FILES, as_dtype, build_meta, check_sa
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate, hf, official
 from mmft.export.adapter import write_adapter
-from mmft.export.merge import Base, TrainedWeights, TrainingCheckpoint, check_base, trained_names
+from mmft.export.merge import TrainedWeights
 from mmft.export.same_model import check_trained_model
+from mmft.export.sources import Base, TrainingCheckpoint, check_base, trained_names
 from mmft.export.weights import WeightsExport
 from mmft.models.vlm import VLM
 from mmft.registry import ENCODERS
@@ -197,9 +198,7 @@ def convert(
 
 def _checked(check: str, directory: Path, source: Source, export: WeightsExport) -> dict[str, float]:
     if check == 'full':
-        return gate.check_full(
-            directory, source.model_config, source.base, source.checkpoint, source.encoder, export
-        )
+        return gate.check_full(directory, source.model_config, source.base, source.checkpoint, source.encoder, export)
     return {'tensors': gate.check_weights(directory, export)} if check == 'weights' else {}
 
 
@@ -221,7 +220,9 @@ def _check_out(out: Path, force: bool, source: Source) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:
-        raise ConfigError(f'{out} exists', expected='a new directory', fix='choose another, or pass --force to replace it')
+        raise ConfigError(
+            f'{out} exists', expected='a new directory', fix='choose another, or pass --force to replace it'
+        )
     inputs = [source.base.path] if source.base is not None else []
     inputs += [source.checkpoint.path] if source.checkpoint is not None else []
     for path in (*inputs, Path.cwd()):

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.data.tokenizers import LEADING_SPACE
-
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
 
@@ -52,8 +50,3 @@ def write_encoder(directory: Path, encoder: ChatEncoder, special_tokens: dict[st
         config['extra_special_tokens'] = special_tokens
     write_json(path, config)
     (directory / 'chat_template.jinja').write_text(encoder.chat_template(image), encoding='utf-8')
-
-
-def needs_prefix(encoder: ChatEncoder) -> bool:
-    """Whether some texts want a space in front that only mmft puts there (Phi-3's tokenizer)."""
-    return bool(encoder.tokenizer.init_kwargs.get(LEADING_SPACE))

@@ -1,7 +1,7 @@
 """What an export must pass before it gets its name.
 
-``full``: the written directory, loaded again, gives the logits and the greedy answer of the training model. That model is
-rebuilt from base and checkpoint by the very code that trained it, adapters unmerged; peft then merges them, an
+``full``: the written directory, loaded again, gives the logits and the greedy answer of the training model. That model
+is rebuilt from base and checkpoint by the very code that trained it, adapters unmerged; peft then merges them, an
 implementation of its own, and the weights are rounded to the export's dtype, as every export in 16 bits must.
 
 ``weights``: every tensor of the written directory, read back through its layout, is bit by bit the base's or the merged
@@ -21,7 +21,7 @@ from mmft.checkpoint.layouts import Step
 from mmft.checkpoint.load import build_pretrained, load, read_layout
 from mmft.checkpoint.source import TensorDirectory
 from mmft.errors import CheckpointError
-from mmft.export.merge import Base, TrainingCheckpoint, plain_tune
+from mmft.export.sources import Base, TrainingCheckpoint, plain_tune
 from mmft.export.stored import stored_directory
 from mmft.export.weights import WeightsExport, run_in_threads
 from mmft.models.tuning import apply_tune
@@ -36,8 +36,8 @@ __all__ = ['CHECKS', 'check_full', 'check_weights', 'choose_check']
 
 CHECKS = ('full', 'weights', 'none')
 _TOLERANCE = 1e-4
-"""Of logits, relative to the largest. float32 sums in another order stay below 1e-5; a 16-bit weight that rounds the other
-way because of that moves logits by some 1e-5 more."""
+"""Of logits, relative to the largest. float32 sums in another order stay below 1e-5; a 16-bit weight that rounds the
+other way because of that moves logits by some 1e-5 more."""
 
 _NEW_TOKENS = 8
 
@@ -61,7 +61,11 @@ def check_weights(directory: Path, export: WeightsExport) -> int:
         CheckpointError: names the tensors that differ.
     """
     stored = stored_directory(TensorDirectory(directory))
-    bad = [name for name, kind in export.tensors.items() if name not in stored or (stored[name].dtype, stored[name].shape) != kind]
+    bad = [
+        name
+        for name, kind in export.tensors.items()
+        if name not in stored or (stored[name].dtype, stored[name].shape) != kind
+    ]
     bad += sorted(set(stored) - set(export.tensors))
     seen: set[str] = set()
 
@@ -87,7 +91,10 @@ def _failed(what: str) -> CheckpointError:
 
 
 def rebuild(
-    model_config: Mapping[str, Any], base: Base | None, checkpoint: TrainingCheckpoint | None, encoder: ChatEncoder | None
+    model_config: Mapping[str, Any],
+    base: Base | None,
+    checkpoint: TrainingCheckpoint | None,
+    encoder: ChatEncoder | None,
 ) -> VLM:
     """The training model in float32, adapters beside their weights, in eval mode."""
     if base is not None:
@@ -169,9 +176,9 @@ def check_full(
     """Compare the written directory with the training model.
 
     Returns:
-        ``difference``: largest difference of logits to the training model rounded to the export's dtype, relative to the
-        largest logit; ``rounding``: to the training model as it is; ``agreement``: share of positions where the most
-        likely token is the training model's.
+        ``difference``: largest difference of logits to the training model rounded to the export's dtype, relative to
+        the largest logit; ``rounding``: to the training model as it is; ``agreement``: share of positions where the
+        most likely token is the training model's.
 
     Raises:
         CheckpointError: another model came out.

@@ -133,8 +133,8 @@ def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype:
     write_json(directory / 'generation_config.json', generation_config(ids, encoder))
     if encoder is None:
         return
-    # InternVL2 knows no videos, but the processor wants a token for them. A new one would lie outside the embedding; this
-    # one stands in no prompt before pictures are put in, and a user who writes it gets an error.
+    # InternVL2 knows no videos, but the processor wants a token for them. A new one would lie outside the embedding;
+    # this one stands in no prompt before pictures are put in, and a user who writes it gets an error.
     video = _VIDEO if _VIDEO in encoder.tokenizer.get_added_vocab() else encoder.image_end
     tokens = {
         'start_image_token': encoder.image_start,
@@ -145,5 +145,10 @@ def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype:
     write_encoder(directory, encoder, tokens, encoder.image_token)
     processor = processor_config(model, encoder)
     write_json(directory / 'processor_config.json', processor)
-    write_json(directory / 'preprocessor_config.json', {**processor['image_processor'], 'processor_class': 'InternVLProcessor'})
-    write_json(directory / 'video_preprocessor_config.json', {**processor['video_processor'], 'processor_class': 'InternVLProcessor'})
+    write_json(
+        directory / 'preprocessor_config.json', {**processor['image_processor'], 'processor_class': 'InternVLProcessor'}
+    )
+    write_json(
+        directory / 'video_preprocessor_config.json',
+        {**processor['video_processor'], 'processor_class': 'InternVLProcessor'},
+    )

@@ -10,118 +10,23 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.layouts import Layout, Step
-from mmft.checkpoint.load import read_layout
-from mmft.checkpoint.source import TensorDirectory, fingerprint
+from mmft.checkpoint.layouts import Step
 from mmft.errors import CheckpointError
-from mmft.export.stored import Stored, materialise, stored_directory, stored_pickle
+from mmft.export.sources import Base, TrainingCheckpoint
+from mmft.export.stored import Stored
 from mmft.models.lora import ADAPTER, is_lora_key, lora_delta
-from mmft.models.tuning import apply_tune, part_of
-from mmft.models.vlm import VLM
+from mmft.models.tuning import part_of
 
-__all__ = ['Adapter', 'Base', 'TrainedWeights', 'TrainingCheckpoint', 'check_base', 'plain_tune', 'trained_names']
+__all__ = ['Adapter', 'Merger', 'TrainedWeights']
 
-_BLOCK = 1 << 19  # values merged at a time: the float32 intermediate stays in the cache
+# Rows (and, of narrow tensors, values) handled at a time: small enough for the cache, large enough for the matmul.
+_ROWS, _VALUES = 256, 1 << 19
 _LORA_A = re.compile(rf'(.+)\.lora_A\.{ADAPTER}\.weight')
-
-
-@dataclass
-class TrainingCheckpoint:
-    """A ``.pth`` of mmft's training, its tensors still on disk.
-
-    Attributes:
-        state: name -> tensor of all that was trained.
-        meta: as ``mmft/engine/checkpoint.py`` describes it: ``base``, ``tune``, ``config``...
-        encoder: ``ChatEncoder.to_dict()``, or None.
-    """
-
-    path: Path
-    state: dict[str, Stored]
-    meta: dict[str, Any]
-    encoder: dict[str, Any] | None
-
-    @classmethod
-    def read(cls, path: str | Path) -> TrainingCheckpoint:
-        """Raises ``CheckpointError`` for a file that is missing, damaged or no checkpoint of mmft's training."""
-        content = stored_pickle(Path(path))
-        if not isinstance(content, dict) or not {'state_dict', 'meta'} <= content.keys() or 'tune' not in content['meta']:
-            raise CheckpointError(
-                f'{path} is not a training checkpoint of mmft',
-                expected="a .pth with 'state_dict' and 'meta', as training writes it",
-                fix='pass iter_*.pth of a work_dir; a model directory needs no conversion: mmft.load reads it',
-            )
-        return cls(Path(path), content['state_dict'], materialise(content['meta']), materialise(content.get('encoder')))
-
-
-@dataclass
-class Base:
-    """The directory a training started from.
-
-    Attributes:
-        stored: its tensors, by their names in its files.
-    """
-
-    path: Path
-    layout: Layout
-    tensors: TensorDirectory
-    stored: dict[str, Stored]
-
-    @classmethod
-    def read(cls, path: str | Path) -> Base:
-        tensors = TensorDirectory(path)
-        return cls(Path(path), read_layout(path), tensors, stored_directory(tensors))
-
-
-def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
-    """Refuse a checkpoint that belongs to other base weights.
-
-    Raises:
-        CheckpointError: names both bases.
-    """
-    trained_on = checkpoint.meta.get('base')
-    if base is None and trained_on is None:
-        return
-    if base is None or trained_on is None:
-        raise CheckpointError(
-            f'{checkpoint.path} was trained on {trained_on["path"] if trained_on else "random weights (pretrained=None)"}, '
-            f'but the config says pretrained={str(base.path) if base else None!r}',
-            expected='the config of that training',
-            fix='take the config from the work_dir of the checkpoint',
-        )
-    own = fingerprint(base.tensors)
-    if own != trained_on['fingerprint']:
-        raise CheckpointError(
-            f'{checkpoint.path} was trained on the base {trained_on["path"]} (fingerprint '
-            f'{trained_on["fingerprint"][:12]}), but {base.path} holds other weights (fingerprint {own[:12]})',
-            expected='the very base that was trained on: trained differences mean nothing on another one',
-            fix='set pretrained to that base (--cfg-options pretrained=PATH if it moved)',
-        )
-
-
-def plain_tune(tune: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of a checkpoint as ``apply_tune`` takes them, without quantisation."""
-    plain = {}
-    for part, spec in tune.items():
-        if spec['type'] in ('lora', 'qlora'):
-            names = ('r', 'alpha', 'dropout', 'targets', 'dora')
-            layers = {'from_layer': spec['layers'][0]} if spec.get('layers') else {}
-            plain[part] = {'type': 'lora', **{name: spec[name] for name in names}, **layers}
-        else:
-            plain[part] = dict(spec)
-    return plain
-
-
-def trained_names(model: VLM, tune: Mapping[str, Any]) -> set[str]:
-    """What a training with these settings trains. Changes ``model``, which may be on the meta device."""
-    with torch.device('meta'):
-        apply_tune(model, plain_tune(tune))
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -181,7 +86,7 @@ class TrainedWeights:
                 expected='a base (pretrained), or a checkpoint in which every part was trained in full'
                 if self.base is None
                 else f'all tensors of the model in {self.base.path}',
-                fix='frozen weights that were drawn at random are in no file: train all parts in full, or start from a base',
+                fix='frozen weights that were drawn at random are in no file: train all parts, or start from a base',
             )
 
     def is_trained(self, name: str) -> bool:
@@ -227,7 +132,7 @@ class TrainedWeights:
             yield (source.read() if isinstance(source, Stored) else source).to(dtype)
             return
         merge = None if adapter is None else Merger(adapter, tuple(source.shape))
-        step = max(1, _BLOCK // math.prod(source.shape[1:]))
+        step = max(_ROWS, _VALUES // max(1, math.prod(source.shape[1:])))
         for start in range(0, source.shape[0], step):
             stop = start + step
             rows = source.rows(start, stop) if isinstance(source, Stored) else source[start:stop]
@@ -253,7 +158,9 @@ class Merger:
 
     def __init__(self, adapter: Adapter, shape: tuple[int, ...]) -> None:
         self.adapter = adapter
-        self._by_row = tuple(f'{adapter.module}.{kind}.{ADAPTER}.weight' for kind in ('lora_B', 'lora_magnitude_vector'))
+        self._by_row = tuple(
+            f'{adapter.module}.{kind}.{ADAPTER}.weight' for kind in ('lora_B', 'lora_magnitude_vector')
+        )
         self._loaded = {name: stored.read().float() for name, stored in adapter.tensors.items()}
         a, b = (self._loaded[f'{adapter.module}.{kind}.{ADAPTER}.weight'] for kind in ('lora_A', 'lora_B'))
         if shape != (b.shape[0], *a.shape[1:]):
@@ -295,6 +202,6 @@ def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str,
         raise CheckpointError(
             f'{len(left)} adapter tensors that mmft cannot merge, such as {sorted(left)[:4]}',
             expected='LoRA on linear layers',
-            fix='export with --adapter is no way out either: train with linear layers as targets',
+            fix='train with linear layers as tune targets',
         )
     return found

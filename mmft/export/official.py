@@ -26,9 +26,9 @@ _ARCHITECTURES = {
     'Phi3': ('Phi3ForCausalLM', 'phi3'),
 }
 _VISION_FIELDS = (
-    'hidden_size', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size', 'qkv_bias', 'qk_normalization',
-    'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout', 'drop_path_rate', 'initializer_factor',
-    'initializer_range',
+    'hidden_size', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size', 'qkv_bias',
+    'qk_normalization', 'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout', 'drop_path_rate',
+    'initializer_factor', 'initializer_range',
 )  # fmt: skip
 _AUTO_MAP = {
     'AutoConfig': 'configuration_internvl_chat.InternVLChatConfig',
@@ -42,10 +42,10 @@ def llm_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str,
     kind, config = type(model.llm).__name__, model.llm.lm.config
     architecture, model_type = _ARCHITECTURES[kind]
     names = (
-        'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'num_key_value_heads',
-        'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps', 'attention_dropout', 'use_cache',
-        'attention_bias', 'mlp_bias', 'head_dim', 'original_max_position_embeddings', 'sliding_window',
-        'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
+        'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+        'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps',
+        'attention_dropout', 'use_cache', 'attention_bias', 'mlp_bias', 'head_dim', 'original_max_position_embeddings',
+        'sliding_window', 'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
     )  # fmt: skip
     fields = {name: value for name in names if (value := getattr(config, name, None)) is not None}
     if kind == 'InternLM2':

@@ -121,7 +121,9 @@ class ShardWriter:
             ValueError: announced tensors did not come.
         """
         if self._left:
-            raise ValueError(f'{len(self._left)} tensors were announced and not written, such as {sorted(self._left)[:4]}')
+            raise ValueError(
+                f'{len(self._left)} tensors were announced and not written, such as {sorted(self._left)[:4]}'
+            )
         for handle in self._open:
             os.fsync(handle)
         self.abandon()

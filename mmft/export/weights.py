@@ -117,12 +117,13 @@ class WeightsExport:
 
 
 def run_in_threads(function: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Call ``function`` for every item on as many threads as there are cores (4 at most); the first error ends it.
+    """Call ``function`` for every item on a few threads; the first error ends it.
 
-    torch computes on one core in each thread: between the cores nothing waits, and reading, computing and writing of
-    different tensors overlap.
+    torch computes on one core in each thread, so no core waits for another. One thread more than cores: while one waits
+    for the disk, the others compute.
     """
-    count = min(4, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    count = min(8, cores) + 1
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:

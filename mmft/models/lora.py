@@ -117,7 +117,7 @@ def lora_delta(key: str, weight: Tensor, adapter: Mapping[str, Tensor], alpha: f
     """
     a = adapter[f'{key}.lora_A.{ADAPTER}.weight'].float()
     b = adapter[f'{key}.lora_B.{ADAPTER}.weight'].float()
-    merged = torch.addmm(weight.float(), b, a, alpha=alpha / r)
+    merged = weight.to(torch.float32, copy=True).addmm_(b, a, alpha=alpha / r)
     magnitude = adapter.get(f'{key}.lora_magnitude_vector.{ADAPTER}.weight')
     if magnitude is not None:
         merged *= (magnitude.float() / torch.linalg.norm(merged, dim=1))[:, None]

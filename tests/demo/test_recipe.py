@@ -43,3 +43,12 @@ def test_a_failing_step_stops_the_demo(tmp_path):
     run = demo(tmp_path)
     with pytest.raises(TrainingError, match='ended with status'):
         run.train('configs/internvl2_tiny_base.py', tmp_path / 'run', tmp_path / 'missing.jsonl', None, ())
+
+
+def test_only_what_the_demo_wrote_is_cleared(tmp_path):
+    run = demo(tmp_path)
+    (tmp_path / 'work/base').mkdir(parents=True)
+    (tmp_path / 'work/report.json').write_text('{}')
+    (tmp_path / 'work/mine.txt').write_text('keep')
+    run.clear()
+    assert [path.name for path in (tmp_path / 'work').iterdir()] == ['mine.txt']

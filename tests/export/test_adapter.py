@@ -21,7 +21,11 @@ TUNES = {
         'projector': {'type': 'lora', 'r': 3, 'alpha': 3},
         'llm': {'type': 'lora', 'r': 4, 'alpha': 8, 'targets': ['q_proj', 'down_proj']},
     },
-    'dora': {'vision': {'type': 'lora', 'r': 2, 'dora': True}, 'projector': 'full', 'llm': {'type': 'lora', 'r': 4, 'dora': True}},
+    'dora': {
+        'vision': {'type': 'lora', 'r': 2, 'dora': True},
+        'projector': 'full',
+        'llm': {'type': 'lora', 'r': 4, 'dora': True},
+    },
     'frozen_projector': {'vision': {'type': 'lora', 'r': 2}, 'projector': 'frozen', 'llm': 'frozen'},
 }
 

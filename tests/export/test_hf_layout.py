@@ -96,7 +96,11 @@ def test_processor_gives_our_tokens_and_tiles(exported):
     image = picture(130, 60)
     content = [{'type': 'image', 'image': image}, {'type': 'text', 'text': 'What dish is it? 这是什么菜？'}]
     got = processor.apply_chat_template(
-        [{'role': 'user', 'content': content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors='pt'
+        [{'role': 'user', 'content': content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors='pt',
     )
     want = encoder.prompt('What dish is it? 这是什么菜？', [image])
     assert got['input_ids'][0].tolist() == want.input_ids.tolist()
@@ -165,7 +169,11 @@ def test_an_image_processor_it_cannot_do_is_refused(tiler, problem, tmp_path):
 
 def test_tied_embeddings_stay_tied(tmp_path):
     encoder, config = make_encoder('Qwen2'), model_config('Qwen2', tie_word_embeddings=True)
-    cfg = {'model': config, 'pretrained': str(make_base(tmp_path / 'base', config, 'hf', encoder=encoder)), 'tune': LORA}
+    cfg = {
+        'model': config,
+        'pretrained': str(make_base(tmp_path / 'base', config, 'hf', encoder=encoder)),
+        'tune': LORA,
+    }
     path, model = make_checkpoint(tmp_path / 'iter_1.pth', cfg, encoder)
     want = logits(model, encoder, [picture()])
     convert(cfg, path, tmp_path / 'hf', check='none')
@@ -181,7 +189,7 @@ def test_tied_embeddings_stay_tied(tmp_path):
 def test_tiling_rules_of_transformers_and_ours():
     """transformers orders candidate grids by columns within an area, OpenGVLab by a set's hash order.
 
-    Grids differ only where two candidates tie: never with min_tiles=1 as InternVL2 uses it, checked here over many sizes.
+    That could show only where two candidates tie: never with min_tiles=1 as InternVL2 uses it, over many sizes.
     """
     tiler = DynamicTiler(tile_size=448, min_tiles=1, max_tiles=12)
     sizes = [(w, h) for w in range(1, 2600, 61) for h in range(1, 2600, 67)]

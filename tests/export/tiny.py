@@ -27,7 +27,11 @@ TEMPLATES = {'InternLM2': 'internlm2-chat', 'Qwen2': 'Hermes-2', 'Phi3': 'phi3-c
 def make_encoder(kind: str = 'InternLM2', **more: Any) -> ChatEncoder:
     """Tiles of 56 px, 4 tokens each."""
     tiler = DynamicTiler(tile_size=56, min_tiles=1, max_tiles=6, thumbnail=True)
-    options = {'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS[kind], 'template': TEMPLATES[kind], 'image_processor': tiler}
+    options = {
+        'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS[kind],
+        'template': TEMPLATES[kind],
+        'image_processor': tiler,
+    }
     return ChatEncoder(**{**options, 'tokens_per_tile': 4, **more})
 
 
@@ -71,7 +75,9 @@ def make_base(directory: Path, config: dict[str, Any], layout: str = 'official',
     tensors: dict[str, torch.Tensor] = {}
     for step in table.to_theirs(own):
         tensors |= step(lambda name: own[name].detach().to(dtype))
-    save_file({name: value.contiguous() for name, value in tensors.items()}, directory / 'model.safetensors', {'format': 'pt'})
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, directory / 'model.safetensors', {'format': 'pt'}
+    )
     files = {'hf': hf, 'official': official}[layout]
     files.write_files(directory, model, encoder, str(dtype).removeprefix('torch.'), None)
     return directory
@@ -97,7 +103,13 @@ def make_checkpoint(
         'state_dict': {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         'optimizer': {'state': torch.randn(1000)},
         'encoder': encoder.to_dict() if encoder is not None else None,
-        'meta': {'mmft_version': '0', 'config': f'model = {json.dumps(cfg["model"])}', 'base': base, 'tune': tune, **meta},
+        'meta': {
+            'mmft_version': '0',
+            'config': f'model = {json.dumps(cfg["model"])}',
+            'base': base,
+            'tune': tune,
+            **meta,
+        },
     }
     torch.save(plain(content), path)
     if encoder is not None:

@@ -1,4 +1,4 @@
-"""Whatever is registered keeps the contract of its kind: the tests walk the registries, so a new part is covered unasked."""
+"""What is registered keeps its contract: the tests walk the registries, so a new part is covered unasked."""
 
 from __future__ import annotations
 
@@ -13,9 +13,24 @@ from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 SIDE, DV, DL, VOCABULARY, SLOT = 56, 32, 24, 64, 60
 
 # What a part needs beyond the common arguments. A new part whose constructor takes the common ones needs no line here.
-TOWER = {'hidden_size': DV, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'intermediate_size': 48, 'image_size': SIDE}
-LLM = {'vocab_size': VOCABULARY, 'hidden_size': DL, 'intermediate_size': 32, 'num_hidden_layers': 2,
-       'num_attention_heads': 2, 'num_key_value_heads': 1, 'pad_token_id': 0, 'bos_token_id': 1, 'eos_token_id': 2}  # fmt: skip
+TOWER = {
+    'hidden_size': DV,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+    'intermediate_size': 48,
+    'image_size': SIDE,
+}
+LLM = {
+    'vocab_size': VOCABULARY,
+    'hidden_size': DL,
+    'intermediate_size': 32,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+    'num_key_value_heads': 1,
+    'pad_token_id': 0,
+    'bos_token_id': 1,
+    'eos_token_id': 2,
+}
 SPECIAL = {'Phi3': {'original_max_position_embeddings': 4096}}
 
 TOWERS, CONNECTORS, LLMS = VISION_TOWERS.names(), PROJECTORS.names(), LANGUAGE_MODELS.names()
@@ -71,7 +86,9 @@ def test_language_model(name):
     torch.testing.assert_close(llm.head(hidden), llm.lm(input_ids=ids).logits)
     weight, bias = llm.linear_head()
     torch.testing.assert_close(torch.nn.functional.linear(hidden, weight, bias), llm.head(hidden))
-    new = llm.generate(embeds, torch.ones_like(ids), max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0)
+    new = llm.generate(
+        embeds, torch.ones_like(ids), max_new_tokens=3, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
     assert new.shape == (2, 3)
 
 
@@ -85,7 +102,11 @@ def test_every_mix_trains_saves_and_answers_the_same(tower, projector, llm):
     ids = torch.tensor([[1, *[SLOT] * 2 * tokens, 5, 6, 7, 8, 2]])
     labels = ids.clone()
     labels[:, : 2 * tokens + 3] = -100
-    batch = {'input_ids': ids, 'labels': labels, 'pixel_values': torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8)}
+    batch = {
+        'input_ids': ids,
+        'labels': labels,
+        'pixel_values': torch.randint(256, (2, 3, SIDE, SIDE), dtype=torch.uint8),
+    }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     first = model(**batch)['loss']
     first.backward()

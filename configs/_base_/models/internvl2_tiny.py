@@ -1,6 +1,6 @@
 """An InternVL2 that two CPU cores can train from nothing: InternViT, pixel shuffle v2, dynamic tiles, a Llama-type LLM.
 
-The model of `make demo`, which makes its weights: 0.9M + 0.1M + 1.6M parameters, a tile of 96 px is 9 tokens.
+The model of `make demo`, which makes its weights: 0.9M + 0.1M + 1.6M parameters; a tile of 96 px is 16 tokens.
 """
 
 model = dict(
@@ -12,12 +12,14 @@ model = dict(
         num_attention_heads=4,
         intermediate_size=512,
         image_size=96,
-        patch_size=16,
+        patch_size=12,
         qkv_bias=True,
         qk_normalization=False,
         norm_type='layer_norm',
         layer_norm_eps=1e-6,
         drop_path_rate=0.0,
+        # As the language model's: towers of this width learn from nothing far faster than at the usual 0.02.
+        initializer_range=0.07,
         # Layer scale at its start. InternViT's 0.1 is for 24 layers and long training.
         initializer_factor=1.0,
     ),

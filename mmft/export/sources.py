@@ -1,0 +1,118 @@
+"""What an export reads: the base directory a training began with, and the checkpoint it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmft.checkpoint.layouts import Layout
+from mmft.checkpoint.load import read_layout
+from mmft.checkpoint.source import TensorDirectory, fingerprint
+from mmft.errors import CheckpointError
+from mmft.export.stored import Stored, materialise, stored_directory, stored_pickle
+from mmft.models.tuning import apply_tune
+from mmft.models.vlm import VLM
+
+__all__ = ['Base', 'TrainingCheckpoint', 'check_base', 'plain_tune', 'trained_names']
+
+
+@dataclass
+class TrainingCheckpoint:
+    """A ``.pth`` of mmft's training, its tensors still on disk.
+
+    Attributes:
+        state: name -> tensor of all that was trained.
+        meta: as ``mmft/engine/checkpoint.py`` describes it: ``base``, ``tune``, ``config``...
+        encoder: ``ChatEncoder.to_dict()``, or None.
+    """
+
+    path: Path
+    state: dict[str, Stored]
+    meta: dict[str, Any]
+    encoder: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainingCheckpoint:
+        """Raises ``CheckpointError`` for a file that is missing, damaged or no checkpoint of mmft's training."""
+        content = stored_pickle(Path(path))
+        if (
+            not isinstance(content, dict)
+            or not {'state_dict', 'meta'} <= content.keys()
+            or 'tune' not in content['meta']
+        ):
+            raise CheckpointError(
+                f'{path} is not a training checkpoint of mmft',
+                expected="a .pth with 'state_dict' and 'meta', as training writes it",
+                fix='pass iter_*.pth of a work_dir; a model directory needs no conversion: mmft.load reads it',
+            )
+        return cls(Path(path), content['state_dict'], materialise(content['meta']), materialise(content.get('encoder')))
+
+
+@dataclass
+class Base:
+    """The directory a training started from.
+
+    Attributes:
+        stored: its tensors, by their names in its files.
+    """
+
+    path: Path
+    layout: Layout
+    tensors: TensorDirectory
+    stored: dict[str, Stored]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Base:
+        tensors = TensorDirectory(path)
+        return cls(Path(path), read_layout(path), tensors, stored_directory(tensors))
+
+
+def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
+    """Refuse a checkpoint that belongs to other base weights.
+
+    Raises:
+        CheckpointError: names both bases.
+    """
+    trained_on = checkpoint.meta.get('base')
+    if base is None and trained_on is None:
+        return
+    if base is None or trained_on is None:
+        raise CheckpointError(
+            f'{checkpoint.path} was trained on '
+            f'{trained_on["path"] if trained_on else "random weights (pretrained=None)"}, but the config says '
+            f'pretrained={str(base.path) if base else None!r}',
+            expected='the config of that training',
+            fix='take the config from the work_dir of the checkpoint',
+        )
+    own = fingerprint(base.tensors)
+    if own != trained_on['fingerprint']:
+        raise CheckpointError(
+            f'{checkpoint.path} was trained on the base {trained_on["path"]} (fingerprint '
+            f'{trained_on["fingerprint"][:12]}), but {base.path} holds other weights (fingerprint {own[:12]})',
+            expected='the very base that was trained on: trained differences mean nothing on another one',
+            fix='set pretrained to that base (--cfg-options pretrained=PATH if it moved)',
+        )
+
+
+def plain_tune(tune: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of a checkpoint as ``apply_tune`` takes them, without quantisation."""
+    plain = {}
+    for part, spec in tune.items():
+        if spec['type'] in ('lora', 'qlora'):
+            names = ('r', 'alpha', 'dropout', 'targets', 'dora')
+            layers = {'from_layer': spec['layers'][0]} if spec.get('layers') else {}
+            plain[part] = {'type': 'lora', **{name: spec[name] for name in names}, **layers}
+        else:
+            plain[part] = dict(spec)
+    return plain
+
+
+def trained_names(model: VLM, tune: Mapping[str, Any]) -> set[str]:
+    """What a training with these settings trains. Changes ``model``, which may be on the meta device."""
+    with torch.device('meta'):
+        apply_tune(model, plain_tune(tune))
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
