@@ -40,5 +40,5 @@ bench: install  ## the benchmarks of docs/benchmarks.md
 	$(PY) benchmarks/train_step.py
 	$(PY) benchmarks/convert.py
 
-clean:  ## remove what was built, trained and drawn (not .venv)
-	rm -rf build dist *.egg-info work_dirs data/demo_food mmft/data/*.so
+clean:  ## remove what was trained and drawn, and build leftovers (not what is installed)
+	rm -rf build dist *.egg-info work_dirs data/demo_food

@@ -46,7 +46,7 @@ EXTRAS['all'] = [requirement for name in ('deploy', 'deepspeed', 'qlora') for re
 setup(
     name='mmft',
     version=VERSION,
-    description='Fine-tune InternVL2 and LLaVA models from Python configs, and deploy them with LMDeploy',
+    description='Fine-tune InternVL2-style vision-language models from Python configs, for LMDeploy',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -1,4 +1,7 @@
-"""The base of `make demo`: every weight trained from nothing on drawn still lifes and six ordinary dishes."""
+"""The base of `make demo`: every weight trained from nothing on drawn still lifes and six ordinary dishes.
+
+Paths are those of a clone: run it from there, as `make demo` does.
+"""
 
 from mmengine.config import read_base
 
@@ -20,5 +23,5 @@ train_dataloader.update(
 )
 val_dataloader = None
 optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
-train_cfg.update(max_epochs=4)
+train_cfg.update(max_epochs=3)
 default_hooks.update(checkpoint=dict(interval=0), answers=None)

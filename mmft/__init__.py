@@ -1,4 +1,4 @@
-"""mmft: fine-tune InternVL2 and LLaVA vision-language models from Python configs, and deploy them with LMDeploy.
+"""mmft: fine-tune InternVL2-style vision-language models from Python configs, and hand them to LMDeploy.
 
 ``import mmft`` does no work: torch and the rest are imported when a name below is first used.
 """
@@ -12,7 +12,7 @@ __version__ = '0.1.0'
 
 _LAZY = {'load': 'mmft.checkpoint', 'VLM': 'mmft.models', 'ChatEncoder': 'mmft.data'}
 
-__all__ = ['ChatEncoder', 'VLM', '__version__', 'load']
+__all__ = ['VLM', 'ChatEncoder', '__version__', 'load']
 
 
 def __getattr__(name: str) -> Any:

@@ -49,8 +49,8 @@ class ConfigError(MMFTError, ValueError):
     @classmethod
     def gather(cls, problems: Sequence[MMFTError | str]) -> ConfigError:
         """One error that lists every problem of a config at once."""
-        if len(problems) == 1 and isinstance(problems[0], cls):
-            return problems[0]
+        if len(problems) == 1:
+            return problems[0] if isinstance(problems[0], cls) else cls(str(problems[0]))
         body = '\n'.join(f'{i}. {p}' for i, p in enumerate(problems, 1))
         return cls(f'{len(problems)} problems in the config:\n{body}')
 

@@ -10,11 +10,14 @@ Parts are added with a decorator::
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry as MMEngineRegistry
+from mmengine.registry import build_from_cfg
 
 from mmft.errors import ConfigError
 
@@ -27,7 +30,6 @@ __all__ = [
     'LANGUAGE_MODELS',
     'LOG_PROCESSORS',
     'LOOPS',
-    'METRICS',
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
@@ -49,7 +51,8 @@ class Registry(MMEngineRegistry):
         """Build from a dict with ``type``; anything that is not a dict is taken as built already.
 
         Raises:
-            ConfigError: ``type`` is missing or names nothing that is registered.
+            ConfigError: ``type`` is missing or names nothing that is registered, or its arguments are not those of
+                the class.
         """
         if not isinstance(cfg, (dict, Config, ConfigDict)):
             return cfg
@@ -62,12 +65,38 @@ class Registry(MMEngineRegistry):
             )
         if isinstance(kind, str) and self.get(kind) is None:
             raise self.unknown(kind)
+        if self.build_func is build_from_cfg:  # schedulers have a builder of their own, which takes more names
+            self._check_arguments(kind, {**(kwargs.get('default_args') or {}), **cfg})
         return super().build(cfg, *args, **kwargs)
 
+    def _check_arguments(self, kind: Any, arguments: Mapping[str, Any]) -> None:
+        part = self.get(kind) if isinstance(kind, str) else kind
+        try:
+            signature = inspect.signature(part)
+        except (TypeError, ValueError):  # built-in callables have none
+            return
+        given = {key: value for key, value in arguments.items() if key not in ('type', '_scope_')}
+        try:
+            signature.bind(**given)
+        except TypeError as error:
+            name = kind if isinstance(kind, str) else part.__name__
+            takes = [key for key, parameter in signature.parameters.items() if parameter.kind.name != 'VAR_KEYWORD']
+            near = [n for key in given if key not in takes for n in difflib.get_close_matches(key, takes, n=1)]
+            raise ConfigError(
+                f'{self.name} {name}: {error}',
+                expected=f'some of {takes}',
+                fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct the config',
+            ) from None
+
     def names(self) -> list[str]:
-        """Every registered name, sorted (imports the modules that register them)."""
-        self.import_from_location()
-        return sorted(self.module_dict)
+        """Every registered name, mmengine's own included, sorted (imports the modules that register them)."""
+        found: set[str] = set()
+        registry: MMEngineRegistry | None = self
+        while registry is not None:
+            registry.import_from_location()
+            found |= set(registry.module_dict)
+            registry = registry.parent
+        return sorted(found)
 
     def unknown(self, name: str) -> ConfigError:
         """The error for a name that is not registered here."""
@@ -94,7 +123,6 @@ ENCODERS = _registry('encoder', 'mmft.data.encoder')
 DATASETS = _registry('dataset', 'mmft.data.dataset')
 SAMPLERS = _registry('sampler', 'mmft.data.sampler')
 COLLATORS = _registry('collator', 'mmft.data.collate')
-METRICS = _registry('metric', 'mmft.evaluation')
 
 # Children of mmengine's own, so that the Runner finds mmengine's parts and ours by name.
 HOOKS = _registry('hook', 'mmft.engine', mmengine_registry.HOOKS)

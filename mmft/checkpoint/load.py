@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.source import TensorDirectory, fingerprint, read_json
 from mmft.errors import CheckpointError, ConfigError
-from mmft.registry import ENCODERS, MODELS
+from mmft.registry import ENCODERS, LANGUAGE_MODELS, MODELS, PROJECTORS, VISION_TOWERS
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -87,19 +88,28 @@ def fill(
 ) -> None:
     """Put a directory's tensors into a meta model, one at a time."""
     slots = dict(model.named_parameters(remove_duplicate=False))
-    tied = {name for name in slots if name not in dict(model.named_parameters())}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {name: first[id(parameter)] for name, parameter in slots.items() if first[id(parameter)] != name}
     problems: list[str] = []
     filled: set[str] = set()
+    twins: dict[str, Tensor] = {}
     for step in layout.to_ours(tensors):
         for name, value in step(tensors.__getitem__).items():
             if name not in slots:
                 problems.append(f'{name}: in the weights, but not in the model')
             elif tuple(value.shape) != tuple(slots[name].shape):
                 problems.append(f'{name}: {tuple(value.shape)} in the weights, {tuple(slots[name].shape)} in the model')
-            elif name not in tied:
+            elif name in tied:
+                twins[name] = value
+            else:
                 _assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
             filled.add(name)
-    problems += [f'{name}: in the model, but not in the weights' for name in slots if name not in filled | tied]
+    problems += [f'{name}: in the model, but not in the weights' for name in slots if name not in filled | set(tied)]
+    problems += [
+        f'{name}: other values than {tied[name]} in the weights, but the config ties them (tie_word_embeddings)'
+        for name, value in twins.items()
+        if tied[name] in filled and not _equal(value, model.get_parameter(tied[name]))
+    ]
     if problems:
         shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if len(problems) > 20 else '')
         raise CheckpointError(f'{where} does not fit the model:\n  {shown}', fix='check the model config and the path')
@@ -107,6 +117,10 @@ def fill(
     if tied:
         model.llm.lm.tie_weights()
     model.to(device)
+
+
+def _equal(value: Tensor, parameter: Tensor) -> bool:
+    return torch.equal(value.to(device=parameter.device, dtype=parameter.dtype), parameter)
 
 
 def _assign(model: torch.nn.Module, name: str, value: Tensor) -> None:
@@ -122,6 +136,21 @@ _SILENT = {
 }
 
 
+def _settings(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``_SILENT`` settings of a part, with the defaults of its class for what its config leaves out."""
+    kind = {'vision': VISION_TOWERS, 'projector': PROJECTORS, 'llm': LANGUAGE_MODELS}[part].get(config['type'])
+    if kind is None:
+        return dict(config)
+    if not hasattr(kind, 'hf_config'):
+        defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+        return {**defaults, **config}
+    fields = {key: value for key, value in config.items() if key not in ('type', 'attn_implementation')}
+    resolved = kind.hf_config(fields)
+    rope = dict(resolved.rope_parameters)
+    own = {key: getattr(resolved, key) for key in _SILENT['llm'] if not key.startswith('rope_')}
+    return {**own, 'rope_theta': rope.get('rope_theta'), 'rope_scaling': rope}
+
+
 def _comparable(value: Any) -> Any:
     """A rope scaling as names and numbers: transformers' spellings of the same thing are equal."""
     if not isinstance(value, Mapping):
@@ -133,14 +162,14 @@ def _comparable(value: Any) -> Any:
 
 def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
     """Raise ``ConfigError`` where a ``model`` dict differs from a directory's in what tensor shapes do not show."""
-    problems = [
-        f'model.{part}.{key} = {config[part][key]!r}, but {where} says {stored[part][key]!r}'
-        for part, keys in _SILENT.items()
-        for key in keys
-        if key in config[part]
-        and key in stored[part]
-        and _comparable(config[part][key]) != _comparable(stored[part][key])
-    ]
+    problems = []
+    for part, keys in _SILENT.items():
+        own, theirs = _settings(part, config[part]), _settings(part, stored[part])
+        problems += [
+            f'model.{part}.{key} = {own[key]!r}, but {where} says {theirs[key]!r}'
+            for key in keys
+            if key in own and key in theirs and _comparable(own[key]) != _comparable(theirs[key])
+        ]
     if problems:
         raise ConfigError.gather(problems)
 

@@ -24,7 +24,7 @@ _SINGLE = ('model.safetensors', 'pytorch_model.bin')
 def read_json(path: Path) -> dict:
     """A JSON file; a ``CheckpointError`` names it where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise CheckpointError(
             f'no {path.name} in {path.parent}',
@@ -33,6 +33,9 @@ def read_json(path: Path) -> dict:
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f'{path}: not valid JSON: {error}', fix='download the file again') from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} holds a {type(content).__name__}', expected='a JSON object')
+    return content
 
 
 class TensorDirectory(Mapping[str, Tensor]):

@@ -107,7 +107,10 @@ def _value(text: str) -> Any:
 
     if text in ('None', 'none', 'null'):
         return None
-    return DictAction._parse_iterable(text)
+    try:
+        return DictAction._parse_iterable(text)
+    except AssertionError as error:  # brackets that do not match
+        raise ConfigError(f'--cfg-options: {error}', fix='close every bracket; quote the option in the shell') from None
 
 
 def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:

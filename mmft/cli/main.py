@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser('mmft', description='Fine-tune, export and serve vision-language models.')
+    parser = argparse.ArgumentParser('mmft', description='Fine-tune and export vision-language models.')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     chosen = argv[0] if argv else None
     for name, (module, help_text) in COMMANDS.items():

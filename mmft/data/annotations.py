@@ -21,6 +21,7 @@ __all__ = ['AnnotationFile', 'read_json']
 
 _BOM = b'\xef\xbb\xbf'
 _BLANK = b' \t\r\n'
+_ARRAY_ENDS = 'the records after it cannot be told apart, in .jsonl they could'
 
 
 class AnnotationFile:
@@ -140,10 +141,14 @@ def _array_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int,
             raise json.JSONDecodeError('Extra data', text, at)
     except json.JSONDecodeError as error:
         # Where one element is broken nothing tells where the next one begins: the array ends here.
-        problem = _invalid(error, path, 1, 'the records after it cannot be told apart, in .jsonl they could')
-        if on_bad is None:
-            raise problem from None
-        on_bad(problem)
+        problem = _invalid(error, path, 1, _ARRAY_ENDS)
+    except (RecursionError, ValueError) as error:
+        problem = _unreadable(error, path, line + text.count('\n', seen, at), _ARRAY_ENDS)
+    else:
+        return
+    if on_bad is None:
+        raise problem
+    on_bad(problem)
 
 
 def _skip_blank(text: str, at: int) -> int:
@@ -165,12 +170,13 @@ def _decode(raw: bytes, path: Path, line: int) -> str:
 
 
 def _parse(raw: bytes, path: Path, line: int) -> dict[str, Any]:
+    text = _decode(raw, path, line)
     try:
-        value = json.loads(_decode(raw, path, line))
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise _invalid(error, path, line) from None
-    except RecursionError:
-        raise DataError('JSON nested too deep', file=path, line=line, expected='a flat record') from None
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(error, path, line) from None
     if not isinstance(value, dict):
         raise DataError(
             f'a {type(value).__name__} where a record should be', file=path, line=line, expected='a JSON object {...}'
@@ -186,6 +192,17 @@ def _invalid(error: json.JSONDecodeError, path: Path, line: int, hint: str = '')
         line=line,
         expected='one JSON object a line (.jsonl), or one array of objects (.json)',
         fix='mend this line' + (f'; {hint}' if hint else ''),
+    )
+
+
+def _unreadable(error: Exception, path: Path, line: int, hint: str = '') -> DataError:
+    """For JSON that is valid but that Python will not hold: nested too deep, a number of thousands of digits."""
+    return DataError(
+        'JSON nested too deep' if isinstance(error, RecursionError) else f'unreadable JSON: {error}',
+        file=path,
+        line=line,
+        expected='a flat record of ordinary values',
+        fix='mend this record' + (f'; {hint}' if hint else ''),
     )
 
 

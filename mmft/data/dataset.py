@@ -52,6 +52,7 @@ class ChatDataset(Dataset):
         max_samples: at most this many, a seeded choice in file order.
         seed: of the choices that ``repeat_time``, weights and ``max_samples`` make.
         follow_links: whether symbolic links may lead out of the image root.
+        min_side: smallest width and height of a picture, px.
 
     Raises:
         ConfigError: contradictory arguments.
@@ -71,6 +72,7 @@ class ChatDataset(Dataset):
         max_samples: int | None = None,
         seed: int = 0,
         follow_links: bool = False,
+        min_side: int = 2,
     ) -> None:
         _check_arguments(ann_file, meta_file, on_error, check, repeat_time, max_samples)
         self.on_error, self.seed, self._check, self._encoder = on_error, seed, check, encoder
@@ -81,7 +83,7 @@ class ChatDataset(Dataset):
         self.problems: list[DataError] = []
         self._kinds: Counter[str] = Counter()
         note = None if on_error == 'raise' else lambda error: self._note('record', error)
-        self._subsets = [Subset(spec, encoder, follow_links, note) for spec in specs]
+        self._subsets = [Subset(spec, encoder, follow_links, note, min_side) for spec in specs]
         self._lengths = [np.full(len(s.file), -1, np.int64) for s in self._subsets]
         self._images = [np.zeros(len(s.file), np.int32) for s in self._subsets]
         good = self._scan_all()

@@ -230,7 +230,8 @@ class ChatEncoder(TextEncoder):
             try:
                 tiles = self.image_processor.from_bytes(Path(image).read_bytes(), limit)
             except DataError as error:
-                raise error.at(image) from error
+                # By the path, not as the so many bytes that were read from it.
+                raise DataError(error.bare, file=image, expected=error.expected, fix=error.fix) from error
         else:
             tiles = self.image_processor(load_image(image), limit)
         expected = self.image_processor.num_tiles(*size, limit)

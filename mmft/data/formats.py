@@ -170,8 +170,21 @@ def _turns(value: Any, key: str, role_key: str, text_key: str, text: Callable[[A
                 expected=f'one of {sorted(_ROLES)}',
                 fix=f'mend `{role_key}` of this turn',
             )
-        messages.append(Message(role=_ROLES[role], content=text(turn[text_key], f'turn {n}')))
+        content = text(turn[text_key], f'turn {n}')
+        _check_unicode(content, f'turn {n}')
+        messages.append(Message(role=_ROLES[role], content=content))
     return messages
+
+
+def _check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON allows half a surrogate pair; tokenizers do not
+        raise DataError(
+            f'{where} holds {text[error.start]!r}, half of a character',
+            expected='text that can be written as UTF-8',
+            fix='write the text again; a tool cut it in the middle of a character',
+        ) from None
 
 
 def _text(value: Any, where: str) -> str:

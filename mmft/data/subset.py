@@ -44,11 +44,16 @@ class Subset:
     """One annotation file with its image root and its encoder."""
 
     def __init__(
-        self, spec: SetSpec, encoder: Any, follow_links: bool, on_bad: Callable[[DataError], None] | None
+        self,
+        spec: SetSpec,
+        encoder: Any,
+        follow_links: bool,
+        on_bad: Callable[[DataError], None] | None,
+        min_side: int = 1,
     ) -> None:
         if spec.format not in format_names():
             raise ConfigError(f'no annotation format is named {spec.format!r}', expected=f'one of {format_names()}')
-        self.spec, self.follow_links = spec, follow_links
+        self.spec, self.follow_links, self.min_side = spec, follow_links, min_side
         self.file = AnnotationFile(spec.ann_file, on_bad)
         root = Path(spec.image_root if spec.image_root is not None else Path(spec.ann_file).parent)
         if spec.image_root is not None and not root.is_dir():
@@ -97,6 +102,7 @@ class Subset:
             if check_pictures:
                 kind = 'picture'
                 sizes = [image_size(p) for p in record.images]
+                self._check_sizes(record, sizes)
                 if self.encoder is not None:
                     kind = 'record'
                     result.length = self.encoder.num_tokens(record.messages, sizes)
@@ -115,10 +121,21 @@ class Subset:
         record = self.record(i)
         try:
             sample = self.encoder(record.messages, record.images)
+            self._check_sizes(record, sample.image_sizes)
         except DataError as error:
             raise self._placed(error, i) from error
         sample.meta.update(record.meta)
         return sample
+
+    def _check_sizes(self, record: Record, sizes: list[tuple[int, int]]) -> None:
+        for path, (width, height) in zip(record.images, sizes, strict=True):
+            if min(width, height) < self.min_side:
+                raise DataError(
+                    f'{path}: a picture of {width} x {height} px',
+                    expected=f'sides of at least {self.min_side} px: a strip of less is a tracking pixel or a failed '
+                    'download, not a picture',
+                    fix='fetch it again, take the record out, or set `min_side=1` if it is meant',
+                )
 
     def _placed(self, error: DataError, i: int) -> DataError:
         return error if error.file == str(self.file.path) else error.at(*self.place(i))

@@ -45,9 +45,9 @@ class Plan:
     """
 
     words: int = 300
-    stills: int = 2400
-    known: int = 250
-    train: int = 120
+    stills: int = 4000
+    known: int = 400
+    train: int = 320
     val: int = 2
     heldout: int = 10
     seed: int = 2024

@@ -94,7 +94,7 @@ def initialize(
     try:
         import deepspeed
     except ImportError as error:
-        raise ConfigError('--deepspeed without deepspeed', fix="pip install 'mmft[deepspeed]'") from error
+        raise ConfigError('--deepspeed without deepspeed', fix="pip install 'deepspeed>=0.19,<0.20'") from error
     without_deepspeed_compilation()
     optimizer = build_optimizer(model, optim)
     trained = [list(group['params']) for group in optimizer.param_groups]

@@ -16,6 +16,7 @@ from typing import Any
 import mmengine.runner
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from torch import nn
 from torch.utils.data import DataLoader
@@ -41,6 +42,7 @@ from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import build_schedulers
 from mmft.engine.validation import ValLoop
+from mmft.registry import HOOKS
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
 
@@ -160,6 +162,14 @@ class Runner(mmengine.runner.Runner):
             if hook is not None:
                 self.register_hook(hook)
 
+    def register_hook(self, hook: Hook | Mapping[str, Any], priority: Any = None) -> None:
+        """Built by our registry, whose errors name the nearest known hook or argument."""
+        if isinstance(hook, Mapping):
+            settings = dict(hook)
+            priority = settings.pop('priority', None) if priority is None else priority
+            hook = HOOKS.build(settings)
+        super().register_hook(hook, priority)
+
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""
         logger = super().build_logger(log_level, log_file, logger_name='mmft', **kwargs)
@@ -254,6 +264,9 @@ class Runner(mmengine.runner.Runner):
             self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
         if self._load_from is not None:
             content = ckpt.read_checkpoint(self._load_from)
+            before, now = ((base or {}).get('fingerprint') for base in (content['meta'].get('base'), self.base))
+            if before != now:
+                self.logger.warning(f'{self._load_from} was trained on another base than this run starts from')
             ckpt.load_trained(
                 unwrap(self.model), self.optim_wrapper, content['state_dict'], self._load_from, partly=True
             )

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmft.errors import ConfigError
+from mmft.registry import LANGUAGE_MODELS
 
 __all__ = ['KNOWN_KEYS', 'validate_config']
 
@@ -41,6 +42,7 @@ KNOWN_KEYS = (
     'deepspeed',
     'default_scope',
 )
+VALIDATION = ('max_samples', 'max_new_tokens')
 _LOADER_PATHS = ('ann_file', 'image_root')
 
 
@@ -50,7 +52,15 @@ def validate_config(cfg: Config) -> None:
     Raises:
         ConfigError: lists every problem: unknown keys and parts, missing weights and files, wrong types and values.
     """
-    problems = [*_keys(cfg), *_tune(cfg), *_optimizer(cfg), *_length(cfg), *_files(cfg), *_weights(cfg)]
+    problems = [
+        *_keys(cfg),
+        *_language_model(cfg),
+        *_tune(cfg),
+        *_optimizer(cfg),
+        *_length(cfg),
+        *_files(cfg),
+        *_weights(cfg),
+    ]
     if problems:
         raise ConfigError.gather(problems)
 
@@ -76,6 +86,17 @@ def _keys(cfg: Config) -> Iterator[str]:
 
 def _is_setting(key: str, value: Any) -> bool:
     return not key.startswith('_') and not callable(value) and not isinstance(value, type)
+
+
+def _language_model(cfg: Config) -> Iterator[str]:
+    llm = (cfg.get('model') or {}).get('llm')
+    kind = LANGUAGE_MODELS.get(llm['type']) if isinstance(llm, Mapping) and isinstance(llm.get('type'), str) else None
+    if kind is None or not hasattr(kind, 'config_names'):
+        return
+    known = kind.config_names()
+    for key in llm:
+        if key not in known:
+            yield f'model.llm.{key}: {llm["type"]} has no such setting{nearest(key, known)}'
 
 
 def _tune(cfg: Config) -> Iterator[str]:
@@ -131,6 +152,8 @@ def _length(cfg: Config) -> Iterator[str]:
                 yield f'train_cfg.{key} = {train[key]!r}; expected a whole number from 1'
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
+    for key in set(cfg.get('val_cfg') or {}) - {'type', *VALIDATION}:
+        yield f'val_cfg.{key}: unknown{nearest(key, VALIDATION)}; expected some of {VALIDATION}'
     for name in ('train_dataloader', 'val_dataloader'):
         loader = cfg.get(name)
         if isinstance(loader, Mapping):

@@ -34,7 +34,7 @@ def model_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[st
     """
     vision, llm = model.vision, model.llm.lm.config
     text = {k: v for k, v in llm.to_dict().items() if k not in _NOT_THE_MODEL and v is not None}
-    text |= {name: value for name, value in llm_ids(text, encoder).items() if value is not None}
+    text |= llm_ids(text, encoder)  # null where there is none: left out, a class's own default would take its place
     # LMDeploy finds the language model by text_config.architectures and reads the tie there; transformers reads the
     # tie at the top, whose default is true.
     text |= {'architectures': [type(model.llm.lm).__name__], 'dtype': dtype}

@@ -59,7 +59,7 @@ def llm_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str,
         'tie_word_embeddings': False,
         **fields,
         **_rope(kind, dict(config.rope_parameters)),
-        **{name: value for name, value in llm_ids(config.to_dict(), encoder).items() if value is not None},
+        **llm_ids(config.to_dict(), encoder),
     }
 
 
@@ -71,8 +71,10 @@ def _rope(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
     if form == 'longrope':
         name = 'su' if kind == 'Phi3' else form
         scaling = {'type': name, 'short_factor': rope['short_factor'], 'long_factor': rope['long_factor']}
-    else:
+    elif form in ('linear', 'dynamic'):
         scaling = {'type': form, 'factor': rope['factor']}
+    else:
+        scaling = {'type': form, **{key: rope[key] for key in rope if key not in ('type', 'rope_type', 'rope_theta')}}
     return {'rope_theta': theta, 'rope_scaling': scaling}
 
 

@@ -67,8 +67,8 @@ class Base:
 
     @classmethod
     def read(cls, path: str | Path) -> Base:
-        tensors = TensorDirectory(path)
-        return cls(Path(path), read_layout(path), tensors, stored_directory(tensors))
+        layout, tensors = read_layout(path), TensorDirectory(path)
+        return cls(Path(path), layout, tensors, stored_directory(tensors))
 
 
 def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:

@@ -92,7 +92,12 @@ def inject_lora(
         bias='none',
         layers_to_transform=list(layers) if layers is not None else None,
     )
-    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    try:
+        inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    except ValueError as error:  # a regular expression that matches nothing, or layers of other kinds
+        raise ConfigError(
+            f'LoRA on {name}: {error}', expected=f'linear layers, such as {found}', fix=f'correct tune.{name}.targets'
+        ) from error
     return {
         'r': r,
         'alpha': alpha,

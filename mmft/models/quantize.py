@@ -28,7 +28,7 @@ def quantize_nf4(part: nn.Module, skip: Iterable[str] = ('lm_head',)) -> int:
         import bitsandbytes as bnb
     except ImportError as error:
         raise ConfigError(
-            'QLoRA needs bitsandbytes, which is not installed', fix="pip install 'mmft[qlora]'"
+            'QLoRA needs bitsandbytes, which is not installed', fix="pip install 'bitsandbytes>=0.49'"
         ) from error
 
     skipped = set(skip)

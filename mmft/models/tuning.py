@@ -7,7 +7,7 @@ tune = dict(vision=dict(type='full', from_layer=12), projector='full', llm='full
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
         problems.append(f'tune.{part}: no such part; the parts are {list(DEFAULT_TUNE)}')
     for part, default in DEFAULT_TUNE.items():
         given = (tune or {}).get(part, default)
-        spec = {'type': given} if isinstance(given, str) else dict(given)
+        spec = dict(given) if isinstance(given, Mapping) else {'type': given}
         kind = spec.get('type')
         allowed = {'type', 'from_layer'} | (_LORA_KEYS if kind in ('lora', 'qlora') else set())
         if kind not in TUNE_TYPES:
@@ -50,12 +50,26 @@ def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
             problems.append(f"tune.{part}: 'frozen' with from_layer; use dict(type='full', from_layer=...)")
         elif part == 'projector' and 'from_layer' in spec:
             problems.append('tune.projector: from_layer, but a projector has no layers to count')
+        else:
+            problems += [f'tune.{part}.{problem}' for problem in _wrong_values(spec)]
         full[part] = spec
     if not problems and all(spec['type'] == 'frozen' for spec in full.values()):
         problems.append('tune: every part is frozen, nothing would train')
     if problems:
         raise ConfigError.gather(problems)
     return full
+
+
+def _wrong_values(spec: Mapping[str, Any]) -> Iterator[str]:
+    for key, least in (('r', 1), ('from_layer', 0)):
+        value = spec.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            yield f'{key} = {value!r}; expected a whole number from {least}'
+    dropout, alpha = spec.get('dropout', 0.0), spec.get('alpha')
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        yield f'dropout = {dropout!r}; expected a number from 0 to below 1'
+    if alpha is not None and (not isinstance(alpha, (int, float)) or alpha <= 0):
+        yield f'alpha = {alpha!r}; expected a number above 0'
 
 
 def part_of(name: str) -> str:

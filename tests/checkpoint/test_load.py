@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig
 
 import mmft
 from mmft.checkpoint import TensorDirectory, build_pretrained, fingerprint, read_layout
@@ -97,6 +98,35 @@ def test_cut_off_weights(directory):
         mmft.load(directory)
 
 
+@pytest.mark.parametrize('content', ['{}', '[1]', '{"architectures": ["InternVLChatModel"]}', '{"architectures": '])
+def test_config_json_that_says_too_little(directory, content):
+    (directory / 'config.json').write_text(content)
+    with pytest.raises(CheckpointError, match=r'config\.json'):
+        mmft.load(directory)
+
+
+def test_a_tie_that_only_the_top_of_config_json_tells(tmp_path):
+    """What transformers 5 writes for a model of its defaults: the tie at the top, no lm_head in the file."""
+    vision = InternVLVisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=28, patch_size=14
+    )
+    text = LlamaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    theirs = InternVLForConditionalGeneration(
+        InternVLConfig(vision_config=vision, text_config=text, image_token_id=30)
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    assert not json.loads((tmp_path / 'config.json').read_text())['text_config']['tie_word_embeddings']
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(mmft.load(tmp_path)[0](ids, mode='tensor'), theirs(input_ids=ids).logits)
+    # A head of other values than the table it is said to be is not dropped in silence.
+    tensors = load_file(tmp_path / 'model.safetensors')
+    tensors['language_model.lm_head.weight'] = torch.ones(32, 16)
+    save_file(tensors, tmp_path / 'model.safetensors')
+    with pytest.raises(CheckpointError, match=r'lm_head\.weight: other values than .*embed_tokens'):
+        mmft.load(tmp_path)
+
+
 def test_index_that_climbs_out(directory):
     (directory / 'model.safetensors').rename(directory.parent / 'outside.safetensors')
     index = {'weight_map': {'a': '../outside.safetensors'}}
@@ -129,3 +159,7 @@ def test_config_of_another_model():
     with pytest.raises(ConfigError, match='2 problems') as error:
         build_pretrained(CASE, config)
     assert 'rope_theta' in str(error.value)
+    # What a config leaves out is its class's default, which may be another number too.
+    config = {**stored, 'llm': {key: value for key, value in stored['llm'].items() if key != 'rope_theta'}}
+    with pytest.raises(ConfigError, match=r'rope_theta = 10000\.0, but'):
+        build_pretrained(CASE, config)

@@ -84,6 +84,14 @@ def test_broken_array(tmp_path, tail):
     assert bad[0].line == 2
 
 
+def test_an_element_nested_too_deep_ends_the_array(tmp_path):
+    path = _write(tmp_path / 'a.json', '[{"a": 1},\n{"a": ' + '[' * 100_000 + ']' * 100_000 + '}]')
+    with pytest.raises(DataError, match=r'a\.json:2: JSON nested too deep'):
+        AnnotationFile(path)
+    bad = []
+    assert len(AnnotationFile(path, on_bad=bad.append)) == len(bad) == 1
+
+
 def test_not_utf8_names_the_line(tmp_path):
     (tmp_path / 'a.jsonl').write_bytes(b'{"a": 1}\n' + '{"a": "肠粉"}'.encode('gbk'))
     file = AnnotationFile(tmp_path / 'a.jsonl')

@@ -51,7 +51,7 @@ def ask(answer='A dish.', question='<image>\nWhat is it?', image='a.png', **keys
 
 
 def write(path, *records):
-    lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records]
+    lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     return path
 
@@ -132,8 +132,11 @@ def bad_cases(root, tmp_path):
     picture(tmp_path / 'outside.png')
     (root / 'link.png').symlink_to(tmp_path / 'outside.png')
     picture(root / 'long.png', (400, 30))
+    picture(root / 'dot.png', (1, 1))
     return {
         'json': ('{"image": "a.png", "conversations": [}', 'invalid JSON at line 2 column 38', 'mend', 'record'),
+        'nested': ('{"a": ' + '[' * 100_000, 'nested too deep', 'mend', 'record'),
+        'half a character': (ask('\ud83c', 'Hi', None), 'half of a character', 'again', 'record'),
         'not an object': ('"a.png"', 'a str where a record should be', 'JSON object', 'record'),
         'keys': ({'question': 'x'}, 'no known format', 'rename', 'record'),
         'role': (
@@ -156,13 +159,14 @@ def bad_cases(root, tmp_path):
         'text file': (ask(image='text.jpg'), 'text.jpg: not a picture', 'again', 'picture'),
         'empty file': (ask(image='empty.png'), 'empty.png: an empty file', 'again', 'picture'),
         'folder': (ask(image='sub'), 'sub: a directory', 'file', 'picture'),
+        '1 px': (ask(image='dot.png'), 'dot.png: a picture of 1 x 1 px', 'min_side', 'picture'),
         'too long': (ask('x' * 600), 'tokens', 'max_length', 'length'),
     }
 
 
 CASES = [
-    'json', 'not an object', 'keys', 'role', 'empty answer', 'empty question', 'fewer', 'more', 'climbs',
-    'climbs deep', 'absolute', 'link', 'url', 'nul', 'missing', 'text file', 'empty file', 'folder', 'too long',
+    'json', 'nested', 'half a character', 'not an object', 'keys', 'role', 'empty answer', 'empty question', 'fewer', 'more', 'climbs',
+    'climbs deep', 'absolute', 'link', 'url', 'nul', 'missing', 'text file', 'empty file', 'folder', '1 px', 'too long',
 ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def encoder_of(group, **processor):
 def samples_of(encoder, annotation):
     """InternVL's jsonl; its one picture without a placeholder belongs in front of the first question."""
     file = GOLDEN / 'internvl_dataset' / annotation
-    dataset = ChatDataset(file, image_root=GOLDEN / 'internvl_pixels', format='internvl', encoder=encoder)
+    dataset = ChatDataset(file, image_root=GOLDEN / 'internvl_pixels', format='internvl', encoder=encoder, min_side=1)
     return [dataset[index] for index in range(len(dataset))]
 
 
@@ -98,7 +98,7 @@ def test_lengths_are_known_without_opening_pictures_and_are_right():
     group = GROUPS[0]
     encoder = encoder_of(group)
     file = GOLDEN / 'internvl_dataset' / 'ann_a.jsonl'
-    dataset = ChatDataset(file, image_root=GOLDEN / 'internvl_pixels', format='internvl', encoder=encoder)
+    dataset = ChatDataset(file, image_root=GOLDEN / 'internvl_pixels', format='internvl', encoder=encoder, min_side=1)
     for index in range(len(dataset)):
         record, sample = dataset.record(index), dataset[index]
         assert encoder.num_tokens(record.messages, sample.image_sizes) == len(sample)

@@ -24,6 +24,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
             optimizer=dict(lr=0.0), accumulative_counts=0, paramwise_cfg=dict(parts=dict(visual=dict(lr='x')))
         ),
         train_cfg=dict(max_iters=3),
+        val_cfg=dict(max_sample=1),
         train_dataloader=dict(batch_size=0, dataset=dict(ann_file='nowhere.jsonl')),
         pretrained='pretrained/InternVL2-2B',
         pretrained_repo='OpenGVLab/InternVL2-2B',
@@ -40,11 +41,19 @@ def test_everything_at_once(tmp_path: Path) -> None:
         "parts.visual: no such part; did you mean 'vision'?",
         "parts.visual.lr = 'x'",
         "['max_epochs', 'max_iters']",
+        "val_cfg.max_sample: unknown; did you mean 'max_samples'?",
         'train_dataloader.batch_size = 0',
         'nowhere.jsonl does not exist',
         'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B',
     ):
         assert part in text, part
+
+
+def test_a_misspelt_setting_of_the_language_model(tmp_path: Path) -> None:
+    cfg = toy_config(tmp_path)
+    cfg.model = dict(type='VLM', llm=dict(type='InternLM2', bias=True, rope_tetha=1e6))
+    with pytest.raises(ConfigError, match=r"model\.llm\.rope_tetha: .*; did you mean 'rope_theta'\?$"):
+        validate_config(cfg)
 
 
 def test_variables_of_the_config_itself_are_no_problem(tmp_path: Path) -> None:

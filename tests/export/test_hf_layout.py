@@ -58,6 +58,31 @@ def test_a_case_it_cannot_hold_is_refused(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+FORMS = {
+    # What InternVL2-26B's tower has, and what no golden case of this layout shows.
+    'rms norm, q/k norm': {'vision': {'norm_type': 'rms_norm', 'qk_normalization': True, 'qkv_bias': False}},
+    'q/k norm beside LayerNorm': {'vision': {'qk_normalization': True}},
+    'attention bias, linear rope': {'llm': {'bias': True, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}},
+    'quarter scale': {'vision': {'image_size': 112}, 'projector': {'scale': 0.25}},
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_forms_of_the_parts(form, tmp_path):
+    config = model_config(vocab_size=64)
+    for part, settings in FORMS[form].items():
+        config[part].update(settings)
+    directory = make_base(tmp_path / 'out', {**config, 'image_token_id': 60}, layout='hf')
+    ours, _ = mmft.load(directory)
+    theirs = InternVLForConditionalGeneration.from_pretrained(directory).eval()
+    ids = torch.randint(3, 60, (1, 6 + 2 * ours.tokens_per_tile), generator=torch.Generator().manual_seed(0))
+    ids[:, 2 : 2 + 2 * ours.tokens_per_tile] = 60
+    pixels = torch.rand(2, 3, ours.vision.image_size, ours.vision.image_size)
+    with torch.no_grad():
+        got = theirs(input_ids=ids, pixel_values=pixels).logits
+        torch.testing.assert_close(got, ours(ids, pixel_values=pixels, mode='tensor'), atol=1e-5, rtol=1e-5)
+
+
 @pytest.fixture(scope='module', params=['InternLM2', 'Qwen2', 'Phi3', 'Llama'])
 def exported(request, tmp_path_factory):
     """(training model, its encoder, export directory) of a LoRA run on each kind of language model."""

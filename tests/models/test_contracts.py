@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
+from mmft.errors import ConfigError
 from mmft.models import VLM
-from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
+from mmft.registry import LANGUAGE_MODELS, OPTIMIZERS, PROJECTORS, VISION_TOWERS
 
 SIDE, DV, DL, VOCABULARY, SLOT = 56, 32, 24, 64, 60
 
@@ -46,6 +47,13 @@ def test_the_registries_are_not_empty():
     assert 'InternViT' in TOWERS
     assert 'PixelShuffleMLP' in CONNECTORS
     assert set(LLMS) >= {'InternLM2', 'Llama', 'Phi3', 'Qwen2'}
+
+
+def test_a_misspelt_argument():
+    with pytest.raises(ConfigError, match=r"(?s)InternViT: .*'hiden_size'.*did you mean 'hidden_size'"):
+        VISION_TOWERS.build({'type': 'InternViT', 'hiden_size': DV})
+    with pytest.raises(ConfigError, match=r"(?s)no optimizer is named 'AdamWW'.*did you mean 'AdamW'"):
+        OPTIMIZERS.build({'type': 'AdamWW', 'lr': 1.0})
 
 
 @pytest.mark.parametrize('name', TOWERS)

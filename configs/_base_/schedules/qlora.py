@@ -1,4 +1,4 @@
-"""QLoRA (arXiv:2305.14314): as lora.py, the language model's frozen weights in 4 bits (`pip install 'mmft[qlora]'`)."""
+"""QLoRA (arXiv:2305.14314): as lora.py, the language model's frozen weights in 4 bits (`pip install '.[qlora]'`)."""
 
 from mmengine.config import read_base
 

@@ -21,7 +21,14 @@ def layout_of(config: dict[str, Any], where: str) -> Layout:
     names = config.get('architectures') or []
     for name in names:
         if name in LAYOUTS:
-            return LAYOUTS[name].from_config(config)
+            try:
+                return LAYOUTS[name].from_config(config)
+            except KeyError as error:
+                raise CheckpointError(
+                    f'{where}: config.json of {name} has no {error}',
+                    expected='the config.json that was published with the weights',
+                    fix='download it again',
+                ) from error
     raise CheckpointError(
         f'{where}: config.json has architectures = {names}',
         expected=f'one of {sorted(LAYOUTS)}',

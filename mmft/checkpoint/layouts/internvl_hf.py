@@ -37,7 +37,11 @@ def _side(value: int | list[int], name: str) -> int:
 
 def _language_model(text: dict[str, Any]) -> dict[str, Any]:
     """``text_config`` with the rope in the words that configs use: ``rope_theta`` and ``rope_scaling``."""
-    fields = {key: value for key, value in text.items() if key not in _BOILERPLATE and value is not None}
+    fields = {
+        key: value
+        for key, value in text.items()
+        if key not in _BOILERPLATE and (value is not None or key.endswith('_token_id'))
+    }
     rope = dict(fields.pop('rope_parameters', {}))
     fields |= {key: rope.pop(key) for key in ('rope_theta', 'partial_rotary_factor') if key in rope}
     if rope.get('rope_type', 'default') != 'default':
@@ -59,6 +63,8 @@ class InternVLHF(Layout):
         kind = text.get('model_type')
         if kind not in LLM_TYPES:
             raise CheckpointError(f'text_config.model_type = {kind!r}', expected=f'one of {sorted(LLM_TYPES)}')
+        # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
+        tie = bool(text.get('tie_word_embeddings') or config.get('tie_word_embeddings'))
         model = {
             'type': 'VLM',
             'vision': {
@@ -77,7 +83,7 @@ class InternVLHF(Layout):
                 'select_layer': config.get('vision_feature_layer', -1),
             },
             'projector': {'type': 'PixelShuffleMLP', 'scale': config.get('downsample_ratio', 0.5), 'version': 'v2'},
-            'llm': {'type': LLM_TYPES[kind], **_language_model(text)},
+            'llm': {'type': LLM_TYPES[kind], **_language_model(text), 'tie_word_embeddings': tie},
             'image_token_id': config.get('image_token_id'),
         }
         return cls(model, config)
@@ -117,9 +123,10 @@ class InternVLHF(Layout):
                 read = read_json(directory / name)
                 numbers = read.get('image_processor', read)
                 break
+        size = numbers.get('size') or {}
         tiler = {
             'type': 'DynamicTiler',
-            'tile_size': self._model['vision']['image_size'],
+            'tile_size': size.get('height') or self._model['vision']['image_size'],
             'min_tiles': numbers.get('min_patches', 1),
             'max_tiles': numbers.get('max_patches', 12),
             'thumbnail': True,

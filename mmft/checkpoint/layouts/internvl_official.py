@@ -92,7 +92,8 @@ class InternVLOfficial(Layout):
             'llm': {
                 'type': LLM_TYPES[kind],
                 'tie_word_embeddings': False,
-                **{key: llm[key] for key in LLM_FIELDS if llm.get(key) is not None},
+                # A null token id is a choice; left out, Phi3's own default would lie outside a small vocabulary.
+                **{k: llm[k] for k in LLM_FIELDS if k in llm and (llm[k] is not None or k.endswith('_token_id'))},
             },
         }
         return cls(model, config)

@@ -44,12 +44,12 @@ def char_siu(c: Canvas) -> None:
             shine=14,
             shadow=0.5,
         )
-    if rng.uniform() < 0.6:
+    if rng.uniform() < 0.85:
         scallions(c, int(rng.integers(6, 20)), lambda: (rng.normal(0, 0.3), rng.normal(0, 0.17)))
 
 
 def greens(c: Canvas) -> None:
-    """青菜: stir-fried leaves with pale stalks."""
+    """青菜: stir-fried leaves on green stalks."""
     some_plate(c)
     rng = c.rng
     leaf = vary(rng, (58, 122, 44), 9)
@@ -57,13 +57,13 @@ def greens(c: Canvas) -> None:
         turn = rng.normal(0.4, 0.35) + (np.pi if i % 2 else 0)
         at = (rng.normal(0, 0.10), rng.normal(0, 0.24))
         tip = (at[0] + 0.26 * np.cos(turn), at[1] + 0.26 * np.sin(turn))
-        c.solid(capsule(0.42, 0.05), vary(rng, (206, 224, 168), 6), at, turn, gloss=0.4, shadow=0.45)
+        c.solid(capsule(0.42, 0.05), vary(rng, (142, 182, 88), 6), at, turn, gloss=0.4, shadow=0.45)
 
         tone = vary(rng, leaf, 9)
 
         def blade(u, v, d, tone=tone):
             vein = 0.4 * np.exp(-((v / 0.012) ** 2))[..., None]
-            return tone * (1 - vein) + np.array([190, 214, 150]) * vein
+            return tone * (1 - vein) + np.array([150, 190, 104]) * vein
 
         c.solid(ellipse(0.27, 0.14), blade, tip, turn, rise=0.5, gloss=0.45, shine=12, grain=0.3, shadow=0.45)
 

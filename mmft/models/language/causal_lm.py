@@ -6,11 +6,13 @@ them, see ``mmft/checkpoint/layouts``), the others are transformers' own classes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from mmft.errors import ConfigError
 from mmft.models.base import LanguageModel
@@ -35,13 +37,7 @@ class CausalLM(LanguageModel):
 
     def __init__(self, attn_implementation: str = 'sdpa', **config: Any) -> None:
         super().__init__()
-        try:
-            hf_config = AutoConfig.for_model(self.model_type, **self.translate(config))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f'{type(self).__name__}: transformers refuses this config: {error}',
-                expected=f"the names of transformers' {self.model_type!r} config",
-            ) from error
+        hf_config = self.hf_config(config)
         # A model that was built from a config has no `architectures`; exports and LMDeploy need it.
         self.lm: PreTrainedModel = AutoModelForCausalLM.from_config(hf_config, attn_implementation=attn_implementation)
         self.lm.config.architectures = [type(self.lm).__name__]
@@ -52,6 +48,27 @@ class CausalLM(LanguageModel):
     def translate(config: dict[str, Any]) -> dict[str, Any]:
         """The family's own config names to transformers' names."""
         return config
+
+    @classmethod
+    def hf_config(cls, config: Mapping[str, Any]) -> PreTrainedConfig:
+        """transformers' config, with its defaults for what ``config`` leaves out.
+
+        Raises:
+            ConfigError: transformers refuses it.
+        """
+        try:
+            return AutoConfig.for_model(cls.model_type, **cls.translate(dict(config)))
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            raise ConfigError(
+                f'{cls.__name__}: transformers refuses this config: {error}',
+                expected=f"the names of transformers' {cls.model_type!r} config",
+            ) from error
+
+    @classmethod
+    def config_names(cls) -> set[str]:
+        """What a config of this family may say. (transformers takes any name, also a misspelt one, in silence.)"""
+        known = AutoConfig.for_model(cls.model_type).to_dict()
+        return {*known, 'type', 'attn_implementation', 'rope_theta', 'rope_scaling', 'partial_rotary_factor'}
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -141,6 +158,11 @@ class InternLM2(CausalLM):
     """InternLM2 (InternVL2-2B, 8B, 26B) as the Llama it is; ``bias`` covers attention only, as there."""
 
     model_type = 'llama'
+
+    @classmethod
+    def config_names(cls) -> set[str]:
+        """Llama's and ``bias``."""
+        return {*super().config_names(), 'bias'}
 
     @staticmethod
     def translate(config: dict[str, Any]) -> dict[str, Any]:
