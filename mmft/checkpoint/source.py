@@ -104,23 +104,25 @@ class TensorDirectory(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def head(self, key: str) -> tuple[tuple[int, ...], Tensor]:
-        """Shape and first row of a tensor (of a vector, its first 256 values), without reading the rest."""
+    def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
+        """Shape, and 256 values each of a tensor's first, middle and last row, without reading the rest."""
         handle = self._handle(self._files[key])
         piece = handle[key] if isinstance(handle, dict) else handle.get_slice(key)
         shape = tuple(piece.shape if isinstance(handle, dict) else piece.get_shape())
-        return shape, piece[: 1 if len(shape) > 1 else 256] if shape else self[key]
+        if len(shape) < 2:
+            return shape, self[key].flatten()
+        rows = sorted({0, shape[0] // 2, shape[0] - 1})
+        return shape, torch.cat([piece[row : row + 1].flatten()[:256] for row in rows])
 
 
 def fingerprint(tensors: TensorDirectory) -> str:
-    """Identity of a base: hash over every tensor's name, shape and up to 256 values of its first row.
+    """Identity of a base: hash over every tensor's name, shape and up to 256 values of three of its rows.
 
-    Fine-tuning moves values in every trained tensor, so two bases differ; the cost is a row per tensor, not a pass
-    over gigabytes. Values are hashed as float32, so a copy in another file format is the same base.
+    Fine-tuning moves values in every row of every trained tensor, so two bases differ; the cost is three rows per
+    tensor, not a pass over gigabytes. Values are hashed as float32, so a copy in another file format is the same base.
     """
     digest = hashlib.sha256()
     for key in sorted(tensors):
-        shape, row = tensors.head(key)
-        values = row.flatten()[:256].float().contiguous().numpy().tobytes()
-        digest.update(f'{key}{shape}'.encode() + values)
+        shape, values = tensors.probe(key)
+        digest.update(f'{key}{shape}'.encode() + values.float().contiguous().numpy().tobytes())
     return digest.hexdigest()

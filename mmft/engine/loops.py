@@ -156,9 +156,10 @@ class TrainLoop(BaseLoop):
         """
         model, optim = self.runner.model, self.runner.optim_wrapper
         device = model_device(model)
-        counts = [sum(map(trained_weight, group)), sum(map(num_tokens, group))]
-        items, tokens = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=device)).tolist()
-        if items == 0 and any(origins_of(batch) for batch in group):
+        named = sum(len(origins_of(batch)) for batch in group)
+        counts = [sum(map(trained_weight, group)), sum(map(num_tokens, group)), named]
+        items, tokens, named = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=device)).tolist()
+        if items == 0 and named:  # on all ranks together: the error gathers the samples of each
             raise self.failure('no token of the batch is trained: its labels are all ignored', group)
         items = max(items, 1.0)  # a batch of broken pictures only (on_error='skip') makes an empty step
         loss = torch.zeros((), device=device)

@@ -14,7 +14,7 @@ from mmft.errors import ConfigError
 from mmft.models.lora import is_lora_key
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
-__all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'param_groups', 'part_of', 'trained_parameters']
+__all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'group_of', 'param_groups', 'trained_parameters']
 
 PART_OPTIONS = ('lr', 'lr_mult', 'weight_decay')
 
@@ -117,10 +117,10 @@ class OptimWrapper(MMEngineOptimWrapper):
             self.scaler.load_state_dict(state_dict['scaler'])
 
 
-def part_of(name: str) -> str:
+def group_of(name: str) -> str:
     """The part a parameter belongs to, adapters apart from what they adapt.
 
-    >>> part_of('projector.mlp.1.weight'), part_of('llm.lm.layers.0.q_proj.lora_A.default.weight')
+    >>> group_of('projector.mlp.1.weight'), group_of('llm.lm.layers.0.q_proj.lora_A.default.weight')
     ('projector', 'llm.lora')
     """
     part = name.split('.', 1)[0]
@@ -158,11 +158,11 @@ def param_groups(
         raise ConfigError(
             'nothing is trained: every parameter is frozen', fix="open a part in `tune`, such as projector='full'"
         )
-    _check_parts(parts, {part_of(name) for name in trained})
+    _check_parts(parts, {group_of(name) for name in trained})
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in trained.items():
-        part = part_of(name)
+        part = group_of(name)
         options = _options(part, parts)
         decays = parameter.squeeze().ndim > 1 and id(parameter) not in tables and 'embedding' not in name
         key = part if decays else f'{part}.no_decay'

@@ -38,6 +38,11 @@ class VisionTower(nn.Module, ABC):
     def layers(self) -> nn.ModuleList:
         """The transformer blocks, in order: what 'unfreeze from layer N' counts."""
 
+    @property
+    def idle_layers(self) -> nn.ModuleList:
+        """Blocks that ``forward`` never runs. They cannot train, and DDP would wait for their gradients."""
+        return nn.ModuleList()
+
 
 class Projector(nn.Module, ABC):
     """Patch features to language-model tokens. ``__init__(in_dim=Dv, out_dim=Dl, **own)``."""

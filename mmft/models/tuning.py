@@ -85,7 +85,8 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
     """Freeze, open and adapt the parts of ``model`` in place, after its base weights are loaded.
 
     Trained weights become float32 (16-bit weights would lose updates of a small learning rate); frozen ones keep their
-    dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and lower blocks do not.
+    dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and lower blocks do not. Blocks above the
+    tower's ``select_layer`` never train.
 
     Returns:
         The settings as used, plain types, for the checkpoint.
@@ -115,6 +116,7 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
             used[name] = {'type': kind, **inject_lora(part, layers=layers, name=name, **options)}
             for key, parameter in part.named_parameters():
                 parameter.requires_grad_(is_lora_key('.' + key))
+    model.vision.idle_layers.requires_grad_(False)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmft.engine.optim import OptimWrapper, build_optim_wrapper, param_groups, part_of
+from mmft.engine.optim import OptimWrapper, build_optim_wrapper, group_of, param_groups
 from mmft.errors import ConfigError, TrainingError
 from tests.engine.toy import ToyVLM, toy_runner
 
@@ -33,7 +33,7 @@ def test_groups_by_part_and_decay() -> None:
 
 def test_adapters_are_a_group_of_their_own() -> None:
     model = nn.ModuleDict({'llm': nn.ModuleDict({'lora_A': nn.ModuleDict({'default': nn.Linear(4, 2, bias=False)})})})
-    assert part_of('llm.lora_A.default.weight') == 'llm.lora'
+    assert group_of('llm.lora_A.default.weight') == 'llm.lora'
     for parts, lr in (({}, 1.0), ({'llm': {'lr': 2.0}}, 2.0), ({'llm': {'lr': 2.0}, 'lora': {'lr_mult': 3.0}}, 3.0)):
         (group,) = param_groups(model, 1.0, parts=parts)
         assert (group['part'], group['lr']) == ('llm.lora', lr)

@@ -139,3 +139,11 @@ def test_from_layer_beyond_the_tower():
 def test_unknown_lora_target():
     with pytest.raises(ConfigError, match='no linear layer is named'):
         apply_tune(build(), {'llm': {'type': 'lora', 'r': 2, 'targets': ['wqkv']}})
+
+
+def test_blocks_that_never_run_do_not_train():
+    """With select_layer -2 the last block has no gradient, for which DDP would wait."""
+    model, _ = load(GOLDEN / 'internvl2_internlm2_rms_qknorm_v1', dtype='float32')
+    apply_tune(model, {'vision': 'full'})
+    trained = [any(p.requires_grad for p in block.parameters()) for block in model.vision.layers]
+    assert trained == [True, True, False]

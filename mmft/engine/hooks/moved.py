@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from mmft.engine.distributed import unwrap
-from mmft.engine.optim import part_of
+from mmft.engine.optim import group_of
 from mmft.errors import TrainingError
 from mmft.registry import HOOKS
 
@@ -54,8 +54,8 @@ class MovedPartsHook(Hook):
         model = unwrap(runner.model)
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moved = {name for name, now in _probe(model).items() if not torch.equal(now, self.before[name])}
-        parts = {part_of(name) for name in trained if name in self.before}
-        still = parts - {part_of(name) for name in moved & trained}
+        parts = {group_of(name) for name in trained if name in self.before}
+        still = parts - {group_of(name) for name in moved & trained}
         if wrong := sorted(moved - trained):
             raise TrainingError(
                 f'{len(wrong)} frozen parameters changed in the first {self.steps} iteration(s): {wrong[:3]}',
@@ -63,7 +63,7 @@ class MovedPartsHook(Hook):
                 fix='a hook or a module writes to its weights in forward; take it out, or open the part in `tune`',
             )
         if not still:
-            frozen = sorted({part_of(name) for name in self.before} - parts)
+            frozen = sorted({group_of(name) for name in self.before} - parts)
             runner.logger.info(
                 f'after {self.steps} iteration(s): moved {", ".join(sorted(parts))}; '
                 f'unchanged {", ".join(frozen) or "nothing"}'

@@ -14,7 +14,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmft.engine.distributed import is_main, unwrap
-from mmft.engine.optim import part_of
+from mmft.engine.optim import group_of
 from mmft.registry import HOOKS
 
 __all__ = ['ProgressHook', 'peak_memory_mib']
@@ -49,7 +49,7 @@ class ProgressHook(Hook):
         loop, model = runner.train_loop, unwrap(runner.model)
         counts: dict[str, list[int]] = {}
         for name, parameter in model.named_parameters():
-            row = counts.setdefault(part_of(name), [0, 0])
+            row = counts.setdefault(group_of(name), [0, 0])
             row[0] += parameter.numel()
             row[1] += parameter.numel() * parameter.requires_grad
         parts = '\n'.join(

@@ -258,6 +258,11 @@ class InternViT(VisionTower):
         """The transformer blocks."""
         return self.encoder.layers
 
+    @property
+    def idle_layers(self) -> nn.ModuleList:
+        """Those above ``select_layer``."""
+        return self.layers[self.select_layer % (len(self.layers) + 1) :]
+
     def num_patches(self, image_size: int) -> int:
         """P of a tile of side ``image_size`` px."""
         return (image_size // self.patch_size) ** 2
