@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from mmft.errors import DataError
 
@@ -59,7 +59,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     with _header(source, max_pixels) as (image, name):
         turn = _UPRIGHT.get(_orientation(image))
         try:
-            image.load()
+            with _whole_pictures_only():
+                image.load()
             rgb = to_rgb(image)
             rgb = rgb if turn is None else rgb.transpose(turn)
         except MemoryError:
@@ -76,6 +77,19 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     if rgb is not source:
         rgb.info = {}
     return rgb
+
+
+@contextlib.contextmanager
+def _whole_pictures_only() -> Iterator[None]:
+    """Pillow as it comes, which refuses a picture that breaks off.
+
+    Some libraries (lmdeploy 0.18, when it is imported) tell it, for the whole process, to fill the rest with grey.
+    """
+    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = kept
 
 
 def image_size(source: ImageSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
