@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from mmft.errors import ConfigError
 from mmft.models.base import LanguageModel
+from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
 from mmft.registry import LANGUAGE_MODELS
 
 __all__ = ['CausalLM', 'InternLM2', 'Llama', 'Phi3', 'Qwen2']
@@ -38,6 +39,8 @@ class CausalLM(LanguageModel):
     def __init__(self, attn_implementation: str = 'sdpa', **config: Any) -> None:
         super().__init__()
         hf_config = self.hf_config(config)
+        if attn_implementation == 'sdpa':
+            attn_implementation = PACKED_SDPA  # the same, and packed rows without their L x L mask
         # A model that was built from a config has no `architectures`; exports and LMDeploy need it.
         self.lm: PreTrainedModel = AutoModelForCausalLM.from_config(hf_config, attn_implementation=attn_implementation)
         self.lm.config.architectures = [type(self.lm).__name__]
@@ -81,8 +84,15 @@ class CausalLM(LanguageModel):
 
     def hidden(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
         """(B,L,Dl) -> (B,L,Dl). Without a mask, ``position_ids`` that restart at 0 keep packed samples apart."""
+        packed = {}
+        if self.lm.config._attn_implementation == PACKED_SDPA:
+            packed = {'segments': segments_of(attention_mask, position_ids)}
         return self.lm.model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            **packed,
         ).last_hidden_state
 
     def head(self, hidden: Tensor) -> Tensor:
