@@ -141,6 +141,7 @@ def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
 
 def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
     where = '.'.join(path[:depth]) or 'the config'
+    known = [name for name in known if name != 'read_base']  # mmengine keeps its import as a key
     near = difflib.get_close_matches(path[depth], known, n=2, cutoff=0.5)
     name = '.'.join(path)
     suggestion = f'did you mean {" or ".join(".".join([*path[:depth], n]) for n in near)}? ' if near else ''
