@@ -33,6 +33,7 @@ __all__ = [
     'POINTER',
     'candidates',
     'find_last',
+    'fsync_path',
     'get_rng',
     'load_trained',
     'plain',
@@ -60,7 +61,7 @@ def write_atomic(content: Any, path: str | os.PathLike) -> Path:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync_directory(path.parent)
+    fsync_path(path.parent)
     return path
 
 
@@ -74,12 +75,12 @@ def link_atomic(source: Path, target: Path) -> None:
         write_atomic(torch.load(source, map_location='cpu', weights_only=True), target)
         return
     os.replace(temporary, target)
-    _sync_directory(target.parent)
+    fsync_path(target.parent)
 
 
-def _sync_directory(directory: Path) -> None:
-    # A rename is durable only when the directory that holds the name is on disk too.
-    handle = os.open(directory, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Flush a file, or a directory: a rename is durable only when the directory that holds the name is on disk too."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

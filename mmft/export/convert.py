@@ -16,6 +16,7 @@ import torch
 
 from mmft.checkpoint.layouts import LAYOUT_NAMES, Layout
 from mmft.checkpoint.load import TOKENIZER_FILES, as_dtype, build_meta, check_same
+from mmft.engine.checkpoint import fsync_path
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate, hf, official
 from mmft.export.adapter import write_adapter
@@ -247,7 +248,7 @@ def _made_whole(out: Path) -> Iterator[Path]:
         if out.exists():
             os.rename(out, old)
         os.rename(temporary, out)
-        _sync_names(out.parent)
+        fsync_path(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not out.exists():
@@ -260,13 +261,5 @@ def _sync(directory: Path) -> None:
     """Flush the small files to disk; the weight files are flushed when they are closed."""
     for file in directory.iterdir():
         if file.suffix != '.safetensors':
-            _sync_names(file)
-    _sync_names(directory)
-
-
-def _sync_names(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            fsync_path(file)
+    fsync_path(directory)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.checkpoint.layouts.internvl_official import VISION_FIELDS
 from mmft.checkpoint.source import read_json
 from mmft.errors import ConfigError
 from mmft.export.files import generation_config, llm_ids, write_encoder, write_json
@@ -25,11 +26,6 @@ _ARCHITECTURES = {
     'Qwen2': ('Qwen2ForCausalLM', 'qwen2'),
     'Phi3': ('Phi3ForCausalLM', 'phi3'),
 }
-_VISION_FIELDS = (
-    'hidden_size', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size', 'qkv_bias',
-    'qk_normalization', 'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout', 'drop_path_rate',
-    'initializer_factor', 'initializer_range',
-)  # fmt: skip
 _AUTO_MAP = {
     'AutoConfig': 'configuration_internvl_chat.InternVLChatConfig',
     'AutoModel': 'modeling_internvl_chat.InternVLChatModel',
@@ -86,8 +82,8 @@ def model_config(
     Args:
         original: the base's own ``config.json`` where it is of this layout: what mmft does not know of it stays.
     """
-    vision = {name: getattr(model.vision, name) for name in _VISION_FIELDS}
-    vision |= {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
+    vision = {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
+    vision |= {name: getattr(model.vision, name) for name in VISION_FIELDS if name not in vision}
     own = {
         'architectures': ['InternVLChatModel'],
         'model_type': 'internvl_chat',
