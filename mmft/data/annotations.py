@@ -172,9 +172,17 @@ def _decode(raw: bytes, path: Path, line: int) -> str:
 def _parse(raw: bytes, path: Path, line: int) -> dict[str, Any]:
     text = _decode(raw, path, line)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise _invalid(error, path, line) from None
+    except _DuplicateKeyError as error:
+        raise DataError(
+            f'the key {error.args[0]!r} stands twice in one object',
+            file=path,
+            line=line,
+            expected='each key once: of two, JSON readers take either',
+            fix='take one out',
+        ) from None
     except (RecursionError, ValueError) as error:
         raise _unreadable(error, path, line) from None
     if not isinstance(value, dict):

@@ -155,7 +155,7 @@ class ChatDataset(Dataset):
             sample = subset.encode(n)
         except DataError as error:
             if self.on_error == 'raise':
-                raise
+                raise _first_of([error]) from error
             if not self._broken[s][n]:
                 # The cause is a picture's own error, or the encoder's word that a text cannot be cut short enough.
                 cause = error.__cause__

@@ -134,3 +134,10 @@ def test_read_json_refuses_a_key_that_stands_twice(tmp_path):
         read_json(_write(tmp_path / 'meta.json', '{"food": {}, "food": {}}'))
     with pytest.raises(DataError, match='line 1 column 2'):
         read_json(_write(tmp_path / 'meta.json', '{food: 1}'))
+
+
+def test_a_record_with_a_key_that_stands_twice(tmp_path):
+    path = tmp_path / 'a.jsonl'
+    path.write_text('{"id": 1}\n{"id": 2, "image": "a.jpg", "image": "b.jpg"}\n')
+    with pytest.raises(DataError, match=r"(?s)a.jsonl:2.*'image' stands twice"):
+        AnnotationFile(path)[1]

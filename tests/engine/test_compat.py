@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -55,3 +57,16 @@ def test_torch_still_buries_errors_of_workers() -> None:
     assert str(worker_error(caught.value)) == 'a.jsonl:3: no picture\n  to do:    add it'
     plain = DataError('no picture')
     assert worker_error(plain) is plain
+
+
+def test_two_import_messages_are_held_back_and_no_others():
+    code = (
+        'import mmft.engine, logging, bitsandbytes.backends.cpu.ops, deepspeed\n'
+        "logging.getLogger('DeepSpeed').warning('Setting accelerator to CPU. If you have GPU')\n"
+        "logging.getLogger('DeepSpeed').warning('something else')\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    assert 'something else' in said
+    assert 'Setting accelerator' not in said
+    assert 'gemm_4bit_forward' not in said
