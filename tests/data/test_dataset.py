@@ -165,8 +165,9 @@ def bad_cases(root, tmp_path):
 
 
 CASES = [
-    'json', 'nested', 'half a character', 'not an object', 'keys', 'role', 'empty answer', 'empty question', 'fewer', 'more',
-    'climbs', 'climbs deep', 'absolute', 'link', 'url', 'nul', 'missing', 'text file', 'empty file', 'folder', '1 px', 'too long',
+    'json', 'nested', 'half a character', 'not an object', 'keys', 'role', 'empty answer', 'empty question', 'fewer',
+    'more', 'climbs', 'climbs deep', 'absolute', 'link', 'url', 'nul', 'missing', 'text file', 'empty file', 'folder',
+    '1 px', 'too long',
 ]  # fmt: skip
 
 
