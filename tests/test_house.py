@@ -16,10 +16,11 @@ PACKAGE = ROOT / 'mmft'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
-LEVELS = [{'registry', 'structures', 'errors'}, {'models', 'data'}, {'checkpoint'}, {'engine', 'evaluation'},
-          {'export'}, {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
+LEVELS = [{'registry', 'structures', 'errors', 'geometry'}, {'models', 'data'}, {'checkpoint'},
+          {'engine', 'evaluation'}, {'export'}, {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
 ONE_FILE = {'peft': 'models/lora.py', 'lmdeploy': None, 'deepspeed': 'engine/deepspeed.py',
-            'bitsandbytes': 'models/quantize.py'}  # fmt: skip
+            'bitsandbytes': 'models/quantize.py', 'timm': 'models/vision/timm_vit.py',
+            'gradio': 'serve/webui.py'}  # fmt: skip
 
 
 def imports(path: Path) -> list[str]:
@@ -91,6 +92,7 @@ CHEAP = {
     'import mmft': ['-c', 'import mmft, sys; print(*sys.modules)'],
     'train --help': ['-X', 'importtime', 'tools/train.py', '--help'],
     'pth_to_hf --help': ['-X', 'importtime', 'tools/pth_to_hf.py', '--help'],
+    'webui --help': ['-X', 'importtime', 'tools/webui.py', '--help'],
     'demo --help': ['-X', 'importtime', 'tools/demo.py', '--help'],
 }
 

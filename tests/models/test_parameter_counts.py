@@ -1,7 +1,9 @@
-"""The real InternVL2 sizes, built on the meta device from the configs, counted to the last parameter.
+"""Real sizes, built on the meta device and counted to the last parameter: InternVL2's from the configs, and every
+tower and language model of the LLaVA family.
 
 The expected numbers are worked out here from the papers' and model cards' dimensions, matrix by matrix; the models are
-not asked. The totals are those that OpenGVLab publishes (938M, 2.21B, 4.15B, 8.08B, 25.5B).
+not asked. InternVL2's totals are those that OpenGVLab publishes (938M, 2.21B, 4.15B, 8.08B, 25.5B); the others are
+known to the last digit.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmft.checkpoint.load import build_meta
+from mmft.registry import LANGUAGE_MODELS, VISION_TOWERS
 
 MODELS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'
 SIZES = ('1b', '2b', '4b', '8b', '26b')
@@ -104,3 +108,138 @@ def test_real_sizes_keep_rope_and_heads():
         assert len(values) == 3072 // 32 // 2
         assert values == sorted(values)
     assert phi.original_max_position_embeddings == 4096
+
+
+def vit(h: int, f: int, depth: int, patch: int, positions: int, patch_bias: bool = True, extra: int = 0) -> int:
+    """A plain vision transformer with LayerNorms and biases; ``extra``: what else stands outside the blocks."""
+    embeddings = linear(h, 3 * patch * patch, patch_bias) + positions * h
+    block = 4 * linear(h, h, True) + linear(f, h, True) + linear(h, f, True) + 4 * h
+    return embeddings + depth * block + 2 * h + extra  # the norm behind the last block
+
+
+CLIP_L = vit(1024, 4096, 24, 14, 24 * 24 + 1, patch_bias=False, extra=1024 + 2 * 1024)  # class token, norm in front
+SIGLIP = vit(1152, 4304, 27, 14, 27 * 27)
+DINO_L = vit(1024, 4096, 24, 14, 37 * 37 + 1, extra=2 * 1024 + 24 * 2 * 1024)  # class and mask token, layer scales
+
+SIGLIP_POOLING = 1152 + 4 * linear(1152, 1152, True) + 2 * 1152 + linear(4304, 1152, True) + linear(1152, 4304, True)
+
+TOWERS = {
+    'CLIP-L/336': ({'type': 'CLIP'}, CLIP_L, 303_507_456),
+    # 428,225,600 is the published tower with the pooling head, which is not built.
+    'SigLIP-so400m/384': ({'type': 'SigLIP'}, SIGLIP, 428_225_600 - SIGLIP_POOLING),
+    'DINOv2-L': ({'type': 'DINOv2'}, DINO_L, 304_368_640),
+    # timm's ViT-B/16: 86,567,656 with its 1000-way classifier.
+    'ViT-B/16': (
+        {'type': 'TimmViT', 'model_name': 'vit_base_patch16_224'},
+        vit(768, 3072, 12, 16, 14 * 14 + 1, extra=768),
+        86_567_656 - linear(1000, 768, True),
+    ),
+}
+
+
+def tied(count: int, vocab: int, h: int) -> int:
+    """Head and embeddings are one matrix."""
+    return count - vocab * h
+
+
+def stablelm(vocab: int, h: int, f: int, depth: int) -> int:
+    """Biases on queries, keys and values; LayerNorms, so one more bias each."""
+    return decoder(vocab, h, f, depth, 1, 1, qkv_bias=True) + (2 * depth + 1) * h
+
+
+def phi(vocab: int, h: int, f: int, depth: int) -> int:
+    """Biases everywhere, one LayerNorm a block for attention and MLP."""
+    block = 4 * linear(h, h, True) + linear(f, h, True) + linear(h, f, True) + 2 * h
+    return vocab * h + depth * block + 2 * h + linear(vocab, h, True)
+
+
+def gemma(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    attention = 2 * h * heads * head_dim + 2 * h * kv_heads * head_dim
+    return vocab * h + depth * (attention + 3 * h * f + 2 * h) + h
+
+
+def sizes(kind: str, vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, **more: object) -> dict:
+    return {
+        'type': kind,
+        'vocab_size': vocab,
+        'hidden_size': h,
+        'intermediate_size': f,
+        'num_hidden_layers': depth,
+        'num_attention_heads': heads,
+        'num_key_value_heads': kv_heads,
+        **more,
+    }
+
+
+LANGUAGE = {
+    'TinyLlama-1.1B': (
+        sizes('Llama', 32000, 2048, 5632, 22, 32, 4),
+        decoder(32000, 2048, 5632, 22, 32, 4),
+        1_100_048_384,
+    ),
+    'Vicuna-7B': (
+        sizes('Llama', 32000, 4096, 11008, 32, 32, 32),
+        decoder(32000, 4096, 11008, 32, 32, 32),
+        6_738_415_616,
+    ),
+    'Vicuna-13B': (
+        sizes('Llama', 32000, 5120, 13824, 40, 40, 40),
+        decoder(32000, 5120, 13824, 40, 40, 40),
+        13_015_864_320,
+    ),
+    'Mistral-7B': (
+        sizes('Mistral', 32000, 4096, 14336, 32, 32, 8),
+        decoder(32000, 4096, 14336, 32, 32, 8),
+        7_241_732_096,
+    ),
+    'StableLM-2-1.6B': (
+        sizes('StableLM', 100352, 2048, 5632, 24, 32, 32, use_qkv_bias=True),
+        stablelm(100352, 2048, 5632, 24),
+        1_644_515_328,
+    ),
+    'Phi-2': (
+        sizes('Phi', 51200, 2560, 10240, 32, 32, 32, partial_rotary_factor=0.4),
+        phi(51200, 2560, 10240, 32),
+        2_779_683_840,
+    ),
+    'Gemma-2B': (
+        sizes('Gemma', 256000, 2048, 16384, 18, 8, 1, head_dim=256),
+        gemma(256000, 2048, 16384, 18, 8, 1, 256),
+        2_506_172_416,
+    ),
+    'MiniCPM-2B': (
+        sizes('MiniCPM', 122753, 2304, 5760, 40, 36, 36, scale_emb=12, scale_depth=1.4, dim_model_base=256),
+        tied(decoder(122753, 2304, 5760, 40, 36, 36), 122753, 2304),
+        2_724_880_896,
+    ),
+    'Qwen2-0.5B': (
+        sizes('Qwen2', 151936, 896, 4864, 24, 14, 2, tie_word_embeddings=True),
+        tied(decoder(151936, 896, 4864, 24, 14, 2, qkv_bias=True), 151936, 896),
+        494_032_768,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ('registry', 'config', 'worked_out', 'published'),
+    [
+        *((VISION_TOWERS, *row) for row in TOWERS.values()),
+        *((LANGUAGE_MODELS, *row) for row in LANGUAGE.values()),
+    ],
+    ids=[*TOWERS, *LANGUAGE],
+)
+def test_every_published_part_has_exactly_its_parameters(registry, config, worked_out, published):
+    with torch.device('meta'):
+        part = registry.build(config)
+    assert sum(parameter.numel() for parameter in part.parameters()) == worked_out == published
+
+
+def test_tokens_of_the_published_towers():
+    with torch.device('meta'):
+        configs = {name: config for name, (config, *_) in TOWERS.items() if config['type'] != 'TimmViT'}
+        towers = {name: VISION_TOWERS.build({**config, 'num_hidden_layers': 2}) for name, config in configs.items()}
+    assert {name: tower.num_patches(tower.image_size) for name, tower in towers.items()} == {
+        'CLIP-L/336': 576,
+        'SigLIP-so400m/384': 729,
+        'DINOv2-L': 37 * 37,
+    }

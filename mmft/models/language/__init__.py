@@ -1,5 +1,6 @@
 """Language models: thin skins over transformers' causal language models."""
 
-from mmft.models.language.causal_lm import CausalLM, InternLM2, Llama, Phi3, Qwen2
+from mmft.models.language.causal_lm import CausalLM
+from mmft.models.language.families import Gemma, InternLM2, Llama, MiniCPM, Mistral, Phi, Phi3, Qwen2, StableLM
 
-__all__ = ['CausalLM', 'InternLM2', 'Llama', 'Phi3', 'Qwen2']
+__all__ = ['CausalLM', 'Gemma', 'InternLM2', 'Llama', 'MiniCPM', 'Mistral', 'Phi', 'Phi3', 'Qwen2', 'StableLM']

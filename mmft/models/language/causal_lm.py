@@ -1,8 +1,4 @@
-"""Language models through transformers: one skin, one small class per family.
-
-No modeling code of ours and none from a hub: InternLM2 is a Llama with packed attention weights (the layouts unpack
-them, see ``mmft/checkpoint/layouts``), the others are transformers' own classes.
-"""
+"""CausalLM: the one skin over transformers' causal language models. The families are in ``families.py``."""
 
 from __future__ import annotations
 
@@ -17,9 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from mmft.errors import ConfigError
 from mmft.models.base import LanguageModel
 from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
-from mmft.registry import LANGUAGE_MODELS
 
-__all__ = ['CausalLM', 'InternLM2', 'Llama', 'Phi3', 'Qwen2']
+__all__ = ['CausalLM']
 
 
 class CausalLM(LanguageModel):
@@ -57,15 +52,35 @@ class CausalLM(LanguageModel):
         """transformers' config, with its defaults for what ``config`` leaves out.
 
         Raises:
-            ConfigError: transformers refuses it.
+            ConfigError: transformers refuses it, or its heads do not come out even.
         """
         try:
-            return AutoConfig.for_model(cls.model_type, **cls.translate(dict(config)))
+            resolved = AutoConfig.for_model(cls.model_type, **cls.translate(dict(config)))
+        except ConfigError:
+            raise
         except (TypeError, ValueError, StrictDataclassError) as error:
             raise ConfigError(
                 f'{cls.__name__}: transformers refuses this config: {error}',
                 expected=f"the names of transformers' {cls.model_type!r} config",
             ) from error
+        cls._check_heads(resolved)
+        return resolved
+
+    @classmethod
+    def _check_heads(cls, config: PreTrainedConfig) -> None:
+        width, heads = config.hidden_size, config.num_attention_heads
+        kv_heads = getattr(config, 'num_key_value_heads', None) or heads
+        head_dim = getattr(config, 'head_dim', None) or width // heads
+        rotary = int(head_dim * (config.rope_parameters or {}).get('partial_rotary_factor', 1.0))
+        problems = []
+        if width % heads and not getattr(config, 'head_dim', None):
+            problems.append(f'hidden_size {width} is not divisible by num_attention_heads {heads}')
+        if heads % kv_heads:
+            problems.append(f'num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}')
+        if rotary % 2:
+            problems.append(f'rope turns pairs, but partial_rotary_factor leaves it {rotary} of {head_dim} channels')
+        if problems:
+            raise ConfigError.gather([f'{cls.__name__}: {problem}' for problem in problems])
 
     @classmethod
     def config_names(cls) -> set[str]:
@@ -115,69 +130,19 @@ class CausalLM(LanguageModel):
         return self.lm.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
     def reset_buffers(self) -> None:
-        """Compute buffers that are in no checkpoint (rope tables) anew, after a build on the meta device."""
+        """Compute buffers that are in no checkpoint (rope tables, Gemma's scale) anew, after a build on meta."""
         for module in self.lm.modules():
             stale = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
             for name in stale:
                 module._buffers[name] = torch.empty_like(module._buffers[name], device='cpu')
             if stale:
+                weights = list(module.parameters(recurse=False))
+                for weight in weights:  # transformers initialises a whole module, but leaves what bears this mark
+                    weight._is_hf_initialized = True
                 self.lm._init_weights(module)
+                for weight in weights:
+                    del weight._is_hf_initialized
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute each block in the backward pass."""
         self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
-
-
-@LANGUAGE_MODELS.register_module()
-class Llama(CausalLM):
-    """Llama and everything of its shape (Vicuna, TinyLlama).
-
-    >>> llm = Llama(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    >>> llm.embed(torch.zeros(1, 5, dtype=torch.long)).shape
-    torch.Size([1, 5, 16])
-    """
-
-    model_type = 'llama'
-
-
-@LANGUAGE_MODELS.register_module()
-class Qwen2(CausalLM):
-    """Qwen2 (InternVL2-1B)."""
-
-    model_type = 'qwen2'
-
-
-@LANGUAGE_MODELS.register_module()
-class Phi3(CausalLM):
-    """Phi-3 (InternVL2-4B); its ``su`` rope is transformers' ``longrope``."""
-
-    model_type = 'phi3'
-
-    @staticmethod
-    def translate(config: dict[str, Any]) -> dict[str, Any]:
-        """``su`` -> ``longrope``."""
-        scaling = config.get('rope_scaling')
-        if scaling and scaling.get('type', scaling.get('rope_type')) in ('su', 'longrope'):
-            factors = {key: list(scaling[key]) for key in ('short_factor', 'long_factor')}
-            config = {**config, 'rope_scaling': {'rope_type': 'longrope', 'type': 'longrope', **factors}}
-        return config
-
-
-@LANGUAGE_MODELS.register_module()
-class InternLM2(CausalLM):
-    """InternLM2 (InternVL2-2B, 8B, 26B) as the Llama it is; ``bias`` covers attention only, as there."""
-
-    model_type = 'llama'
-
-    @classmethod
-    def config_names(cls) -> set[str]:
-        """Llama's and ``bias``."""
-        return {*super().config_names(), 'bias'}
-
-    @staticmethod
-    def translate(config: dict[str, Any]) -> dict[str, Any]:
-        """``bias`` -> ``attention_bias``."""
-        config = dict(config)
-        if 'bias' in config:
-            config['attention_bias'] = config.pop('bias')
-        return config

@@ -1,5 +1,8 @@
-"""Vision towers: tiles in, patch features out."""
+"""Vision towers: tiles in, patch features out. A new one is a file here and a line below."""
 
+from mmft.models.vision.hf import CLIP, DINOv2, SigLIP
 from mmft.models.vision.intern_vit import InternViT
+from mmft.models.vision.mof import MoFTower
+from mmft.models.vision.timm_vit import TimmViT
 
-__all__ = ['InternViT']
+__all__ = ['CLIP', 'DINOv2', 'InternViT', 'MoFTower', 'SigLIP', 'TimmViT']
