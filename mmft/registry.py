@@ -30,6 +30,7 @@ __all__ = [
     'LANGUAGE_MODELS',
     'LOG_PROCESSORS',
     'LOOPS',
+    'MERGES',
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
@@ -116,6 +117,7 @@ def _registry(name: str, location: str, parent: MMEngineRegistry | None = None) 
 MODELS = _registry('model', 'mmft.models')
 VISION_TOWERS = _registry('vision tower', 'mmft.models.vision')
 PROJECTORS = _registry('projector', 'mmft.models.projectors')
+MERGES = _registry('merge', 'mmft.models.merge')
 LANGUAGE_MODELS = _registry('language model', 'mmft.models.language')
 IMAGE_PROCESSORS = _registry('image processor', 'mmft.data.images')
 TEMPLATES = _registry('chat template', 'mmft.data.templates')

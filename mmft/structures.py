@@ -40,6 +40,7 @@ class Sample:
         num_tiles: tiles of each picture, in order; its sum is T.
         image_sizes: (width, height) in pixels of each picture as it was opened.
         meta: where the sample comes from: ``file``, ``line``, ``id``...
+        image_grids: (columns, rows) of each picture, where the image processor arranges tiles; else empty.
     """
 
     input_ids: torch.Tensor
@@ -48,6 +49,7 @@ class Sample:
     num_tiles: list[int] = field(default_factory=list)
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
+    image_grids: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.input_ids.numel()
@@ -57,7 +59,9 @@ class Batch(TypedDict, total=False):
     """What the collator makes and ``VLM.forward(**batch)`` takes.
 
     ``input_ids, labels, position_ids`` (B,L) int64, ``attention_mask`` (B,L) bool, ``pixel_values`` (N,3,S,S) uint8 or
-    None. In a packed batch B is 1 and ``position_ids`` restart at 0 with every sample.
+    None. In a packed batch B is 1 and ``position_ids`` restart at 0 with every sample. Where tiles are arranged,
+    ``image_sizes`` (M,2) int64 hold (width, height) and ``image_grids`` (M,2) int64 (columns, rows) of the M pictures
+    of the batch, in order; elsewhere both are missing.
     """
 
     input_ids: torch.Tensor
@@ -65,3 +69,5 @@ class Batch(TypedDict, total=False):
     position_ids: torch.Tensor
     labels: torch.Tensor
     pixel_values: torch.Tensor | None
+    image_sizes: torch.Tensor
+    image_grids: torch.Tensor

@@ -3,7 +3,8 @@
  * Pillow resamples one direction after the other and rounds to 8 bits in between. Each value is a sum of input x weight
  * in 32-bit integers, weights having 22 bits, so the order of summation does not matter and vectors may be used. Here
  * rows stream through: a row goes through the first pass, waits in a ring just large enough for the second one, and
- * finished rows leave at once as planar tiles. The stretched picture never exists as a whole.
+ * finished rows leave at once as planar tiles. The stretched picture never exists as a whole, and what of it lies
+ * outside the tiles (a centre crop) is never computed.
  *
  * The file needs no Python headers: mmft/data/tiling.py loads it with ctypes (which releases the GIL during calls).
  * A pixel is four bytes here: red, green, blue, unused.
@@ -19,7 +20,7 @@
 #endif
 
 #define BATCH 4       /* rows that go through the horizontal pass together and share the loads of weights */
-#define SHARED 32     /* rows that grid and thumbnail take in turn */
+#define SHARED 32     /* rows that the parts take in turn */
 #define WEIGHT_BITS 22
 #define HALF (1 << (WEIGHT_BITS - 1))
 #define LOW_BITS 12   /* a weight is split as high * 2^12 + low, both within 16 bits, for _mm256_madd_epi16 */
@@ -32,8 +33,9 @@ typedef struct {
 } Axis;
 
 typedef struct {
-    int width, height, vertical_first, avx2;
+    int width, vertical_first, avx2;
     int columns, size;
+    int left, top;            /* of the first pixel of the outputs on the canvas of the tiles */
     uint8_t *tiles;           /* (tiles, 3, size, size), row by row of the grid */
     Axis across, down;
     int ring_width, capacity; /* the ring holds `capacity` rows of ring_width pixels, input row y at y % capacity */
@@ -43,9 +45,17 @@ typedef struct {
     int pushed, next;         /* input rows taken, output rows written */
 } Stretch;
 
+/* Where the stretched picture comes to lie; tiling.py fills it in, so the order of the fields matters. */
 typedef struct {
+    int width, height, left, top; /* its size, and its corner on the canvas: negative where it is cropped */
+    int columns, rows;            /* the canvas, in tiles */
+    int flags;                    /* 1: the vertical pass first; 2: plain C, for tests */
+} Place;
+
+typedef struct {
+    int width, height, fed; /* of the picture; rows that have come */
     int count;
-    Stretch part[2]; /* the grid and, perhaps, the thumbnail */
+    Stretch part[2]; /* the grid and, perhaps, the whole picture as one tile */
 } Tiler;
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
@@ -66,12 +76,12 @@ static void reach(int o, double scale, int in, int *from, int *to) {
     if (*to > in) *to = in;
 }
 
-/* `multiple` is what taps are rounded up to, if the input is long enough for it. */
-static int axis_init(Axis *axis, int in, int out, int multiple) {
-    double scale = (double)in / out, unit = 1.0 / (scale < 1.0 ? 1.0 : scale);
+/* Outputs [skip, skip + out) of `whole`; `multiple` is what taps are rounded up to, if the input is long enough. */
+static int axis_init(Axis *axis, int in, int whole, int skip, int out, int multiple) {
+    double scale = (double)in / whole, unit = 1.0 / (scale < 1.0 ? 1.0 : scale);
     int from, to, most = 0;
     for (int o = 0; o < out; o++) {
-        reach(o, scale, in, &from, &to);
+        reach(skip + o, scale, in, &from, &to);
         if (to - from > most) most = to - from;
     }
     int taps = (most + multiple - 1) / multiple * multiple;
@@ -85,9 +95,9 @@ static int axis_init(Axis *axis, int in, int out, int multiple) {
     int fine = axis->first && axis->weight && axis->split && raw;
     int16_t *split = axis->split;
     for (int o = 0; fine && o < out; o++) {
-        reach(o, scale, in, &from, &to);
-        double sum = 0.0;
-        for (int i = from; i < to; i++) sum += raw[i - from] = bicubic((i - (o + 0.5) * scale + 0.5) * unit);
+        reach(skip + o, scale, in, &from, &to);
+        double sum = 0.0, centre = (skip + o + 0.5) * scale;
+        for (int i = from; i < to; i++) sum += raw[i - from] = bicubic((i - centre + 0.5) * unit);
         /* Zero weights fill the window: behind the used ones, or before them where the input ends. */
         int first = axis->first[o] = from + taps > in ? in - taps : from;
         int32_t *weight = axis->weight + (size_t)o * taps;
@@ -250,10 +260,13 @@ static void down(const Stretch *s, int y, uint8_t *out) {
 
 static void cut(const Stretch *s, int y, const uint8_t *line) {
     size_t plane = (size_t)s->size * s->size;
-    for (int column = 0; column < s->columns; column++, line += (size_t)s->size * 4) {
-        size_t tile = (size_t)(y / s->size) * s->columns + column;
-        uint8_t *red = s->tiles + tile * 3 * plane + (size_t)(y % s->size) * s->size;
-        planes(line, red, red + plane, red + 2 * plane, s->size);
+    int row = s->top + y, end = s->left + s->across.out;
+    for (int x = s->left, n; x < end; x += n, line += (size_t)n * 4) {
+        n = s->size - x % s->size; /* up to the end of this tile */
+        if (n > end - x) n = end - x;
+        size_t tile = (size_t)(row / s->size) * s->columns + x / s->size;
+        uint8_t *red = s->tiles + tile * 3 * plane + (size_t)(row % s->size) * s->size + x % s->size;
+        planes(line, red, red + plane, red + 2 * plane, n);
     }
 }
 
@@ -273,7 +286,7 @@ static void drain(Stretch *s) {
 
 static void push(Stretch *s, const uint8_t *pixels, int rows) {
     size_t stride = (size_t)s->width * 4, ring_stride = (size_t)s->ring_width * 4;
-    while (rows > 0) {
+    while (rows > 0 && s->next < s->down.out) {
         const uint8_t *in[BATCH];
         uint8_t *out[BATCH];
         int count = rows < BATCH ? rows : BATCH;
@@ -281,7 +294,9 @@ static void push(Stretch *s, const uint8_t *pixels, int rows) {
             in[r] = pixels + (r < count ? r : 0) * stride;
             out[r] = s->ring + (size_t)((s->pushed + r) % s->capacity) * ring_stride;
         }
-        if (s->vertical_first)
+        if (s->pushed + count <= s->down.first[s->next])
+            ; /* above all that is shown */
+        else if (s->vertical_first)
             for (int r = 0; r < count; r++) memcpy(out[r], in[r], stride);
         else
             across(s, in, out, count);
@@ -292,14 +307,27 @@ static void push(Stretch *s, const uint8_t *pixels, int rows) {
     }
 }
 
-static int stretch_init(Stretch *s, int width, int height, int columns, int rows, int size, int flags, uint8_t *tiles) {
-    *s = (Stretch){.width = width, .height = height, .vertical_first = flags & 1, .columns = columns, .size = size,
-                   .tiles = tiles};
+/* How much of [at, at + length) lies in [0, room): its first index, counted from `at`, and how many. */
+static int visible(int at, int length, int room, int *skip) {
+    *skip = at < 0 ? -at : 0;
+    int end = length < room - at ? length : room - at;
+    return end - *skip;
+}
+
+static int stretch_init(Stretch *s, const Tiler *tiler, const Place *place, int size, uint8_t *tiles) {
+    int skip_x, skip_y;
+    int wide = visible(place->left, place->width, place->columns * size, &skip_x);
+    int high = visible(place->top, place->height, place->rows * size, &skip_y);
+    *s = (Stretch){.width = tiler->width, .vertical_first = place->flags & 1, .columns = place->columns, .size = size,
+                   .left = place->left + skip_x, .top = place->top + skip_y, .tiles = tiles};
+    if (wide < 1 || high < 1) return 0;
 #ifdef HAVE_AVX2
-    s->avx2 = __builtin_cpu_supports("avx2") && !(flags & 4);
+    s->avx2 = __builtin_cpu_supports("avx2") && !(place->flags & 2);
 #endif
-    if (!axis_init(&s->across, width, columns * size, 2) || !axis_init(&s->down, height, rows * size, 1)) return 0;
-    s->ring_width = s->vertical_first ? width : s->across.out;
+    if (!axis_init(&s->across, tiler->width, place->width, skip_x, wide, 2) ||
+        !axis_init(&s->down, tiler->height, place->height, skip_y, high, 1))
+        return 0;
+    s->ring_width = s->vertical_first ? s->width : s->across.out;
     s->capacity = s->down.taps + BATCH;
     s->ring = malloc((size_t)s->capacity * s->ring_width * 4);
     s->window = malloc(sizeof(*s->window) * (s->down.taps + 1));
@@ -329,29 +357,28 @@ void mmft_tiler_close(Tiler *tiler) {
     free(tiler);
 }
 
-/* flags: 1 the grid, 2 the thumbnail takes the vertical pass first; 4 plain C, for tests. NULL: out of memory. */
-Tiler *mmft_tiler_open(int width, int height, int columns, int rows, int size, int thumbnail, int flags,
-                       uint8_t *tiles) {
+/* One or two places, whose tiles follow one another in `tiles`. NULL: out of memory, or a picture beside its canvas. */
+Tiler *mmft_tiler_place(int width, int height, const Place *places, int count, int size, uint8_t *tiles) {
     Tiler *tiler = calloc(1, sizeof(Tiler));
     if (!tiler) return NULL;
-    tiler->count = 1;
-    int fine = stretch_init(&tiler->part[0], width, height, columns, rows, size, flags, tiles);
-    if (fine && thumbnail) {
-        tiler->count = 2;
-        fine = stretch_init(&tiler->part[1], width, height, 1, 1, size, ((flags >> 1) & 1) | (flags & 4),
-                            tiles + (size_t)columns * rows * 3 * size * size);
+    tiler->width = width, tiler->height = height;
+    for (int i = 0; i < count && i < 2; i++) {
+        tiler->count = i + 1;
+        if (!stretch_init(&tiler->part[i], tiler, &places[i], size, tiles)) {
+            mmft_tiler_close(tiler);
+            return NULL;
+        }
+        tiles += (size_t)places[i].columns * places[i].rows * 3 * size * size;
     }
-    if (fine) return tiler;
-    mmft_tiler_close(tiler);
-    return NULL;
+    return tiler;
 }
 
 /* pixels: `rows` rows of `width` four-byte pixels, without gaps */
 void mmft_tiler_feed(Tiler *tiler, const uint8_t *pixels, int rows) {
-    int left = tiler->part[0].height - tiler->part[0].pushed;
-    if (rows > left) rows = left;
-    for (int row = 0; row < rows; row += SHARED) { /* few enough rows that the thumbnail finds them in the cache */
-        const uint8_t *from = pixels + (size_t)row * tiler->part[0].width * 4;
+    if (rows > tiler->height - tiler->fed) rows = tiler->height - tiler->fed;
+    tiler->fed += rows;
+    for (int row = 0; row < rows; row += SHARED) { /* few enough rows that the second part finds them in the cache */
+        const uint8_t *from = pixels + (size_t)row * tiler->width * 4;
         for (int i = 0; i < tiler->count; i++) push(&tiler->part[i], from, rows - row < SHARED ? rows - row : SHARED);
     }
 }

@@ -11,7 +11,7 @@ from mmft.errors import ConfigError, ShapeError
 from mmft.registry import COLLATORS
 from mmft.structures import IGNORE_INDEX, Sample
 
-__all__ = ['PackCollator', 'PadCollator']
+__all__ = ['PackCollator', 'PadCollator', 'pictures']
 
 
 class _Collator:
@@ -37,7 +37,7 @@ class _Collator:
             A ``Batch`` and, under ``meta``, the ``meta`` dict of each sample with its ``num_tiles``.
 
         Raises:
-            ShapeError: tiles of different sizes, or labels that do not fit their tokens.
+            ShapeError: tiles of different sizes or of different kinds, or labels that do not fit their tokens.
         """
         kept = [s for s in samples if s is not None]
         for sample in kept:
@@ -48,7 +48,7 @@ class _Collator:
                     expected='the same length, at least 1',
                 )
         batch: dict[str, Any] = self._tokens(kept or [_nothing(self.pad_token_id)])
-        batch['pixel_values'] = _tiles(kept)
+        batch |= pictures(kept)
         batch['meta'] = [{**s.meta, 'num_tiles': list(s.num_tiles)} for s in kept]
         return batch
 
@@ -115,11 +115,16 @@ def _nothing(pad_token_id: int, length: int = 1) -> Sample:
     return Sample(torch.full((length,), pad_token_id), torch.full((length,), IGNORE_INDEX))
 
 
-def _tiles(samples: list[Sample]) -> torch.Tensor | None:
-    """(N,3,S,S) uint8 of all samples in order, or None."""
+def pictures(samples: Sequence[Sample]) -> dict[str, torch.Tensor | None]:
+    """What a batch says of its pictures, those of all samples in order.
+
+    Returns:
+        ``pixel_values`` (N,3,S,S) uint8 or None; where tiles are arranged, also ``image_sizes`` (M,2) and
+        ``image_grids`` (M,2), int64.
+    """
     pictured = [s for s in samples if s.pixel_values is not None]
     if not pictured:
-        return None
+        return {'pixel_values': None}
     first = pictured[0]
     for sample in pictured:
         if sample.pixel_values.shape[1:] != first.pixel_values.shape[1:]:
@@ -129,7 +134,17 @@ def _tiles(samples: list[Sample]) -> torch.Tensor | None:
                 expected='one tile size in a batch',
                 fix='use one image_processor for all data sets',
             )
-    return torch.cat([s.pixel_values for s in pictured])
+        if bool(sample.image_grids) != bool(first.image_grids):
+            raise ShapeError(
+                f'tiles that form a plane in only one of {_name(sample)} and {_name(first)}',
+                expected='one kind of image processor in a batch',
+                fix='use one image_processor for all data sets',
+            )
+    batch: dict[str, torch.Tensor | None] = {'pixel_values': torch.cat([s.pixel_values for s in pictured])}
+    if first.image_grids:
+        batch['image_sizes'] = torch.tensor([size for s in pictured for size in s.image_sizes])
+        batch['image_grids'] = torch.tensor([grid for s in pictured for grid in s.image_grids])
+    return batch
 
 
 def _name(sample: Sample) -> str:

@@ -1,67 +1,37 @@
 """Image processors: a picture becomes the square tiles that a vision tower takes.
 
-An image processor decides from width and height alone how many tiles a picture becomes, so token counts are known
-before anything is decoded. Tiles leave here as uint8; the model normalises them on its device.
+``DynamicTiler`` (InternVL), ``AnyResTiler`` (LLaVA-NeXT, in a file of its own), and three that make one tile of every
+picture: ``Resize``, ``PadSquare`` and ``CenterCrop``.
 """
 
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
+from mmft.data.anyres import AnyResTiler
+from mmft.data.image_processor import ImageProcessor
 from mmft.data.loading import MAX_PIXELS, image_size, load_image, to_rgb
-from mmft.data.tiling import cut_tiles
+from mmft.data.tiling import Place, cut_tiles, place_tiles
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 
-__all__ = ['MAX_PIXELS', 'DynamicTiler', 'ImageProcessor', 'PadSquare', 'Resize', 'image_size', 'load_image', 'to_rgb']
-
-
-class ImageProcessor(ABC):
-    """Turns a picture into uint8 tiles (T,3,S,S). Subclasses say which grid, ``__call__`` and the counts follow it.
-
-    Args:
-        tile_size: side S of a tile in pixels.
-    """
-
-    def __init__(self, tile_size: int) -> None:
-        if tile_size < 1:
-            raise ConfigError(f'tile_size={tile_size}', expected='at least 1', fix='the InternVL2 models take 448')
-        self.tile_size = tile_size
-
-    @abstractmethod
-    def grid(self, width: int, height: int, max_tiles: int | None = None) -> tuple[int, int]:
-        """(columns, rows) for a picture of width x height pixels; ``max_tiles`` narrows the limit for this call."""
-
-    @abstractmethod
-    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:
-        """Tiles (T,3,S,S) uint8 of a picture; T is ``num_tiles`` of its size."""
-
-    @abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """The config that builds an equal processor through ``IMAGE_PROCESSORS``."""
-
-    def num_tiles(self, width: int, height: int, max_tiles: int | None = None) -> int:
-        """T, the number of tiles of a picture of width x height pixels."""
-        columns, rows = self.grid(width, height, max_tiles)
-        return columns * rows
-
-    def num_tokens(self, width: int, height: int, tokens_per_tile: int, max_tiles: int | None = None) -> int:
-        """Language-model tokens of a picture of width x height pixels."""
-        return self.num_tiles(width, height, max_tiles) * tokens_per_tile
-
-    def from_bytes(self, data: bytes, max_tiles: int | None = None) -> torch.Tensor:
-        """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...)."""
-        return self(load_image(data), max_tiles)
-
-    def __repr__(self) -> str:
-        config = self.to_dict()
-        return f'{config.pop("type")}({", ".join(f"{k}={v!r}" for k, v in config.items())})'
+__all__ = [
+    'MAX_PIXELS',
+    'AnyResTiler',
+    'CenterCrop',
+    'DynamicTiler',
+    'ImageProcessor',
+    'PadSquare',
+    'Resize',
+    'image_size',
+    'load_image',
+    'to_rgb',
+]
 
 
 @IMAGE_PROCESSORS.register_module()
@@ -115,6 +85,10 @@ class DynamicTiler(ImageProcessor):
     def num_tiles(self, width: int, height: int, max_tiles: int | None = None) -> int:
         count = super().num_tiles(width, height, max_tiles)
         return count + 1 if self.thumbnail and count > 1 else count
+
+    def tile_counts(self, max_tiles: int | None = None) -> list[int]:
+        counts = range(self.min_tiles, (max_tiles or self.max_tiles) + 1)
+        return [n + 1 if self.thumbnail and n > 1 else n for n in counts] or [1]
 
     def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:
         columns, rows = self.grid(*image.size, max_tiles)
@@ -212,3 +186,36 @@ class PadSquare(_OneTile):
 
     def to_dict(self) -> dict[str, Any]:
         return {'type': 'PadSquare', 'tile_size': self.tile_size, 'mean': list(self.mean)}
+
+
+@IMAGE_PROCESSORS.register_module()
+class CenterCrop(_OneTile):
+    """The picture with its shorter side shrunk to one tile, and the middle of the longer one (CLIP's own processor).
+
+    What lies at the ends of the longer side is not seen; LLaVA's ``image_aspect_ratio`` other than ``pad``.
+
+    Raises:
+        DataError: the picture is so thin that what is cut away would not fit into memory.
+
+    >>> tuple(CenterCrop(tile_size=224)(Image.new('RGB', (300, 200))).shape)
+    (1, 3, 224, 224)
+    """
+
+    def __init__(self, tile_size: int = 336) -> None:
+        super().__init__(tile_size)
+
+    def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:
+        size, short, long = self.tile_size, min(image.size), max(image.size)
+        length = size * long // short
+        if length * size > 4 * MAX_PIXELS:
+            raise DataError(
+                f'a picture of {image.width}x{image.height} pixels, whose longer side would become {length} pixels',
+                expected=f'at most {4 * MAX_PIXELS:,} pixels after resizing',
+                fix='cut the picture, or use PadSquare',
+            )
+        width, height = (length, size) if image.width > image.height else (size, length)
+        place = Place(width, height, -((width - size) // 2), -((height - size) // 2), 1, 1)
+        return place_tiles(to_rgb(image), [place], size)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {'type': 'CenterCrop', 'tile_size': self.tile_size}

@@ -1,4 +1,4 @@
-"""Stretching a picture to a grid of tiles and cutting it: with ``_tiling.c`` if it is built, else with Pillow.
+"""Stretching a picture, laying it on a canvas of tiles and cutting that: with ``_tiling.c`` if built, else with Pillow.
 
 Both give the same pixels, those of ``Image.resize(..., BICUBIC)`` of Pillow 13, on which the reference numbers of the
 original InternVL were made. Pillow before 13 always resamples rows first and columns second; 13 turns that round for
@@ -11,15 +11,57 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ['columns_first', 'cut_tiles', 'cut_tiles_native', 'cut_tiles_pillow', 'native', 'resize']
+__all__ = [
+    'Place',
+    'columns_first',
+    'cut_tiles',
+    'native',
+    'place_native',
+    'place_pillow',
+    'place_tiles',
+    'resize',
+]
 
 _STRIP = 64  # rows of a picture that Pillow keeps in several blocks are handed over in strips this high
+
+
+class Place(NamedTuple):
+    """How a picture comes to lie on a canvas of ``columns x rows`` tiles, whose other pixels stay black.
+
+    Attributes:
+        width, height: what the picture is stretched to, px.
+        left, top: of its corner on the canvas, px; negative where it is cropped.
+        columns, rows: the canvas, in tiles.
+    """
+
+    width: int
+    height: int
+    left: int
+    top: int
+    columns: int
+    rows: int
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the canvas has."""
+        return self.columns * self.rows
+
+
+def place_tiles(image: Image.Image, places: Sequence[Place], size: int) -> torch.Tensor:
+    """Lay an RGB picture on one or two canvases and cut them into tiles of size x size pixels, row by row.
+
+    Returns:
+        (T,3,size,size) uint8, the tiles of the first canvas, then those of the second.
+    """
+    cut = place_pillow if native() is None else place_native
+    return cut(image, places, size)
 
 
 def cut_tiles(image: Image.Image, columns: int, rows: int, size: int, thumbnail: bool = False) -> torch.Tensor:
@@ -28,8 +70,8 @@ def cut_tiles(image: Image.Image, columns: int, rows: int, size: int, thumbnail:
     Returns:
         (T,3,size,size) uint8, T = columns * rows, plus one at the end for the whole picture if ``thumbnail``.
     """
-    cut = cut_tiles_pillow if native() is None else cut_tiles_native
-    return cut(image, columns, rows, size, thumbnail)
+    places = [Place(columns * size, rows * size, 0, 0, columns, rows), Place(size, size, 0, 0, 1, 1)]
+    return place_tiles(image, places[: 1 + thumbnail], size)
 
 
 def columns_first(width: int, height: int, new_width: int, new_height: int) -> bool:
@@ -48,31 +90,35 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def cut_tiles_pillow(image: Image.Image, columns: int, rows: int, size: int, thumbnail: bool = False) -> torch.Tensor:
-    """``cut_tiles`` with Pillow alone."""
-    count = columns * rows
-    tiles = torch.empty(count + thumbnail, 3, size, size, dtype=torch.uint8)
-    stretched = np.array(resize(image, columns * size, rows * size))
-    blocks = torch.from_numpy(stretched).view(rows, size, columns, size, 3).permute(0, 2, 4, 1, 3)
-    tiles[:count].view(rows, columns, 3, size, size).copy_(blocks)
-    if thumbnail:
-        tiles[count].copy_(torch.from_numpy(np.array(resize(image, size, size))).permute(2, 0, 1))
-    return tiles
+def place_pillow(image: Image.Image, places: Sequence[Place], size: int) -> torch.Tensor:
+    """``place_tiles`` with Pillow alone."""
+    cut = []
+    for place in places:
+        canvas = Image.new('RGB', (place.columns * size, place.rows * size))
+        canvas.paste(resize(image, place.width, place.height), (place.left, place.top))
+        pixels = torch.from_numpy(np.array(canvas))
+        blocks = pixels.view(place.rows, size, place.columns, size, 3).permute(0, 2, 4, 1, 3)
+        cut.append(blocks.reshape(place.tiles, 3, size, size))
+    return torch.cat(cut)
 
 
-def cut_tiles_native(
-    image: Image.Image, columns: int, rows: int, size: int, thumbnail: bool = False, *, vectors: bool = True
-) -> torch.Tensor:
-    """``cut_tiles`` with the compiled kernel, several times as fast. Other Python threads run meanwhile.
+class _Place(ctypes.Structure):
+    """``Place`` as the kernel takes it."""
+
+    _fields_ = [(name, ctypes.c_int) for name in (*Place._fields, 'flags')]
+
+
+def place_native(image: Image.Image, places: Sequence[Place], size: int, *, vectors: bool = True) -> torch.Tensor:
+    """``place_tiles`` with the compiled kernel, several times as fast. Other Python threads run meanwhile.
 
     ``vectors=False`` takes the plain C code of machines without AVX2.
     """
     library = native()
     width, height = image.size
-    tiles = torch.empty(columns * rows + thumbnail, 3, size, size, dtype=torch.uint8)
-    flags = columns_first(width, height, columns * size, rows * size) + 2 * columns_first(width, height, size, size)
-    flags += 0 if vectors else 4
-    tiler = library.mmft_tiler_open(width, height, columns, rows, size, thumbnail, flags, tiles.data_ptr())
+    made = [_Place(*p, columns_first(width, height, p.width, p.height) + (0 if vectors else 2)) for p in places]
+    tiles = torch.zeros(sum(p.tiles for p in places), 3, size, size, dtype=torch.uint8)
+    array = (_Place * len(made))(*made)
+    tiler = library.mmft_tiler_place(width, height, array, len(made), size, tiles.data_ptr())
     if not tiler:
         raise MemoryError(f'tiling a picture of {width}x{height} pixels')
     try:
@@ -85,17 +131,18 @@ def cut_tiles_native(
 
 @functools.cache
 def native() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it was not built (no C compiler at installation)."""
+    """The compiled kernel, or None where it was not built (no C compiler at installation) or from another version."""
     spec = importlib.util.find_spec('mmft.data._tiling')
     if spec is None or spec.origin is None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError:  # built for another platform
+        library.mmft_tiler_place  # noqa: B018
+    except (OSError, AttributeError):  # built for another platform, or from an older source
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
-    library.mmft_tiler_open.argtypes = [number] * 7 + [pointer]
-    library.mmft_tiler_open.restype = pointer
+    library.mmft_tiler_place.argtypes = [number, number, pointer, number, number, pointer]
+    library.mmft_tiler_place.restype = pointer
     library.mmft_tiler_feed.argtypes, library.mmft_tiler_feed.restype = [pointer, pointer, number], None
     library.mmft_tiler_close.argtypes, library.mmft_tiler_close.restype = [pointer], None
     return library

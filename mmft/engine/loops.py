@@ -41,7 +41,8 @@ class TrainLoop(BaseLoop):
     """Trains by epochs or by iterations; knows at every step boundary where the data stands.
 
     The loss of an iteration is the sum of its token losses divided by the number of its trained tokens, over all
-    micro-batches and all ranks: every trained token counts the same. An epoch is one pass of the batch sampler; its
+    micro-batches and all ranks: every trained token counts the same. Auxiliary losses of the model, such as a router's
+    ``balance_loss``, are averaged over micro-batches and ranks. An epoch is one pass of the batch sampler; its
     last, shorter group of micro-batches still makes a step.
 
     Args:
@@ -149,7 +150,7 @@ class TrainLoop(BaseLoop):
         """Forward, backward and step over the micro-batches of one iteration.
 
         Returns:
-            ``loss``, ``grad_norm`` and ``tokens`` (of all ranks).
+            ``loss``, ``grad_norm`` and ``tokens`` (of all ranks), and each auxiliary loss, which ``loss`` includes.
 
         Raises:
             TrainingError: nothing to train in the batch, or a loss or gradient that is not a number.
@@ -162,24 +163,28 @@ class TrainLoop(BaseLoop):
         if items == 0 and named:  # on all ranks together: the error gathers the samples of each
             raise self.failure('no token of the batch is trained: its labels are all ignored', group)
         items = max(items, 1.0)  # a batch of broken pictures only (on_error='skip') makes an empty step
-        loss = torch.zeros((), device=device)
+        losses: dict[str, Tensor] = {}
         for number, batch in enumerate(group, 1):
             # DDP averages over ranks; dividing by the items of an average rank makes that average the sum we want.
-            loss += self._backward(batch, items / world_size(), last=number == len(group))
-        loss = (sum_over_ranks(loss) / world_size()).item()
-        self._check_finite('loss', loss, group)
+            outputs = self._backward(batch, items / world_size(), len(group), last=number == len(group))
+            losses |= {name: losses.get(name, 0.0) + value for name, value in outputs.items()}
+        names = sorted(losses, key=lambda name: (name != 'loss', name))  # the same order on every rank
+        means = sum_over_ranks(torch.stack([losses[name] for name in names])) / world_size()
+        shown = dict(zip(names, means.tolist(), strict=True))
+        for name, value in shown.items():
+            self._check_finite(name.replace('_', ' '), value, group)
         norm = optim.update(lambda norm: self._check_finite('gradient norm', norm, group))
-        return {'loss': loss, 'grad_norm': norm, 'tokens': tokens}
+        return {**shown, 'grad_norm': norm, 'tokens': tokens}
 
-    def _backward(self, batch: MicroBatch, items: float, last: bool) -> Tensor:
+    def _backward(self, batch: MicroBatch, items: float, micro_batches: int, last: bool) -> dict[str, Tensor]:
         model, optim = self.runner.model, self.runner.optim_wrapper
         inputs = {key: value for key, value in batch.items() if key != 'meta'}
         inputs = unwrap(model).data_preprocessor(inputs, training=True)
         with optim.micro_batch(model, last):
             with optim.autocast():
-                loss = model(**inputs, mode='loss', num_items=items)['loss']
-            optim.backward(loss)
-        return loss.detach().float()
+                losses = model(**inputs, mode='loss', num_items=items, micro_batches=micro_batches)
+            optim.backward(losses['loss'])
+        return {name: value.detach().float() for name, value in losses.items()}
 
     # -- validation -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmft.errors import ConfigError
 from mmft.models.lora import is_lora_key
+from mmft.models.tuning import part_of
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
 __all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'group_of', 'param_groups', 'trained_parameters']
@@ -123,7 +124,7 @@ def group_of(name: str) -> str:
     >>> group_of('projector.mlp.1.weight'), group_of('llm.lm.layers.0.q_proj.lora_A.default.weight')
     ('projector', 'llm.lora')
     """
-    part = name.split('.', 1)[0]
+    part = part_of(name)
     return f'{part}.lora' if is_lora_key(name) else part
 
 

@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmft.data.collate import pictures
 from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap
 from mmft.engine.loops import trained_weight
 from mmft.registry import LOOPS
@@ -81,12 +82,7 @@ def answer_samples(
     for row, prompt in enumerate(prompts):
         input_ids[row, longest - len(prompt) :] = prompt
         attention_mask[row, longest - len(prompt) :] = 1
-    tiles = [sample.pixel_values for sample in samples if sample.pixel_values is not None]
-    inputs = {
-        'input_ids': input_ids,
-        'attention_mask': attention_mask,
-        'pixel_values': torch.cat(tiles) if tiles else None,
-    }
+    inputs = {'input_ids': input_ids, 'attention_mask': attention_mask, **pictures(samples)}
     ids = model(
         **model.data_preprocessor({key: value.to(device) for key, value in inputs.items() if value is not None}),
         mode='predict',

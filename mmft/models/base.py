@@ -6,6 +6,7 @@ Shapes (mmft/structures.py has the legend): N tiles, S tile side, P patches, Q t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,12 +41,38 @@ class VisionTower(nn.Module, ABC):
 
     @property
     def idle_layers(self) -> nn.ModuleList:
-        """Blocks that ``forward`` never runs. They cannot train, and DDP would wait for their gradients."""
+        """Blocks and norms that ``forward`` never runs. They cannot train, and DDP would wait for their gradients."""
         return nn.ModuleList()
+
+    def reset_buffers(self) -> None:
+        """Compute buffers that are in no checkpoint anew, after a build on the meta device. Most towers have none."""
 
 
 class Projector(nn.Module, ABC):
-    """Patch features to language-model tokens. ``__init__(in_dim=Dv, out_dim=Dl, **own)``."""
+    """Patch features to language-model tokens. ``__init__(in_dim=Dv, out_dim=Dl, **own)``.
+
+    Attributes:
+        losses: auxiliary losses of the last forward in training mode by name, each a scalar with its coefficient
+            applied, to be added to the main loss; most projectors have none.
+    """
+
+    losses: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loss hangs on the graph of its step: neither copied nor pickled with the module.
+        return {**self.__dict__, 'losses': {}}
+
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a projector of another kind under this one's names, where one can start from the other.
+
+        Args:
+            state: as another projector's ``state_dict()``. What is not understood is handed back as it came.
+        """
+        return dict(state)
 
     @abstractmethod
     def num_tokens(self, num_patches: int) -> int:

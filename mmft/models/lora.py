@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from mmft.errors import ConfigError
 
-__all__ = ['ADAPTER', 'inject_lora', 'is_lora_key', 'linear_names', 'lora_delta', 'plain_key']
+__all__ = [
+    'ADAPTER',
+    'add_lora_',
+    'inject_lora',
+    'is_lora_key',
+    'linear_names',
+    'load_adapter',
+    'lora_delta',
+    'plain_key',
+]
 
 ADAPTER = 'default'
 _LORA_KEY = re.compile(r'\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)\.')
@@ -120,10 +129,27 @@ def lora_delta(key: str, weight: Tensor, adapter: Mapping[str, Tensor], alpha: f
         (out,in) in ``weight``'s dtype: ``W + alpha/r * B A``, with DoRA's magnitudes where there are any. Added in
         float32 and rounded once.
     """
-    a = adapter[f'{key}.lora_A.{ADAPTER}.weight'].float()
-    b = adapter[f'{key}.lora_B.{ADAPTER}.weight'].float()
-    merged = weight.to(torch.float32, copy=True).addmm_(b, a, alpha=alpha / r)
+    a, b = (adapter[f'{key}.{kind}.{ADAPTER}.weight'].float() for kind in ('lora_A', 'lora_B'))
     magnitude = adapter.get(f'{key}.lora_magnitude_vector.{ADAPTER}.weight')
+    return add_lora_(weight.to(torch.float32, copy=True), a, b, alpha / r, magnitude).to(weight.dtype)
+
+
+def add_lora_(weight: Tensor, a: Tensor, b: Tensor, scale: float, magnitude: Tensor | None = None) -> Tensor:
+    """Merge an adapter into ``weight``, in place.
+
+    Args:
+        weight: (out,in) float32; some rows of a layer will do, with their rows of ``b`` and ``magnitude``.
+        a, b: (r,in) and (out,r) float32.
+        magnitude: (out,), DoRA's.
+    """
+    weight.addmm_(b, a, alpha=scale)
     if magnitude is not None:
-        merged *= (magnitude.float() / torch.linalg.norm(merged, dim=1))[:, None]
-    return merged.to(weight.dtype)
+        weight *= (magnitude.float() / torch.linalg.norm(weight, dim=1))[:, None]
+    return weight
+
+
+def load_adapter(model: nn.Module, directory: str) -> nn.Module:
+    """``model`` with the PEFT adapter of a directory over it, in eval mode."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, directory).eval()

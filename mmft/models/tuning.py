@@ -73,12 +73,13 @@ def _wrong_values(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def part_of(name: str) -> str:
-    """The part a parameter belongs to.
+    """The part a parameter belongs to; what merges tiles is a piece of the projector.
 
-    >>> part_of('llm.lm.lm_head.weight')
-    'llm'
+    >>> part_of('llm.lm.lm_head.weight'), part_of('merge.image_newline')
+    ('llm', 'projector')
     """
-    return name.split('.', 1)[0]
+    part = name.split('.', 1)[0]
+    return 'projector' if part == 'merge' else part
 
 
 def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -117,6 +118,14 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
             for key, parameter in part.named_parameters():
                 parameter.requires_grad_(is_lora_key('.' + key))
     model.vision.idle_layers.requires_grad_(False)
+    if used['vision']['type'] != 'frozen' and not any(p.requires_grad for p in model.vision.parameters()):
+        running = sum(id(layer) not in set(map(id, model.vision.idle_layers)) for layer in model.vision.layers)
+        raise ConfigError(
+            f'tune.vision.from_layer = {used["vision"].get("from_layer")}: no block from there on runs',
+            expected=f'0 to {running - 1}: the features are those of block {running - 1} (select_layer)',
+        )
+    if model.merge is not None:
+        model.merge.requires_grad_(used['projector']['type'] == 'full')
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

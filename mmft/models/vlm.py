@@ -1,4 +1,4 @@
-"""VLM, the one composite: vision tower, projector and language model; fuse, loss, generate, nothing else.
+"""VLM, the one composite: vision tower, projector, perhaps a merge, and language model; fuse, loss, generate.
 
 InternVL2, LLaVA and their relatives are choices of its parts. The image placeholders are expanded by the encoder, so
 fusing is filling slots.
@@ -10,50 +10,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError, ShapeError
+from mmft.geometry import token_side
 from mmft.models.base import LanguageModel, Projector, VisionTower
 from mmft.models.losses import chunked_cross_entropy
-from mmft.registry import LANGUAGE_MODELS, MODELS, PROJECTORS, VISION_TOWERS
+from mmft.models.merge import AnyResMerge, merge_tokens
+from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
+from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
 from mmft.structures import IGNORE_INDEX
 
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'VLM', 'TileNormalizer']
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class TileNormalizer(BaseDataPreprocessor):
-    """Moves a batch to the model's device and turns uint8 tiles into normalised floats there.
-
-    Tiles travel as bytes, a quarter of the traffic; float tiles are taken as normalised already.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def normalize(self, tiles: Tensor) -> Tensor:
-        """(N,3,S,S) uint8 -> float32; the very operations, in order, of torchvision's ToTensor and Normalize."""
-        return tiles.float().div_(255).sub_(self.mean).div_(self.std) if tiles.dtype == torch.uint8 else tiles
-
-    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """A collated batch, on the device, tiles normalised. ``training`` is mmengine's and changes nothing."""
-        data = self.cast_data(dict(data))
-        if data.get('pixel_values') is not None:
-            data['pixel_values'] = self.normalize(data['pixel_values'])
-        return data
-
 
 @MODELS.register_module()
 class VLM(BaseModel):
-    """Vision tower + projector + language model.
+    """Vision tower + projector (+ merge) + language model.
 
     Args:
         vision, projector, llm: built parts, or their config dicts; a projector's dict needs no ``in_dim``/``out_dim``.
+        merge: puts the tokens of a picture's tiles in order (``AnyResMerge``); a dict needs no ``dim``. None: tile
+            after tile. It counts as a piece of the projector for tuning and learning rates.
         image_token_id: id of the placeholder whose positions receive image features. Settable later: the original
             InternVL2 keeps it in its tokenizer only.
         pixel_mean, pixel_std: per channel, of pixels in 0..1.
@@ -69,6 +48,7 @@ class VLM(BaseModel):
         image_token_id: int | None = None,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
+        merge: AnyResMerge | dict | None = None,
     ) -> None:
         # Under a meta build (``with torch.device('meta')``) the two small buffers must still hold values.
         with torch.device('cpu'):
@@ -80,8 +60,18 @@ class VLM(BaseModel):
         if isinstance(projector, dict):
             projector = {'in_dim': self.vision.hidden_size, 'out_dim': self.llm.hidden_size, **projector}
         self.projector: Projector = PROJECTORS.build(projector)
+        if isinstance(merge, dict):
+            merge = {'dim': self.llm.hidden_size, **merge}
+        self.merge: AnyResMerge | None = MERGES.build(merge)
         self.image_token_id = image_token_id
-        self.tokens_per_tile  # noqa: B018  a tile size that the projector cannot take shows here, not in step 1
+        # A tile size that the projector cannot take, or the merge, shows here, not in step 1.
+        try:
+            tokens = self.tokens_per_tile
+            if self.merge is not None:
+                token_side(tokens)
+        except ShapeError as error:
+            pair = f'{type(self.vision).__name__} with {type(self.projector).__name__}'
+            raise ConfigError(f'{pair}: {error.what}', expected=error.expected, fix=error.fix) from error
 
     @property
     def tokens_per_tile(self) -> int:
@@ -126,27 +116,40 @@ class VLM(BaseModel):
             patches = self.vision(pixel_values)
         return self.projector(patches)
 
-    def fuse(self, input_ids: Tensor, pixel_values: Tensor | None) -> Tensor:
+    def picture_tokens(
+        self, pixel_values: Tensor, image_sizes: Tensor | None = None, image_grids: Tensor | None = None
+    ) -> Tensor:
+        """All image features of a batch in the order of their slots: (N,3,S,S) -> (slots,Dl)."""
+        return merge_tokens(self.merge, self.image_features(pixel_values), image_sizes, image_grids)
+
+    def fuse(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_sizes: Tensor | None = None,
+        image_grids: Tensor | None = None,
+    ) -> Tensor:
         """Token embeddings with image features in the placeholders' places: (B,L), (N,3,S,S) -> (B,L,Dl).
 
         Raises:
             ShapeError: the number of placeholders is not the number of features.
         """
-        embeds = self.llm.embed(input_ids)
+        # An image token that was added to the tokenizer may have no row in the embedding: its slots are filled below.
+        known = input_ids if self.image_token_id is None else input_ids.masked_fill(input_ids == self.image_token_id, 0)
+        embeds = self.llm.embed(known)
         if pixel_values is None or len(pixel_values) == 0:
-            return embeds + self._unused_features() if self._must_touch_vision() else embeds
+            return embeds + self._unused_features(embeds.device) if self._must_touch_vision() else embeds
         if self.image_token_id is None:
-            raise ConfigError(
-                'the model has no image_token_id but got pictures',
-                fix='set model.image_token_id = encoder.image_token_id',
-            )
-        features = self.image_features(pixel_values)
+            fix = 'set model.image_token_id = encoder.image_token_id'
+            raise ConfigError('the model has no image_token_id but got pictures', fix=fix)
+        features = self.picture_tokens(pixel_values, image_sizes, image_grids)
         slots = input_ids == self.image_token_id
         count = int(slots.sum())
-        if count != features.shape[0] * features.shape[1]:
+        if count != len(features):
             raise ShapeError(
-                f'{count} image placeholders in input_ids, but {features.shape[0]} tiles x {features.shape[1]} tokens '
-                f'= {features.shape[0] * features.shape[1]} image features',
+                f'{count} image placeholders in input_ids, but {len(pixel_values)} tiles of '
+                f'{self.num_image_tokens(pixel_values.shape[-1])} tokens = {len(features)} image features'
+                + (', padding left out and newlines counted' if self.merge is not None else ''),
                 expected='as many placeholders as features',
                 fix='encode with the ChatEncoder that was saved with this model (same tiles, same tokens per tile)',
             )
@@ -156,9 +159,16 @@ class VLM(BaseModel):
         # Ranks must run the same collectives: ZeRO-3 gathers and DDP's reducer hang if one rank skips the tower.
         return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
 
-    def _unused_features(self) -> Tensor:
+    def _unused_features(self, device: torch.device) -> Tensor:
+        # Not `self.device`: under ZeRO-3 a look at a weight outside its module gathers it, on this rank alone.
         side = self.vision.image_size
-        return 0.0 * self.image_features(torch.zeros(1, 3, side, side, device=self.device)).sum()
+        alone = (torch.tensor([[side, side]]), torch.tensor([[0, 0]])) if self.merge is not None else ()
+        return 0.0 * self.picture_tokens(torch.zeros(1, 3, side, side, device=device), *alone).sum()
+
+    def _auxiliary_losses(self, pictured: bool) -> dict[str, Tensor]:
+        """What the projector's last pass wants added to the loss; nothing for a pass over no picture."""
+        losses, self.projector.losses = self.projector.losses, {}
+        return losses if pictured else {name: 0.0 * loss for name, loss in losses.items()}
 
     def forward(
         self,
@@ -170,6 +180,9 @@ class VLM(BaseModel):
         mode: str = 'loss',
         loss_weight: Tensor | None = None,
         num_items: Tensor | float | None = None,
+        image_sizes: Tensor | None = None,
+        image_grids: Tensor | None = None,
+        micro_batches: int = 1,
         **generate_kwargs: Any,
     ) -> dict[str, Tensor] | Tensor:
         """One pass.
@@ -180,23 +193,28 @@ class VLM(BaseModel):
             pixel_values: (N,3,S,S) normalised floats or uint8, or None.
             labels: (B,L) unshifted, ``IGNORE_INDEX`` where nothing is trained. Shifting happens here.
             position_ids: (B,L); restart at 0 in packed rows.
-            mode: ``loss`` -> ``{'loss': scalar}``; ``tensor`` -> logits (B,L,V); ``predict`` -> generated ids (B,new).
+            mode: ``loss`` -> ``{'loss': scalar}``, the projector's auxiliary losses added to it, and detached beside it
+                under their own names; ``tensor`` -> logits (B,L,V); ``predict`` -> generated ids (B,new).
             loss_weight: (B,L) weight of each label, or None for ones.
             num_items: what the summed loss is divided by; by default the weight of this batch's trained tokens. An
                 accumulated batch passes its own total, so that every token counts the same.
+            image_sizes, image_grids: (M,2) (width, height) and (columns, rows) of the pictures; with ``merge`` only.
+            micro_batches: how many passes make up a step; auxiliary losses are averaged over them.
         """
-        embeds = self.fuse(input_ids, pixel_values)
+        embeds = self.fuse(input_ids, pixel_values, image_sizes, image_grids)
+        auxiliary = self._auxiliary_losses(pixel_values is not None and len(pixel_values) > 0)
         if mode == 'predict':
             return self.llm.generate(embeds, attention_mask, **generate_kwargs)
         hidden = self.llm.hidden(embeds, attention_mask, position_ids)
         if mode == 'tensor':
             return self.llm.head(hidden)
         if mode != 'loss' or labels is None:
-            raise ConfigError(
-                f'VLM.forward(mode={mode!r}, labels={"given" if labels is not None else None})',
-                expected="mode 'loss' with labels, 'tensor' or 'predict'",
-            )
-        return {'loss': self.loss(hidden, labels, loss_weight, num_items)}
+            what = f'VLM.forward(mode={mode!r}, labels={"given" if labels is not None else None})'
+            raise ConfigError(what, expected="mode 'loss' with labels, 'tensor' or 'predict'")
+        loss = self.loss(hidden, labels, loss_weight, num_items)
+        auxiliary = {name: value / micro_batches for name, value in auxiliary.items()}
+        shown = {name: value.detach() for name, value in auxiliary.items()}
+        return {'loss': loss + sum(auxiliary.values()), **shown}
 
     def loss(
         self, hidden: Tensor, labels: Tensor, loss_weight: Tensor | None = None, num_items: Tensor | float | None = None
@@ -221,7 +239,10 @@ class VLM(BaseModel):
     def generate(
         self, input_ids: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> Tensor:
-        """Generated ids (B,new), without the prompt; prompts of a batch are padded on the left."""
+        """Generated ids (B,new), without the prompt; prompts of a batch are padded on the left.
+
+        ``kwargs``: ``image_sizes`` and ``image_grids`` as in ``forward``; all else as transformers' ``generate``.
+        """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         return self(input_ids, attention_mask, pixel_values, mode='predict', **kwargs)
@@ -246,6 +267,9 @@ class VLM(BaseModel):
             kwargs: as transformers' ``generate``.
         """
         sample = encoder.prompt(question, images, history)
+        if sample.image_grids:
+            kwargs['image_sizes'] = torch.tensor(sample.image_sizes)
+            kwargs['image_grids'] = torch.tensor(sample.image_grids)
         if self.image_token_id is None:
             self.image_token_id = encoder.image_token_id
         mode = self.training
@@ -271,5 +295,5 @@ class VLM(BaseModel):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The three parts by name, as configs name them."""
+        """The three parts by name, as configs name them; the merge is not among them (see ``part_of``)."""
         return {'vision': self.vision, 'projector': self.projector, 'llm': self.llm}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmft.data.images import DynamicTiler, ImageProcessor, PadSquare, Resize, candidate_grids, load_image
-from mmft.data.tiling import cut_tiles_native, cut_tiles_pillow
+from mmft.data.tiling import native
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 from tests.helpers import GOLDEN, golden_json, golden_tensors
@@ -68,8 +68,8 @@ def test_pixels_of_the_original(key, monkeypatch):
     case = CASES[key]
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in NORMALIZE[case['normalize_type']])
     image, processor = load_image(GOLDEN / PIXELS / case['image']), processor_of(case)
-    for cut in (cut_tiles_native, cut_tiles_pillow):
-        monkeypatch.setattr('mmft.data.images.cut_tiles', cut)
+    for library in (native(), None):  # compiled, and through Pillow
+        monkeypatch.setattr('mmft.data.tiling.native', lambda library=library: library)
         tiles = processor(image)
         assert tiles.dtype == torch.uint8
         assert len(tiles) == processor.num_tiles(*image.size) == case.get('tiles', 1)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mmft.data import tiling
-from mmft.data.tiling import columns_first, cut_tiles, cut_tiles_native, cut_tiles_pillow, native, resize
+from mmft.data.tiling import Place, columns_first, cut_tiles, native, place_native, place_pillow, place_tiles, resize
 
 
 def random_picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -28,6 +28,12 @@ def by_definition(image: Image.Image, columns: int, rows: int, size: int, thumbn
     tiles = [stretched.crop((x, y, x + size, y + size)) for x, y in corners]
     tiles += [resize(image, size, size)] * thumbnail
     return torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles])).permute(0, 3, 1, 2)
+
+
+def in_grid(columns: int, rows: int, size: int, thumbnail: bool = False) -> tuple[list[Place], int]:
+    """The places of ``cut_tiles``."""
+    places = [Place(columns * size, rows * size, 0, 0, columns, rows), Place(size, size, 0, 0, 1, 1)]
+    return places[: 1 + thumbnail], size
 
 
 def test_the_kernel_is_built_and_used(monkeypatch):
@@ -48,23 +54,59 @@ def test_every_way_gives_the_same_pixels(seed):
         image = random_picture(rng, width, height)
         want = by_definition(image, columns, rows, size, thumbnail)
         case = (image, columns, rows, size, thumbnail)
-        assert torch.equal(cut_tiles_pillow(*case), want), case
-        assert torch.equal(cut_tiles_native(*case), want), case
-        assert torch.equal(cut_tiles_native(*case, vectors=False), want), case
+        places = in_grid(*case[1:])
+        assert torch.equal(place_pillow(image, *places), want), case
+        assert torch.equal(place_native(image, *places), want), case
+        assert torch.equal(place_native(image, *places, vectors=False), want), case
+
+
+def on_a_canvas(image: Image.Image, places: list[Place], size: int) -> torch.Tensor:
+    """Stretch, paste, then crop one tile after the other."""
+    tiles = []
+    for place in places:
+        canvas = np.zeros((place.rows * size, place.columns * size, 3), np.uint8)
+        stretched = np.asarray(resize(image, place.width, place.height))
+        for y in range(canvas.shape[0]):
+            for x in range(canvas.shape[1]):
+                if 0 <= y - place.top < place.height and 0 <= x - place.left < place.width:
+                    canvas[y, x] = stretched[y - place.top, x - place.left]
+        corners = [(y * size, x * size) for y in range(place.rows) for x in range(place.columns)]
+        tiles += [canvas[y : y + size, x : x + size] for y, x in corners]
+    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_cropped_and_padded_pictures(seed):
+    """A picture that reaches over the edges of its canvas, or leaves some of it black."""
+    rng = np.random.default_rng(100 + seed)
+    for _ in range(12):
+        width, height, new_width, new_height = (int(value) for value in rng.integers(1, 70, 4))
+        columns, rows, size = int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.choice([5, 8, 16]))
+        left = int(rng.integers(1 - new_width, columns * size))
+        top = int(rng.integers(1 - new_height, rows * size))
+        image = random_picture(rng, width, height)
+        places = [Place(size, size, 0, 0, 1, 1), Place(new_width, new_height, left, top, columns, rows)]
+        for chosen in (places, places[1:], places[::-1]):
+            want = on_a_canvas(image, chosen, size)
+            case = (width, height, chosen, size)
+            assert torch.equal(place_pillow(image, chosen, size), want), case
+            assert torch.equal(place_native(image, chosen, size), want), case
+            assert torch.equal(place_native(image, chosen, size, vectors=False), want), case
+    assert torch.equal(place_tiles(image, places, size), on_a_canvas(image, places, size))
 
 
 @pytest.mark.parametrize(('width', 'height'), [(2600, 1800), (1700, 2700), (70000, 4)])
 def test_large_pictures_which_pillow_keeps_in_several_blocks(width, height):
     image = random_picture(np.random.default_rng(1), width, height)
     for case in ((image, 3, 2, 56, True), (image, 1, 1, 28, False)):
-        assert torch.equal(cut_tiles_native(*case), by_definition(*case))
+        assert torch.equal(place_native(case[0], *in_grid(*case[1:])), by_definition(*case))
 
 
 def test_without_shared_memory(monkeypatch):
     # Pillow before 11.2 shares nothing, and pixels are copied strip by strip.
     monkeypatch.setattr(tiling, '_shared_pixels', lambda image: None)
     case = (random_picture(np.random.default_rng(2), 90, 200), 2, 2, 28, True)
-    assert torch.equal(cut_tiles_native(*case), by_definition(*case))
+    assert torch.equal(place_native(case[0], *in_grid(*case[1:])), by_definition(*case))
 
 
 def test_order_of_the_passes():
@@ -92,7 +134,7 @@ def test_threads_do_not_disturb_each_other():
 
     def work(index: int) -> None:
         for _ in range(5):
-            results[index] = cut_tiles_native(*cases[index])
+            results[index] = place_native(cases[index][0], *in_grid(*cases[index][1:]))
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(cases))]
     for thread in threads:

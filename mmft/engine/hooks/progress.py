@@ -29,10 +29,10 @@ def peak_memory_mib() -> float:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Loss, learning rate per group, gradient norm, tokens per second, peak memory, time left.
+    """Losses by name, learning rate per group, gradient norm, tokens per second, peak memory, time left.
 
     Args:
-        interval: iterations between log lines and scalars (the mean loss of the interval is shown).
+        interval: iterations between log lines and scalars (the mean losses of the interval are shown).
         bar: show a bar; None: where standard error is a terminal.
     """
 
@@ -40,7 +40,7 @@ class ProgressHook(Hook):
 
     def __init__(self, interval: int = 10, bar: bool | None = None) -> None:
         self.interval, self.wants_bar = interval, bar
-        self.losses: list[float] = []
+        self.losses: dict[str, list[float]] = {}
         self.tokens, self.since, self.started, self.first = 0.0, 0.0, 0.0, 0
         self.bar: Any = None
         self.stack = ExitStack()
@@ -75,7 +75,9 @@ class ProgressHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
         outputs = outputs or {}
-        self.losses.append(outputs['loss'])
+        for name, value in outputs.items():
+            if name == 'loss' or name.endswith('_loss'):
+                self.losses.setdefault(name, []).append(value)
         self.tokens += outputs['tokens']
         done, total = runner.iter + 1, runner.max_iters
         rates = {name: values[0] for name, values in runner.optim_wrapper.get_lr().items()}
@@ -85,8 +87,9 @@ class ProgressHook(Hook):
         if done % self.interval and done != total:
             return
         now = time.perf_counter()
+        losses = {name: sum(values) / len(values) for name, values in self.losses.items()}
         scalars = {
-            'train/loss': sum(self.losses) / len(self.losses),
+            **{f'train/{name}': value for name, value in losses.items()},
             'train/grad_norm': outputs['grad_norm'],
             'train/tokens_per_second': self.tokens / max(now - self.since, 1e-9),
             'train/peak_memory_mib': peak_memory_mib(),
@@ -95,13 +98,14 @@ class ProgressHook(Hook):
         runner.visualizer.add_scalars(scalars, step=done)
         left = (now - self.started) / (done - self.first) * (total - done)
         line = (
-            f'iter {done}/{total}, epoch {runner.epoch + 1}/{runner.max_epochs}: loss {scalars["train/loss"]:.4f}, '
+            f'iter {done}/{total}, epoch {runner.epoch + 1}/{runner.max_epochs}: '
+            f'{", ".join(f"{name} {value:.4f}" for name, value in losses.items())}, '
             f'grad_norm {outputs["grad_norm"]:.3f}, {_rates(rates)}, '
             f'{scalars["train/tokens_per_second"]:,.0f} tokens/s, peak {scalars["train/peak_memory_mib"]:,.0f} MiB, '
             f'{timedelta(seconds=round(left))} left'
         )
         runner.logger.info(line)
-        self.losses, self.tokens, self.since = [], 0.0, now
+        self.losses, self.tokens, self.since = {}, 0.0, now
 
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         metrics = metrics or {}

@@ -1,0 +1,109 @@
+"""``AnyResMerge``: the tokens of a picture's tiles put side by side, as one plane, and read row by row.
+
+The fourth, optional part of a ``VLM``, between projector and slots. Without it tile follows tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmft.errors import ShapeError
+from mmft.geometry import kept_cells, token_side
+from mmft.registry import MERGES
+
+__all__ = ['AnyResMerge', 'merge_tokens']
+
+
+@MERGES.register_module()
+class AnyResMerge(nn.Module):
+    """Base tile, then the plane of the other tiles, row by row (``mm_patch_merge_type`` of LLaVA-NeXT).
+
+    ``AnyResTiler`` cuts the tiles and counts the tokens, by the same rule (``mmft.geometry``).
+
+    Args:
+        dim: Dl of the language model; filled in by VLM.
+        unpad: leave out the rows or columns that show padding only.
+        newline: end each row with a learnt token (and a base that stands alone). Both True is ``spatial_unpad``, both
+            False ``spatial``.
+
+    >>> merge = AnyResMerge(8)
+    >>> merge(torch.zeros(5, 9, 8), [(80, 40)], [(2, 2)]).shape  # base 9; 3 of 6 rows hold a 2:1 picture (4 are kept)
+    torch.Size([37, 8])
+    """
+
+    def __init__(self, dim: int, unpad: bool = True, newline: bool = True) -> None:
+        super().__init__()
+        self.dim, self.unpad = dim, unpad
+        self.image_newline = nn.Parameter(torch.randn(dim) * dim**-0.5) if newline else None
+
+    @property
+    def newline(self) -> bool:
+        """Whether rows end with a token."""
+        return self.image_newline is not None
+
+    def forward(self, features: Tensor, sizes: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> Tensor:
+        """Put M pictures in order.
+
+        Args:
+            features: (N,Q,Dl), the tiles of all pictures in order, Q a square.
+            sizes: (width, height) of each picture, px.
+            grids: (columns, rows) of each; its tiles are the base and columns x rows more.
+
+        Returns:
+            (tokens of all pictures, Dl).
+
+        Raises:
+            ShapeError: the grids do not make up N tiles, or Q is no square.
+        """
+        counts = [1 + columns * rows for columns, rows in grids]
+        if sum(counts) != len(features) or len(sizes) != len(grids):
+            raise ShapeError(
+                f'{len(features)} tiles for {len(grids)} grids of {sum(counts)} tiles and {len(sizes)} picture sizes',
+                expected='for each picture one tile and those of its grid',
+                fix='pass image_sizes and image_grids of the samples in the order of their pictures',
+            )
+        pictures = zip(features.split(counts), sizes, grids, strict=True)
+        return torch.cat([part for tiles, size, grid in pictures for part in (tiles[0], self._rows(tiles, size, grid))])
+
+    def _rows(self, tiles: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """(T,Q,Dl) -> (tokens behind the base, Dl)."""
+        (columns, rows), side = grid, token_side(tiles.shape[1])
+        if columns * rows:
+            plane = tiles[1:].view(rows, columns, side, side, -1).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+            if self.unpad:
+                left, top, right, bottom = kept_cells(*size, columns * side, rows * side)
+                plane = plane[top:bottom, left:right]
+        else:
+            plane = tiles.new_zeros(1, 0, tiles.shape[-1])
+        if self.image_newline is not None:
+            # In the graph even where no row is left: every rank must have a gradient for it.
+            ends = self.image_newline.to(plane.dtype).expand(len(plane), 1, -1)
+            plane = torch.cat([plane, ends], dim=1)
+        return plane.flatten(0, 1)
+
+
+def merge_tokens(
+    merge: AnyResMerge | None, features: Tensor, image_sizes: Tensor | None, image_grids: Tensor | None
+) -> Tensor:
+    """(N,Q,Dl) -> (tokens of all pictures, Dl): in the order of ``merge``, or tile after tile without one.
+
+    Args:
+        image_sizes, image_grids: (M,2) int64 of a batch whose encoder arranges tiles, else None.
+
+    Raises:
+        ShapeError: the model arranges tiles and the encoder does not, or the other way round.
+    """
+    if (merge is None) != (image_grids is None):
+        whose = 'the batch has image_grids, but the model no merge'
+        raise ShapeError(
+            whose if merge is None else 'the model has a merge, but the batch no image_grids',
+            expected='both or neither',
+            fix="AnyResTiler(mode='spatial_unpad') in the encoder goes with merge=dict(type='AnyResMerge') in the "
+            "model, mode='flat' with no merge",
+        )
+    if merge is None:
+        return features.flatten(0, 1)
+    return merge(features, image_sizes.tolist(), image_grids.tolist())
