@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 _LAZY = {
+    'AnyResTiler': 'mmft.data.images',
+    'CenterCrop': 'mmft.data.images',
     'ChatDataset': 'mmft.data.dataset',
     'ChatEncoder': 'mmft.data.encoder',
     'ChatTemplate': 'mmft.data.templates',
@@ -21,6 +23,7 @@ _LAZY = {
     'Resize': 'mmft.data.images',
     'add_special_tokens': 'mmft.data.tokenizers',
     'build_template': 'mmft.data.templates',
+    'give_pad_token': 'mmft.data.tokenizers',
     'has_tokenizer': 'mmft.data.tokenizers',
     'image_size': 'mmft.data.images',
     'load_image': 'mmft.data.images',

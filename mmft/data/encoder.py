@@ -4,12 +4,11 @@ Text of special tokens in messages
     ``'</s>'`` or ``'<|im_end|>'`` written in a message is tokenized as that token, as the originals do. Since masks
     come from character offsets (``TextEncoder`` says why) and not from ids, labels and attention stay right. Only the
     image token's own text is refused: it would take a picture's place. ``'<image>'`` stands for a picture in questions
-    and is ordinary text in answers and system messages.
+    and is ordinary text in answers and system messages, unless it is the image token itself, as in LLaVA.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,11 @@ import numpy as np
 import torch
 
 from mmft.data.images import ImageProcessor, image_size, load_image
+from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.label_mask import describe, render_mask
 from mmft.data.templates import ChatTemplate, build_template
-from mmft.data.text_encoder import TextEncoder
-from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
-from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
+from mmft.data.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
+from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
 from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample
 
@@ -33,14 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ['ENCODER_FILE', 'ChatEncoder']
 
-ENCODER_FILE = 'encoder.json'
-"""What ``save_pretrained`` writes beside the tokenizer's files."""
-
-_FORMAT = 1  # of to_dict and encoder.json
-
 
 @ENCODERS.register_module()
-class ChatEncoder(TextEncoder):
+class ChatEncoder(KeptEncoder):
     """Turns messages and pictures into a ``Sample``.
 
     Args:
@@ -51,6 +45,7 @@ class ChatEncoder(TextEncoder):
         max_length: most tokens of a training sample; None for any. Prompts for generation are not limited by it.
         too_long: ``'error'``, or ``'truncate'``: text is cut off at the end, pictures never.
         image_start, image_token, image_end: around and in a picture's place; image_start and image_end may be ''.
+        add_tokens: give the tokenizer those of the three that it lacks, and a pad token that is not its end token too.
 
     Raises:
         ConfigError: a token is missing in the tokenizer, or an argument has an unknown value.
@@ -67,6 +62,7 @@ class ChatEncoder(TextEncoder):
         image_start: str = '<img>',
         image_token: str = '<IMG_CONTEXT>',
         image_end: str = '</img>',
+        add_tokens: bool = False,
     ) -> None:
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = load_tokenizer(tokenizer)
@@ -78,7 +74,13 @@ class ChatEncoder(TextEncoder):
         self.image_processor = IMAGE_PROCESSORS.build(image_processor)
         self.tokens_per_tile, self.max_length, self.too_long = tokens_per_tile, max_length, too_long
         self.image_start, self.image_token, self.image_end = image_start, image_token, image_end
-        self.image_token_id = [self._token_id(text) for text in (image_start, image_end, image_token) if text][-1]
+        tokens = [text for text in (image_start, image_end, image_token) if text]
+        if add_tokens:
+            add_special_tokens(tokenizer, tokens)
+            give_pad_token(tokenizer, self.template.end.strip())
+        self.image_token_id = [self._token_id(text) for text in tokens][-1]
+        if not image_end:
+            self.divide_at(image_token)
 
     def _token_id(self, text: str) -> int:
         index = self.tokenizer.get_added_vocab().get(text)
@@ -86,7 +88,7 @@ class ChatEncoder(TextEncoder):
             raise ConfigError(
                 f'the tokenizer has no token {text!r}',
                 expected='image tokens that the tokenizer never splits',
-                fix='mmft.data.add_special_tokens(tokenizer), and as many new rows for the language model',
+                fix='set encoder.add_tokens=True, or the image tokens that this model has',
             )
         return index
 
@@ -122,6 +124,7 @@ class ChatEncoder(TextEncoder):
             pixel_values=torch.cat(tiles) if tiles else None,
             num_tiles=[len(tile) for tile in tiles],
             image_sizes=sizes,
+            image_grids=[self.image_processor.grid(*size, limit) for size in sizes] if self._arranges else [],
         )
 
     def prompt(
@@ -162,7 +165,7 @@ class ChatEncoder(TextEncoder):
         self.template.check(messages, add_generation_prompt)
         self._check_placeholders(messages, num_images)
         slot = self.image_start + self.image_token + self.image_end
-        turns = messages if add_generation_prompt else self.template.normalise(messages)
+        turns = self.template.normalise(messages, add_generation_prompt)
         turns = [
             {**turn, 'content': turn['content'].replace(IMAGE_PLACEHOLDER, slot)} if turn['role'] == 'user' else turn
             for turn in turns
@@ -193,6 +196,10 @@ class ChatEncoder(TextEncoder):
         """Each of several pictures gets an equal share of the tiles (OpenGVLab, internvl_chat_finetune.py:488)."""
         most = getattr(self.image_processor, 'max_tiles', None)
         return None if most is None else max(1, most // max(1, num_images))
+
+    @property
+    def _arranges(self) -> bool:
+        return self.image_processor is not None and self.image_processor.arranges
 
     def _image_tokens(self, sizes: Sequence[tuple[int, int]], limit: int | None) -> list[int]:
         if sizes and self.image_processor is None:
@@ -258,60 +265,13 @@ class ChatEncoder(TextEncoder):
             image: what the processor that reads it expects for a picture; the image token by default, around which
                 transformers' InternVLProcessor puts ``<img>`` and ``</img>`` itself.
         """
-        return self.template.to_jinja(self.image_token if image is None else image, self.text_prefix)
+        image = self.image_token if image is None else image
+        return self.template.to_jinja(image, self.text_prefix, self.picture_gap)
 
     def _config(self) -> dict[str, Any]:
         names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end')
         return {
-            'format': _FORMAT,
             'template': self.template.to_dict(),
             'image_processor': None if self.image_processor is None else self.image_processor.to_dict(),
             **{name: getattr(self, name) for name in names},
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, tokenizer too, as plain types and uint8 tensors that ``torch.load(weights_only=True)`` reads."""
-        files = tokenizer_to_files(self.tokenizer)
-        packed = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in files.items()}
-        return {**self._config(), 'tokenizer': packed}
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> ChatEncoder:
-        """The encoder that ``to_dict`` wrote.
-
-        Raises:
-            CheckpointError: not such a dict, or one of a later format.
-        """
-        try:
-            files = {name: data.numpy().tobytes() for name, data in state['tokenizer'].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError('no encoder in this dict', expected='what ChatEncoder.to_dict gives') from error
-        return cls._build(tokenizer_from_files(files), state, 'this checkpoint')
-
-    def save_pretrained(self, path: str | os.PathLike) -> None:
-        """Write tokenizer.json, tokenizer_config.json and encoder.json into a directory."""
-        save_tokenizer(self.tokenizer, path)
-        text = json.dumps(self._config(), ensure_ascii=False, indent=2) + '\n'
-        (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
-
-    @classmethod
-    def from_pretrained(cls, path: str | os.PathLike) -> ChatEncoder:
-        """The encoder that ``save_pretrained`` wrote.
-
-        Raises:
-            CheckpointError: the directory holds no encoder.json, a damaged one, or no tokenizer.
-        """
-        file = Path(path) / ENCODER_FILE
-        try:
-            state = json.loads(file.read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f'{file}: {error}', expected='what ChatEncoder.save_pretrained writes') from error
-        return cls._build(load_tokenizer(path), state, str(file))
-
-    @classmethod
-    def _build(cls, tokenizer: PreTrainedTokenizerFast, state: Mapping[str, Any], where: str) -> ChatEncoder:
-        if not isinstance(state, Mapping) or state.get('format') != _FORMAT:
-            raise CheckpointError(
-                f'the encoder of {where} is not of format {_FORMAT}', fix='read it with the mmft that wrote it'
-            )
-        return cls(tokenizer, **{key: value for key, value in state.items() if key not in ('format', 'tokenizer')})

@@ -14,10 +14,16 @@ Why labels come from character offsets
     A token that lies across a border belongs to the piece in which it begins: a newline that ends the prompt and those
     that begin the answer may be one token, which the prompt already holds. The bytes of one character, as byte-level
     tokenizers split it, all begin at that character.
+
+Why a picture divides a text
+    LLaVA tokenizes what stands between its pictures as so many texts, and so does LMDeploy. A Llama tokenizer that
+    writes its leading '▁' at the beginning of a text only (``legacy=False``) would leave it out after an image token.
+    There one space is put in, which becomes that '▁'.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,6 +45,7 @@ class TextEncoder:
 
     Attributes:
         stop_token_ids: where generation ends: the template's end token, its further stops, the tokenizer's EOS.
+        picture_gap: what is put in after an image token: ' ' or nothing (``divide_at``).
 
     Raises:
         ConfigError: the tokenizer has no offsets, or lacks the template's end token.
@@ -53,6 +60,7 @@ class TextEncoder:
             )
         self.tokenizer, self.template = tokenizer, template
         self._leading = tuple(tokenizer.init_kwargs.get(LEADING_SPACE, ()))
+        self._seams, self.picture_gap = None, ''
         self.stop_token_ids = self._stop_token_ids()
 
     def _stop_token_ids(self) -> list[int]:
@@ -64,7 +72,20 @@ class TextEncoder:
                 fix='choose another encoder.template',
             )
         texts = [end, *self.template.stop, self.tokenizer.eos_token]
-        return list(dict.fromkeys(vocab[text] for text in texts if text in vocab))
+        ids = [vocab[text] for text in texts if text in vocab]
+        if self.template.end and not end:  # the newline after a caption
+            ids.insert(0, self._bare_ids('x' + self.template.end)[-1])
+        return list(dict.fromkeys(ids))
+
+    def _bare_ids(self, text: str) -> list[int]:
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def divide_at(self, token: str) -> None:
+        """Tokenize what follows ``token`` as a text of its own, where this tokenizer makes a difference there."""
+        alone, after, spaced = self._bare_ids('a'), self._bare_ids(token + 'a'), self._bare_ids(token + ' a')
+        if after[1:] != alone == spaced[1:]:
+            token, self.picture_gap = re.escape(token), ' '
+            self._seams = re.compile(rf'(?<={token})(?!{token}|\Z)')
 
     @property
     def pad_token_id(self) -> int:
@@ -79,10 +100,10 @@ class TextEncoder:
             Token ids (L,) int64, and whether each begins in a trained piece (L,) bool. Tokens that the tokenizer adds
             itself, such as BOS, are not trained.
         """
-        text = ''.join(piece for piece, _ in pieces)
-        prefix = self._prefix(text)
-        encoding = self.tokenizer.backend_tokenizer.encode(prefix + text)
-        starts = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0] - len(prefix)
+        text, spaces = self._spaced(''.join(piece for piece, _ in pieces))
+        encoding = self.tokenizer.backend_tokenizer.encode(text)
+        starts = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0]
+        starts -= np.searchsorted(spaces, starts)  # a token that begins with such a space begins what follows it
         filled = [(len(piece), flag) for piece, flag in pieces if piece]
         ends = np.cumsum([length for length, _ in filled])
         flags = np.array([flag for _, flag in filled] + [False])
@@ -90,13 +111,20 @@ class TextEncoder:
         trained &= np.array(encoding.special_tokens_mask) == 0
         return np.array(encoding.ids, dtype=np.int64), trained
 
+    def _spaced(self, text: str) -> tuple[str, np.ndarray]:
+        """The text with the spaces that the tokenizer wants, and where in it they are."""
+        prefix = self._prefix(text)
+        stretches = self._seams.split(prefix + text) if self._seams else [prefix + text]
+        places = np.cumsum([len(stretch) for stretch in stretches])[:-1] + np.arange(len(stretches) - 1)
+        return self.picture_gap.join(stretches), np.append([0] if prefix else [], places).astype(np.int64)
+
     def _prefix(self, text: str) -> str:
         return ' ' if self._leading and text.startswith(self._leading) else ''
 
     @property
     def text_prefix(self) -> str:
         """What must stand before the template's text for this tokenizer: ' ' or nothing (``LEADING_SPACE``)."""
-        return self._prefix(self.template.system[0] + self.template.system_message + self.template.system[1])
+        return self._prefix(self.template.text([{'role': 'user', 'content': 'x'}]))
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
         """The answer that generated ids spell: up to the first stop token, without special tokens and outer spaces."""

@@ -24,6 +24,7 @@ __all__ = [
     'INTERNVL_TOKENS',
     'LEADING_SPACE',
     'add_special_tokens',
+    'give_pad_token',
     'has_tokenizer',
     'load_tokenizer',
     'save_tokenizer',
@@ -228,8 +229,25 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[str]
         How many were added.
     """
     known = tokenizer.get_added_vocab()
-    missing = [token for token in tokens if token not in known]
+    missing = [token for token in tokens if token and token not in known]
     return tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in missing], True)
+
+
+def give_pad_token(tokenizer: PreTrainedTokenizerFast, end: str = '') -> str:
+    """Make sure that the pad token ends nothing: neither the EOS token nor ``end``, the end of an answer.
+
+    LMDeploy marks pictures with it, so one that occurs in prompts takes a picture's place there. A tokenizer whose pad
+    token does gets its unknown token instead, as LLaVA has it, or else a new ``<pad>``.
+
+    Returns:
+        The pad token.
+    """
+    taken = {None, end, tokenizer.eos_token, tokenizer.bos_token}
+    if tokenizer.pad_token in taken:
+        new = '<pad>' if tokenizer.unk_token in taken else tokenizer.unk_token
+        add_special_tokens(tokenizer, [new])
+        tokenizer.pad_token = new
+    return tokenizer.pad_token
 
 
 def tokenizer_to_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:

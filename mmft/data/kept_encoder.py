@@ -1,0 +1,81 @@
+"""``KeptEncoder``: how an encoder is kept, in a checkpoint's dict or as files of a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmft.data.text_encoder import TextEncoder
+from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
+from mmft.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from typing_extensions import Self
+
+__all__ = ['ENCODER_FILE', 'KeptEncoder']
+
+ENCODER_FILE = 'encoder.json'
+"""What ``save_pretrained`` writes beside the tokenizer's files."""
+
+FORMAT = 1  # of to_dict and encoder.json
+
+
+class KeptEncoder(TextEncoder):
+    """A ``TextEncoder`` that is built again from its config and its tokenizer's files."""
+
+    def _config(self) -> dict[str, Any]:
+        """Arguments of the constructor but the tokenizer, as plain types."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, tokenizer too, as plain types and uint8 tensors that ``torch.load(weights_only=True)`` reads."""
+        files = tokenizer_to_files(self.tokenizer)
+        packed = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in files.items()}
+        return {'format': FORMAT, **self._config(), 'tokenizer': packed}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """The encoder that ``to_dict`` wrote.
+
+        Raises:
+            CheckpointError: not such a dict, or one of a later format.
+        """
+        try:
+            files = {name: data.numpy().tobytes() for name, data in state['tokenizer'].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError('no encoder in this dict', expected='what ChatEncoder.to_dict gives') from error
+        return cls._build(tokenizer_from_files(files), state, 'this checkpoint')
+
+    def save_pretrained(self, path: str | os.PathLike) -> None:
+        """Write tokenizer.json, tokenizer_config.json and encoder.json into a directory."""
+        save_tokenizer(self.tokenizer, path)
+        text = json.dumps({'format': FORMAT, **self._config()}, ensure_ascii=False, indent=2) + '\n'
+        (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike) -> Self:
+        """The encoder that ``save_pretrained`` wrote.
+
+        Raises:
+            CheckpointError: the directory holds no encoder.json, a damaged one, or no tokenizer.
+        """
+        file = Path(path) / ENCODER_FILE
+        try:
+            state = json.loads(file.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f'{file}: {error}', expected='what ChatEncoder.save_pretrained writes') from error
+        return cls._build(load_tokenizer(path), state, str(file))
+
+    @classmethod
+    def _build(cls, tokenizer: PreTrainedTokenizerFast, state: Mapping[str, Any], where: str) -> Self:
+        if not isinstance(state, Mapping) or state.get('format') != FORMAT:
+            raise CheckpointError(
+                f'the encoder of {where} is not of format {FORMAT}', fix='read it with the mmft that wrote it'
+            )
+        return cls(tokenizer, **{key: value for key, value in state.items() if key not in ('format', 'tokenizer')})

@@ -1,0 +1,18 @@
+"""Chat templates as data: how a conversation becomes text, and which parts of the text are trained.
+
+A template is a handful of strings. The same strings give the training text (``ChatTemplate.render``), the prompt for
+generation (``render(..., add_generation_prompt=True)``) and the Jinja template that an exported model carries
+(``ChatTemplate.to_jinja``).
+
+``chat_template.py`` has the class, ``jinja.py`` its translation, ``table.py`` the names; the templates themselves are
+in ``internvl.py``, ``llava.py`` and ``tinyllava.py``. A new one is one more ``register_template(ChatTemplate(...))``,
+there or in the user's own code.
+"""
+
+from __future__ import annotations
+
+from mmft.data.templates import internvl, llava, tinyllava
+from mmft.data.templates.chat_template import ChatTemplate
+from mmft.data.templates.table import build_template, register_template
+
+__all__ = ['ChatTemplate', 'build_template', 'internvl', 'llava', 'register_template', 'tinyllava']

@@ -1,0 +1,94 @@
+"""A ``ChatTemplate`` in Jinja, the language in which exported tokenizers and processors carry their templates."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mmft.structures import IMAGE_PLACEHOLDER
+
+if TYPE_CHECKING:
+    from mmft.data.templates.chat_template import ChatTemplate
+
+__all__ = ['to_jinja']
+
+
+def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str) -> str:
+    """The Jinja source; ``ChatTemplate.to_jinja`` has the arguments."""
+    q = _quote
+    first = ' + opening.text' if template.system_in_question else ''
+    question = f'{q(template.user[0])}{first} + {_content(template)} + {q(template.user[1])}'
+    done = "{% set opening.text = '' %}" if template.system_in_question else ''
+    answer = f"{q(template.assistant + template.lead)} + flat(message['content']) + {q(template.end + template.tail)}"
+    between = f'{{% if not loop.first %}}{{{{ {q(template.between)} }}}}{{% endif %}}' if template.between else ''
+    return (
+        _flat(template, image, gap)
+        + _opening(template, prefix)
+        + "{% for message in turns %}{% if message['role'] == 'user' %}"
+        + f'{between}{{{{ {question} }}}}{done}'
+        + f"{{% elif message['role'] == 'assistant' %}}{{{{ {answer} }}}}"
+        + "{% else %}{{ raise_exception('no text for a message of role ' + message['role']) }}{% endif %}{% endfor %}"
+        + f'{{% if add_generation_prompt %}}{{{{ {q(template.assistant)} }}}}{{% endif %}}'
+    )
+
+
+def _opening(template: ChatTemplate, prefix: str) -> str:
+    """What stands before the first turn; ``opening.text`` is what goes into the first question."""
+    begin = f'{{{{ {_quote(prefix)} }}}}' if prefix else ''
+    if template.system is None:
+        message = _quote(f'template {template.name} has no place for a system message')
+        refuse = f"{{% if messages[0]['role'] == 'system' %}}{{{{ raise_exception({message}) }}}}{{% endif %}}"
+        return f'{refuse}{{% set turns = messages %}}{begin}'
+    before, after = map(_quote, template.system)
+    own = (
+        "{% if messages[0]['role'] == 'system' %}{% set system = flat(messages[0]['content']) %}"
+        f'{{% set turns = messages[1:] %}}{{% else %}}{{% set system = {_quote(template.system_message)} %}}'
+        '{% set turns = messages %}{% endif %}'
+    )
+    if not template.system_in_question:
+        return f'{own}{begin}{{{{ {before} + system + {after} }}}}'
+    text = f'{before} + system + {after} if system else ""'
+    return f'{own}{begin}{{% set opening = namespace(text={text}) %}}'
+
+
+def _content(template: ChatTemplate) -> str:
+    return "pictures(message['content'])" if template.caption_only else "flat(message['content'])"
+
+
+def _flat(template: ChatTemplate, image: str, gap: str) -> str:
+    """Macros: ``flat`` writes a message's content; ``pictures`` its pictures alone."""
+    text = '{{ content }}'
+    if gap:  # strings hold image tokens too, where the caller wrote them
+        between = f'{{{{ {_quote(image)} }}}}{{% if piece or loop.last %}}{{{{ {_quote(gap)} }}}}{{% endif %}}'
+        text = (
+            f'{{% for piece in content.split({_quote(image)}) %}}'
+            f'{{% if not loop.first %}}{between}{{% endif %}}{{{{ piece }}}}{{% endfor %}}'
+        )
+    flat = _macro(
+        'flat',
+        text,
+        "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif 'image' in part['type'] %}"
+        f'{{{{ {_quote(image + gap + chr(10))} }}}}{{% else %}}'
+        "{{ raise_exception('no text for a part of type ' + part['type']) }}{% endif %}",
+    )
+    if not template.caption_only:
+        return flat
+    tokens = ' + '.join(f'content.count({_quote(text)})' for text in dict.fromkeys((image, IMAGE_PLACEHOLDER)))
+    pictures = _macro(
+        'pictures',
+        f'{{{{ {_quote(image)} * ({tokens}) }}}}',
+        f"{{% if 'image' in part['type'] %}}{{{{ {_quote(image)} }}}}{{% endif %}}",
+    )
+    return flat + pictures
+
+
+def _macro(name: str, for_string: str, for_part: str) -> str:
+    return (
+        f'{{% macro {name}(content) %}}{{% if content is string %}}{for_string}{{% else %}}'
+        f'{{% for part in content %}}{for_part}{{% endfor %}}{{% endif %}}{{% endmacro %}}'
+    )
+
+
+def _quote(text: str) -> str:
+    """A Jinja string literal. Its escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False)
