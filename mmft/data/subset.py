@@ -128,14 +128,18 @@ class Subset:
         return sample
 
     def _check_sizes(self, record: Record, sizes: list[tuple[int, int]]) -> None:
-        for path, (width, height) in zip(record.images, sizes, strict=True):
-            if min(width, height) < self.min_side:
-                raise DataError(
-                    f'{path}: a picture of {width} x {height} px',
-                    expected=f'sides of at least {self.min_side} px: a strip of less is a tracking pixel or a failed '
-                    'download, not a picture',
-                    fix='fetch it again, take the record out, or set `min_side=1` if it is meant',
-                )
+        for path, size in zip(record.images, sizes, strict=True):
+            self.check_size(path, size)
+
+    def check_size(self, path: str, size: tuple[int, int]) -> None:
+        """Refuse a picture that is too small to be one."""
+        if min(size) < self.min_side:
+            raise DataError(
+                f'{path}: a picture of {size[0]} x {size[1]} px',
+                expected=f'sides of at least {self.min_side} px: a strip of less is a tracking pixel or a failed '
+                'download, not a picture',
+                fix='fetch it again, take the record out, or set `min_side=1` if it is meant',
+            )
 
     def _placed(self, error: DataError, i: int) -> DataError:
         return error if error.file == str(self.file.path) else error.at(*self.place(i))

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mmft.data.convert.command import run
 
 TASKS = ('single', 'multi', 'text', 'name')
 
@@ -55,34 +58,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print what was written and how a config names it."""
-    counts = report['counts']
-    print(f'{"":12}' + ''.join(f'{name:>8}' for name in counts))
-    for kind in sorted({kind for part in counts.values() for kind in part}):
-        print(f'{kind:12}' + ''.join(f'{part.get(kind, 0):8d}' for part in counts.values()))
-    print(f'{"all":12}' + ''.join(f'{sum(part.values()):8d}' for part in counts.values()))
-    for reason, count in report['left_out'].items():
-        print(f'left out: {count} ({reason})')
-    for name, path in report['files'].items():
-        print(f'{name}: dataset=dict(ann_file={path!r}, image_root={report["image_root"]!r})')
-    if 'train' in report['files']:
-        print(TERMS, file=sys.stderr)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 bad input, 2 bad arguments (argparse)."""
     args = parse_args(argv)
-    from mmft.data.foodieqa import convert
-    from mmft.errors import MMFTError
 
-    languages = ('zh', 'en') if args.language == 'both' else (args.language,)
-    try:
-        show(convert(args.source, args.out, args.task, languages, args.answer, args.val, args.seed, args.on_error))
-    except MMFTError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    return 0
+    def work() -> Mapping[str, Any]:
+        from mmft.data.convert.foodieqa import convert
+
+        languages = ('zh', 'en') if args.language == 'both' else (args.language,)
+        return convert(args.source, args.out, args.task, languages, args.answer, args.val, args.seed, args.on_error)
+
+    def warn(report: Mapping[str, Any]) -> None:
+        if 'train' in report['files']:
+            print(TERMS, file=sys.stderr)
+
+    return run(work, warn)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,220 @@
+"""One record, looked at: everything that is wrong with it, and what it would cost to train on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmft.data.formats import Record
+from mmft.data.images import image_size, load_image
+from mmft.data.subset import Subset
+from mmft.errors import DataError
+from mmft.structures import IGNORE_INDEX, Sample
+
+__all__ = ['KINDS', 'Look', 'Problem', 'look']
+
+KINDS = {
+    'file': 'an annotation file or image root that cannot be opened',
+    'record': 'JSON, keys, roles, texts, placeholders, paths',
+    'picture': 'a picture that is missing, broken, too small or too large',
+    'length': 'more tokens than max_length',
+    'no-end': 'an answer that is trained without the end token: the model would never stop',
+    'early-end': 'an answer with the end token inside: the model would stop in the middle',
+    'nothing-trained': 'a sample without a single trained token',
+    'unknown-token': 'text that the tokenizer cannot write',
+    'duplicate-id': 'an id that several records of a file have',
+    'duplicate-record': 'records with the same pictures and texts',
+    'shared-picture': 'pictures that are in the training and in the validation set',
+}
+"""What can be wrong."""
+
+_ANSWER = 60  # characters of an answer that tell it from others
+
+
+@dataclass(slots=True)
+class Problem:
+    """What is wrong with a record, as an error would say it."""
+
+    kind: str
+    what: str
+    expected: str = ''
+    fix: str = ''
+
+    @classmethod
+    def of(cls, kind: str, error: DataError) -> Problem:
+        return cls(kind, error.bare, error.expected, error.fix)
+
+
+@dataclass(slots=True)
+class Look:
+    """What is known of a record.
+
+    Attributes:
+        tokens: as the encoder counts them, before any shortening; -1 where that is not known.
+        trained: trained tokens; -1 likewise.
+        tiles: of all its pictures; -1 likewise.
+        pictures: full paths.
+        answer: the beginning of the last answer.
+        key: the record's ``id``, where it has one.
+        digest: of pictures and texts.
+    """
+
+    tokens: int = -1
+    trained: int = -1
+    tiles: int = -1
+    pictures: list[str] = field(default_factory=list)
+    answer: str = ''
+    key: str | None = None
+    digest: bytes = b''
+    problems: list[Problem] = field(default_factory=list)
+
+
+def look(subset: Subset, i: int, decode: bool = True) -> Look:
+    """Look at record ``i``.
+
+    Args:
+        decode: decode the pictures and look at the labels; else picture headers and token counts only.
+    """
+    found = Look()
+    try:
+        record = subset.record(i)
+    except DataError as error:
+        found.problems.append(Problem.of('record', error))
+        return found
+    found.pictures, found.answer = record.images, ' '.join(record.answer.split())[:_ANSWER]
+    found.key = None if record.raw.get('id') is None else str(record.raw['id'])
+    text = json.dumps([record.images, record.messages], ensure_ascii=False, sort_keys=True)
+    found.digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
+    sizes = list(_sizes(subset, record, found))
+    if len(sizes) == len(record.images) and subset.encoder is not None:
+        _encode(subset.encoder, record, sizes, decode, found)
+    elif decode:
+        _decode(record.images, found)
+    return found
+
+
+def _sizes(subset: Subset, record: Record, found: Look) -> Iterator[tuple[int, int]]:
+    """Of the pictures whose headers are good; each bad one is a problem of its own."""
+    for path in record.images:
+        try:
+            size = image_size(path)
+            subset.check_size(path, size)
+        except DataError as error:
+            found.problems.append(Problem.of('picture', _named(error)))
+        else:
+            yield size
+
+
+def _named(error: DataError) -> DataError:
+    """With the picture's path in the message."""
+    if error.file is None:
+        return error
+    return DataError(f'{error.file}: {error.bare}', expected=error.expected, fix=error.fix)
+
+
+def _decode(paths: list[str], found: Look) -> None:
+    known = {problem.what.partition(': ')[0] for problem in found.problems}
+    for path in paths:
+        if path not in known:
+            try:
+                load_image(path)
+            except DataError as error:
+                found.problems.append(Problem.of('picture', _named(error)))
+
+
+def _encode(encoder: Any, record: Record, sizes: list[tuple[int, int]], decode: bool, found: Look) -> None:
+    try:
+        found.tokens = encoder.num_tokens(record.messages, sizes)
+    except DataError as error:
+        found.problems.append(Problem.of('record', error))
+        if decode:
+            _decode(record.images, found)
+        return
+    found.tiles = _tiles(encoder, sizes)
+    limit = encoder.max_length
+    over = limit is not None and found.tokens > limit
+    if over and encoder.too_long == 'error':
+        fix = "raise max_length, lower image_processor.max_tiles, split the conversation, or set too_long='truncate'"
+        found.problems.append(Problem('length', f'{found.tokens} tokens', f'at most max_length={limit}', fix))
+    if not decode:
+        return
+    if over and encoder.too_long == 'error':
+        _decode(record.images, found)
+        return
+    try:
+        sample = encoder(record.messages, record.images)
+    except DataError as error:
+        before = len(found.problems)
+        _decode(record.images, found)
+        if len(found.problems) == before:
+            found.problems.append(Problem.of('length' if over else 'record', error))
+        return
+    found.tiles = sum(sample.num_tiles)
+    found.problems += _labels(encoder, sample, over, sum(m['role'] == 'assistant' for m in record.messages))
+    found.trained = int((sample.labels != IGNORE_INDEX).sum())
+
+
+def _tiles(encoder: Any, sizes: list[tuple[int, int]]) -> int:
+    limit = getattr(encoder.image_processor, 'max_tiles', None)
+    each = None if limit is None else max(1, limit // max(1, len(sizes)))
+    return sum(encoder.image_processor.num_tiles(*size, each) for size in sizes)
+
+
+def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[Problem]:
+    """What the trained tokens would teach wrong."""
+    runs = list(_runs(sample))
+    if not runs:
+        yield Problem('nothing-trained', 'not one token is trained', 'an answer', 'mend or remove the record')
+    end, stops = encoder.template.end, encoder.stop_token_ids
+    endless = [run for run in runs if run[-1] not in stops and not _spells(encoder, run, end)]
+    if endless and cut:
+        yield Problem(
+            'no-end',
+            f'the last answer is cut off at max_length={encoder.max_length} and never ends',
+            'answers that fit',
+            'raise max_length, or split the conversation',
+        )
+    elif endless:
+        yield Problem(
+            'no-end',
+            f'{len(endless)} of {len(runs)} answers are trained without {end or "an end token"!r}',
+            'an end token after each answer',
+            f'the template {encoder.template.name!r} does not fit this model or tokenizer: choose another',
+        )
+    if end.strip() and len(runs) == answers and any(stops[0] in run[:-1] for run in runs):
+        yield Problem(
+            'early-end',
+            f'an answer holds the text {end.strip()!r}, which is the end token',
+            'it at the end only, where the template puts it',
+            'take it out of the answer',
+        )
+    unknown = encoder.tokenizer.unk_token_id
+    if unknown is not None and (count := int((sample.input_ids == unknown).sum())):
+        yield Problem(
+            'unknown-token',
+            f'{count} tokens are {encoder.tokenizer.unk_token!r}',
+            'text in the characters that the tokenizer knows',
+            'mend the text, or choose a model whose tokenizer has them',
+        )
+
+
+def _runs(sample: Sample) -> Iterator[list[int]]:
+    """The stretches of trained tokens."""
+    ids, trained = sample.input_ids.tolist(), (sample.labels != IGNORE_INDEX).tolist()
+    run: list[int] = []
+    for index, flag in zip(ids, trained, strict=True):
+        if flag:
+            run.append(index)
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _spells(encoder: Any, run: list[int], end: str) -> bool:
+    """Whether the run's text ends so, where the end is no token of its own (a newline after a caption)."""
+    return bool(end) and encoder.tokenizer.decode(run[-8:], skip_special_tokens=False).endswith(end)

@@ -1,0 +1,231 @@
+"""A whole data set, looked over with several processes; what was found, grouped and counted."""
+
+from __future__ import annotations
+
+import bisect
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmft.data.check.look import KINDS, Look, Problem, look
+from mmft.data.check.sources import Source
+from mmft.data.convert.output import progress
+from mmft.data.subset import Subset
+from mmft.errors import DataError
+
+__all__ = ['Group', 'Part', 'Survey', 'survey']
+
+_PARALLEL_FROM = 200  # records; below, starting processes takes longer than the work
+_MOST_ANSWERS = 20_000  # different answers that are told apart
+
+
+@dataclass(slots=True)
+class Group:
+    """Problems that are the same but for names and numbers.
+
+    Attributes:
+        what, expected, fix: of the first.
+        places: ``part, file, line, what`` of each; line is None where a whole file is meant.
+    """
+
+    kind: str
+    what: str
+    expected: str
+    fix: str
+    places: list[tuple[str, str, int | None, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Part:
+    """One annotation file, looked over: a row for each record; -1 where a number is not known."""
+
+    part: str
+    name: str
+    file: str
+    subset: Subset | None = None
+    good: int = 0
+    tokens: list[int] = field(default_factory=list)
+    trained: list[int] = field(default_factory=list)
+    tiles: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    many_answers: bool = False
+    sound: list[bool] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sound)
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        parts: the files in the order of the config.
+        groups: the problems, the most frequent first.
+        max_length, too_long: of the encoder, None without one.
+        decoded: whether pictures were decoded and labels looked at.
+    """
+
+    parts: list[Part]
+    groups: list[Group]
+    max_length: int | None = None
+    too_long: str | None = None
+    decoded: bool = True
+
+    def problems(self, allow: Sequence[str] = ()) -> int:
+        """How many problems there are, but for the kinds in ``allow``."""
+        return sum(len(group.places) for group in self.groups if group.kind not in allow)
+
+
+def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, workers: int | None = None) -> Survey:
+    """Look every record over.
+
+    Args:
+        sources: what to look at.
+        encoder: the config's; without one nothing is counted in tokens.
+        decode: decode pictures and look at labels; else headers and token counts, which is several times as fast.
+        workers: processes; None: one for each core from a few hundred records on, at most 16.
+    """
+    notes = _Notes()
+    parts: list[Part] = []
+    for source in sources:
+        for spec in source.specs:
+            part = Part(source.part, spec.name, str(spec.ann_file))
+            parts.append(part)
+
+            def note(error: DataError, part: Part = part) -> None:
+                notes.add(part, error.line, Problem.of('record', error))
+
+            try:
+                part.subset = Subset(spec, encoder, source.follow_links, note, source.min_side)
+            except DataError as error:
+                notes.add(part, error.line, Problem.of('file', error), error.file)
+    opened = [part for part in parts if part.subset is not None]
+    looks = _Looks([part.subset for part in opened], decode)
+    seen = _Seen(notes)
+    for (s, i), found in zip(looks.rows(), progress(_all(looks, workers), 'looking', len(looks)), strict=True):
+        part = opened[s]
+        line = part.subset.file.line(i)
+        for problem in found.problems:
+            notes.add(part, line, problem)
+        _count(part, found)
+        seen.add(s, part, line, found)
+    seen.finish(opened)
+    groups = sorted(notes.groups.values(), key=lambda group: (list(KINDS).index(group.kind), -len(group.places)))
+    limits = (None, None) if encoder is None else (encoder.max_length, encoder.too_long)
+    return Survey(parts, groups, *limits, decode)
+
+
+def _count(part: Part, found: Look) -> None:
+    part.tokens.append(found.tokens)
+    part.trained.append(found.trained)
+    part.tiles.append(found.tiles)
+    part.pictures.append(len(found.pictures))
+    part.sound.append(not found.problems)
+    part.good += not found.problems
+    if found.answer:
+        if found.answer in part.answers or len(part.answers) < _MOST_ANSWERS:
+            part.answers[found.answer] += 1
+        else:
+            part.many_answers = True
+
+
+class _Notes:
+    """Problems by what they have in common."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, str], Group] = {}
+
+    def add(self, part: Part, line: int | None, problem: Problem, file: str | None = None) -> None:
+        key = problem.kind, _shape(problem.what)
+        if key not in self.groups:
+            self.groups[key] = Group(problem.kind, problem.what, problem.expected, problem.fix)
+        self.groups[key].places.append((part.part, file or part.file, line, problem.what))
+
+
+def _shape(text: str) -> str:
+    """A message without what differs from record to record.
+
+    >>> _shape('/data/a b.jpg: a picture of 1 x 7 px') == _shape('/data/c.jpg: a picture of 2 x 1 px')
+    True
+    """
+    text = re.sub(r'^[^\n]*[/\\][^\n]*?\.\w+: ', '', text)
+    text = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^\]]*\]|\{[^}]*\}", '…', text)
+    return re.sub(r'\d[\d,.]*', 'N', text)
+
+
+class _Seen:
+    """What only shows between records: ids and records that occur again, pictures on both sides."""
+
+    def __init__(self, notes: _Notes) -> None:
+        self.notes = notes
+        self.ids: dict[tuple[int, str], int] = {}
+        self.records: dict[bytes, tuple[Part, int]] = {}
+        self.pictures: dict[str, dict[str, tuple[Part, int]]] = {}
+
+    def add(self, s: int, part: Part, line: int, found: Look) -> None:
+        if found.key is not None:
+            first = self.ids.setdefault((s, found.key), line)
+            if first != line:
+                what = f'the id {found.key!r} is that of line {first} too'
+                fix = 'number the records anew; or --allow duplicate-id: training does not use ids'
+                self.notes.add(part, line, Problem('duplicate-id', what, 'an id of its own', fix))
+        if found.digest:
+            other, first = self.records.setdefault(found.digest, (part, line))
+            if (other, first) != (part, line):
+                where = f'line {first}' if other is part else f'{other.file}:{first}'
+                fix = 'remove one; to see a record more often, use repeat_time'
+                self.notes.add(
+                    part, line, Problem('duplicate-record', f'the same pictures and texts as {where}', '', fix)
+                )
+        for path in found.pictures:
+            self.pictures.setdefault(path, {}).setdefault(part.part, (part, line))
+
+    def finish(self, parts: Iterable[Part]) -> None:
+        """Pictures that train and judge."""
+        if len({part.part for part in parts}) < 2:
+            return
+        for path, places in self.pictures.items():
+            if len(places) > 1:
+                (first, line), (other, number) = list(places.values())[:2]
+                what = f'{path}: trained on in {first.file}:{line}'
+                fix = 'take it out of one: a validation on what was trained says nothing'
+                self.notes.add(other, number, Problem('shared-picture', what, 'pictures that were not trained on', fix))
+
+
+class _Looks(Dataset):
+    """The looks at the records of some sets, for a DataLoader to share out."""
+
+    def __init__(self, subsets: Sequence[Subset], decode: bool) -> None:
+        self.subsets, self.decode = list(subsets), decode
+        self.ends = list(accumulate(len(subset.file) for subset in subsets))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def rows(self) -> Iterable[tuple[int, int]]:
+        return ((s, i) for s, subset in enumerate(self.subsets) for i in range(len(subset.file)))
+
+    def __getitem__(self, n: int) -> Look:
+        s = bisect.bisect_right(self.ends, n)
+        return look(self.subsets[s], n - (self.ends[s - 1] if s else 0), self.decode)
+
+
+def _all(looks: _Looks, workers: int | None) -> Iterable[Look]:
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        workers = min(16, cores) if len(looks) >= _PARALLEL_FROM and cores > 1 else 0
+    if not workers or not len(looks):
+        return (looks[n] for n in range(len(looks)))
+    loader = DataLoader(
+        looks, batch_size=16, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
+    )
+    return (found for batch in loader for found in batch)

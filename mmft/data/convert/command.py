@@ -1,0 +1,82 @@
+"""What the command lines of ``tools/data/`` have in common: arguments, the report on the screen, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmft.errors import MMFTError
+
+__all__ = ['make_parser', 'run', 'share', 'show']
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text}: expected a share from 0 to 1')
+    return value
+
+
+def make_parser(doc: str | None, seed: str = '') -> argparse.ArgumentParser:
+    """A parser with the script's docstring as its help, ``--on-error``, and ``--seed`` where something is drawn."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--on-error',
+        choices=('raise', 'skip'),
+        default='raise',
+        help='stop at the first bad record, or leave bad ones out, counted and named in left_out.jsonl',
+    )
+    if seed:
+        parser.add_argument('--seed', type=int, default=0, help=f'of {seed} (default: 0)')
+    return parser
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print what was written, what was not, and how a config names it."""
+    for title, rows in report.get('tables', {}).items():
+        print(f'{title}:')
+        _columns([list(map(str, row)) for row in rows])
+    counts = report['counts']
+    kinds = sorted({kind for part in counts.values() for kind in part})
+    rows = [['', *counts]]
+    rows += [[kind, *(str(part.get(kind, 0)) for part in counts.values())] for kind in kinds]
+    if len(kinds) != 1:
+        rows.append(['all', *(str(sum(part.values())) for part in counts.values())])
+    _columns(rows)
+    for what, count in report.get('changed', {}).items():
+        print(f'changed: {count} ({what})')
+    for reason, count in report['left_out'].items():
+        print(f'left out: {count} ({reason})')
+    links = ', follow_links=True' if report.get('follow_links') else ''
+    for name, path in report['files'].items():
+        print(f'{name}: dataset=dict(ann_file={path!r}, image_root={report["image_root"]!r}{links})')
+
+
+def _columns(rows: list[list[str]]) -> None:
+    widths = [max(len(row[n]) if n < len(row) else 0 for row in rows) for n in range(max(map(len, rows)))]
+    for row in rows:
+        first, *others = row
+        cells = [f'{cell:>{width}}' for cell, width in zip(others, widths[1:], strict=False)]
+        print('  '.join([f'  {first:<{widths[0]}}', *cells]).rstrip())
+
+
+def run(work: Callable[[], Mapping[str, Any]], after: Callable[[Mapping[str, Any]], None] | None = None) -> int:
+    """Convert and print the report. Exit status: 0 done, 1 an error that is explained, 130 interrupted."""
+    try:
+        report = work()
+    except MMFTError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f'error: {error.filename or ""}: {error.strerror or error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('interrupted: nothing was written', file=sys.stderr)
+        return 130
+    show(report)
+    if after is not None:
+        after(report)
+    return 0
