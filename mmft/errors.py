@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ShapeError', 'TrainingError']
+__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ServerError', 'ShapeError', 'TrainingError']
 
 
 class MMFTError(Exception):
@@ -78,6 +78,10 @@ class DataError(MMFTError, ValueError):
 
 class CheckpointError(MMFTError, ValueError):
     """Weights that are missing, misnamed, of a wrong shape or of another base."""
+
+
+class ServerError(MMFTError, RuntimeError):
+    """A server that cannot start, does not answer, or answers with an error."""
 
 
 class ShapeError(MMFTError, ValueError):

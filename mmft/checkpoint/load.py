@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.fill import fill
 from mmft.checkpoint.layouts import Layout, layout_of
-from mmft.checkpoint.source import TensorDirectory, fingerprint, read_json
-from mmft.errors import CheckpointError, ConfigError
-from mmft.registry import ENCODERS, LANGUAGE_MODELS, MODELS, PROJECTORS, VISION_TOWERS
+from mmft.checkpoint.layouts.parts import read_parts
+from mmft.checkpoint.merged import adapter_base
+from mmft.checkpoint.same import check_same
+from mmft.checkpoint.source import TensorSource, fingerprint
+from mmft.errors import ConfigError
+from mmft.registry import ENCODERS, MODELS
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['as_dtype', 'build_meta', 'build_pretrained', 'check_same', 'load', 'load_encoder', 'read_layout']
+__all__ = ['Pretrained', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same', 'load',
+           'load_encoder', 'open_pretrained', 'read_layout', 'tokenizer_directory']  # fmt: skip
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
 
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
+
+
+class Pretrained(NamedTuple):
+    """Weights to start from, not read yet.
+
+    Attributes:
+        layout: their names, and the model they are of.
+        tensors: under the names of ``layout``.
+        where: for messages.
+    """
+
+    layout: Layout
+    tensors: TensorSource
+    where: str
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -38,15 +56,12 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def read_layout(path: str | Path) -> Layout:
-    """The layout of a model directory, told by its ``config.json``."""
-    directory = Path(path)
-    if not directory.is_dir():
-        raise CheckpointError(
-            f'{directory} is not a directory',
-            expected='a model directory with config.json and weights',
-            fix='check the path',
-        )
-    return layout_of(read_json(directory / 'config.json'), str(directory))
+    """The layout of a model directory, told by its ``config.json`` and, where that says too little, its tensors."""
+    return _layout(ModelDirectory(path))
+
+
+def _layout(directory: ModelDirectory) -> Layout:
+    return layout_of(directory.config, str(directory.path), directory)
 
 
 def build_meta(model_config: Mapping[str, Any]) -> VLM:
@@ -55,123 +70,79 @@ def build_meta(model_config: Mapping[str, Any]) -> VLM:
         return MODELS.build(dict(model_config))
 
 
+def open_pretrained(
+    pretrained: str | Path | Mapping[str, Any],
+    model_config: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
+    vision: str | Path | None = None,
+) -> Pretrained:
+    """``pretrained`` of a config: a model directory, or a dict of one for each part.
+
+    Args:
+        model_config: the ``model`` dict it must be; a dict of parts needs it.
+        base: as in ``load``.
+        vision: as in ``load``.
+
+    Raises:
+        CheckpointError: a directory that cannot be read.
+        ConfigError: ``model_config`` describes another model.
+    """
+    if isinstance(pretrained, Mapping):
+        named = {part: place for part, place in pretrained.items() if place is not None}
+        where = ', '.join(f'{part}: {place}' for part, place in named.items())
+        if model_config is None:
+            raise ConfigError(f'pretrained = {where}', expected='`model` in the config, which joins the parts')
+        layout, tensors = read_parts(named, model_config)
+    else:
+        where, directory = str(pretrained), ModelDirectory(pretrained, base, vision)
+        layout = _layout(directory)
+        tensors = layout.open(directory)
+    if model_config is not None:
+        check_same(model_config, layout.model_config, where)
+    return Pretrained(layout, tensors, where)
+
+
+def build_opened(
+    opened: Pretrained,
+    model_config: Mapping[str, Any] | None = None,
+    dtype: str | torch.dtype | None = 'auto',
+    device: str | torch.device = 'cpu',
+) -> tuple[VLM, set[str]]:
+    """A model with the weights of ``open_pretrained``, and the names of tensors that no file held, drawn at random."""
+    config = model_config or opened.layout.model_config
+    model = build_meta(config)
+    drawn = fill(model, config, opened.layout, opened.tensors, as_dtype(dtype), torch.device(device), opened.where)
+    return model, drawn
+
+
 def build_pretrained(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     model_config: Mapping[str, Any] | None = None,
     dtype: str | torch.dtype | None = 'auto',
     device: str | torch.device = 'cpu',
 ) -> tuple[VLM, str]:
-    """A model with the weights of a directory.
+    """A model with the weights of a directory, or of one directory for each part.
 
     Args:
         model_config: the ``model`` dict it must be; None takes the directory's own.
         dtype: of all weights; ``auto`` keeps what is stored.
 
     Returns:
-        The model and the fingerprint of the directory's weights.
+        The model and the fingerprint of the weights.
 
     Raises:
         CheckpointError: tensors missing, left over or of other shapes; all are listed.
         ConfigError: ``model_config`` describes another model than the directory.
     """
-    layout = read_layout(path)
-    if model_config is not None:
-        check_same(model_config, layout.model_config, str(path))
-    tensors = TensorDirectory(path)
-    model = build_meta(model_config or layout.model_config)
-    fill(model, layout, tensors, as_dtype(dtype), torch.device(device), str(path))
-    return model, fingerprint(tensors)
+    opened = open_pretrained(path, model_config)
+    model, _ = build_opened(opened, model_config, dtype, device)
+    return model, fingerprint(opened.tensors)
 
 
-def fill(
-    model: VLM, layout: Layout, tensors: TensorDirectory, dtype: torch.dtype | None, device: torch.device, where: str
-) -> None:
-    """Put a directory's tensors into a meta model, one at a time."""
-    slots = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    tied = {name: first[id(parameter)] for name, parameter in slots.items() if first[id(parameter)] != name}
-    problems: list[str] = []
-    filled: set[str] = set()
-    twins: dict[str, Tensor] = {}
-    for step in layout.to_ours(tensors):
-        for name, value in step(tensors.__getitem__).items():
-            if name not in slots:
-                problems.append(f'{name}: in the weights, but not in the model')
-            elif tuple(value.shape) != tuple(slots[name].shape):
-                problems.append(f'{name}: {tuple(value.shape)} in the weights, {tuple(slots[name].shape)} in the model')
-            elif name in tied:
-                twins[name] = value
-            else:
-                _assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
-            filled.add(name)
-    problems += [f'{name}: in the model, but not in the weights' for name in slots if name not in filled | set(tied)]
-    problems += [
-        f'{name}: other values than {tied[name]} in the weights, but the config ties them (tie_word_embeddings)'
-        for name, value in twins.items()
-        if tied[name] in filled and not _equal(value, model.get_parameter(tied[name]))
-    ]
-    if problems:
-        shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if len(problems) > 20 else '')
-        raise CheckpointError(f'{where} does not fit the model:\n  {shown}', fix='check the model config and the path')
-    model.llm.reset_buffers()
-    if tied:
-        model.llm.lm.tie_weights()
-    model.to(device)
-
-
-def _equal(value: Tensor, parameter: Tensor) -> bool:
-    return torch.equal(value.to(device=parameter.device, dtype=parameter.dtype), parameter)
-
-
-def _assign(model: torch.nn.Module, name: str, value: Tensor) -> None:
-    owner, _, leaf = name.rpartition('.')
-    setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=True))
-
-
-# Where weights do not show a difference: a head count, a rope base, a select layer. Everything else shows in shapes.
-_SILENT = {
-    'vision': ('num_attention_heads', 'norm_type', 'layer_norm_eps', 'select_layer', 'patch_size', 'qk_normalization'),
-    'projector': ('scale', 'version'),
-    'llm': ('num_attention_heads', 'num_key_value_heads', 'rope_theta', 'rope_scaling', 'rms_norm_eps', 'hidden_act'),
-}
-
-
-def _settings(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``_SILENT`` settings of a part, with the defaults of its class for what its config leaves out."""
-    kind = {'vision': VISION_TOWERS, 'projector': PROJECTORS, 'llm': LANGUAGE_MODELS}[part].get(config['type'])
-    if kind is None:
-        return dict(config)
-    if not hasattr(kind, 'hf_config'):
-        defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
-        return {**defaults, **config}
-    fields = {key: value for key, value in config.items() if key not in ('type', 'attn_implementation')}
-    resolved = kind.hf_config(fields)
-    rope = dict(resolved.rope_parameters)
-    own = {key: getattr(resolved, key) for key in _SILENT['llm'] if not key.startswith('rope_')}
-    return {**own, 'rope_theta': rope.get('rope_theta'), 'rope_scaling': rope}
-
-
-def _comparable(value: Any) -> Any:
-    """A rope scaling as names and numbers: transformers' spellings of the same thing are equal."""
-    if not isinstance(value, Mapping):
-        return value
-    kind = value.get('rope_type', value.get('type'))
-    numbers = {key: value[key] for key in ('factor', 'short_factor', 'long_factor') if value.get(key) is not None}
-    return {'type': 'longrope' if kind == 'su' else kind, **numbers}
-
-
-def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: str) -> None:
-    """Raise ``ConfigError`` where a ``model`` dict differs from a directory's in what tensor shapes do not show."""
-    problems = []
-    for part, keys in _SILENT.items():
-        own, theirs = _settings(part, config[part]), _settings(part, stored[part])
-        problems += [
-            f'model.{part}.{key} = {own[key]!r}, but {where} says {theirs[key]!r}'
-            for key in keys
-            if key in own and key in theirs and _comparable(own[key]) != _comparable(theirs[key])
-        ]
-    if problems:
-        raise ConfigError.gather(problems)
+def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None) -> str:
+    """The directory whose tokenizer belongs to ``pretrained`` of a config; empty where there is none."""
+    found = pretrained.get('llm') if isinstance(pretrained, Mapping) else pretrained
+    return str(found or '')
 
 
 def load_encoder(path: str | Path, tokens_per_tile: int, layout: Layout | None = None) -> ChatEncoder | None:
@@ -189,13 +160,19 @@ def load_encoder(path: str | Path, tokens_per_tile: int, layout: Layout | None =
 
 
 def load(
-    path: str | Path, dtype: str | torch.dtype = 'auto', device: str | torch.device = 'cpu'
+    path: str | Path,
+    dtype: str | torch.dtype = 'auto',
+    device: str | torch.device = 'cpu',
+    base: str | Path | None = None,
+    vision: str | Path | None = None,
 ) -> tuple[VLM, ChatEncoder | None]:
-    """Read a model directory: OpenGVLab's InternVL2, HF-native InternVL, or an export of mmft.
+    """Read a model directory: InternVL2, LLaVA (also its LoRA directories), TinyLLaVA, llava-hf, an export of mmft.
 
     Args:
-        path: the directory; its layout is told by ``config.json``, never by its name.
+        path: the directory; its layout is told by ``config.json`` and the names of its tensors, never by its own name.
         dtype: ``auto`` keeps what is stored.
+        base: of a LoRA directory: what it was trained on, where that is not at the place that the adapter names.
+        vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names.
 
     Returns:
         The model in eval mode, and its encoder (None where the directory holds no tokenizer).
@@ -203,13 +180,20 @@ def load(
     Raises:
         CheckpointError: the directory cannot be read; says what is missing.
     """
-    model, _ = build_pretrained(path, dtype=dtype, device=device)
-    encoder = load_encoder(path, model.num_image_tokens(_tile_size(path, model)))
+    opened = open_pretrained(path, base=base, vision=vision)
+    model, _ = build_opened(opened, dtype=dtype, device=device)
+    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, model)
     if encoder is not None and model.image_token_id is None:
         model.image_token_id = encoder.image_token_id
     return model.eval(), encoder
 
 
-def _tile_size(path: str | Path, model: VLM) -> int:
-    tiler: Callable[..., Any] | dict = read_layout(path).encoder_config(Path(path))['image_processor']
-    return tiler.get('tile_size', model.vision.image_size)
+def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:
+    """The directory's own, or, of an adapter directory without a tokenizer, one with that of its base."""
+    places = [directory.path, *([adapter_base(directory).path] if directory.is_adapter else [])]
+    for place in places:
+        side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
+        encoder = load_encoder(place, model.num_image_tokens(side), layout)
+        if encoder is not None:
+            return encoder
+    return None

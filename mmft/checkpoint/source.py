@@ -1,4 +1,4 @@
-"""Tensors of a model directory, read one at a time: safetensors or ``.bin``, whole or in shards.
+"""Tensors in weight files, read one at a time: safetensors or ``.bin``, whole or in shards, of one directory or more.
 
 Nothing in the directory is executed: safetensors hold no code, ``.bin`` files are read with ``weights_only=True``.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from mmft.errors import CheckpointError
 
-__all__ = ['TensorDirectory', 'fingerprint', 'read_json']
+__all__ = ['Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'read_json']
 
 _SINGLE = ('model.safetensors', 'pytorch_model.bin')
 
@@ -38,18 +41,37 @@ def read_json(path: Path) -> dict:
     return content
 
 
-class TensorDirectory(Mapping[str, Tensor]):
-    """A read-only mapping from the names in a directory's weight files to tensors; each access reads one tensor.
+class TensorSource(Mapping[str, Tensor], ABC):
+    """A read-only mapping from names to tensors that lie in files; each access reads one tensor."""
+
+    @abstractmethod
+    def origin(self, key: str) -> tuple[Path, str] | None:
+        """The file that holds the tensor as it is, and its name there; None where the tensor is computed."""
+
+    @abstractmethod
+    def meta(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """dtype and shape, without reading the tensor."""
+
+    @abstractmethod
+    def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
+        """Shape, and 256 values each of a tensor's first, middle and last row, without reading the rest."""
+
+
+class TensorFiles(TensorSource):
+    """The tensors of some weight files: safetensors, or ``.bin`` / ``.pth`` read with ``weights_only=True``.
+
+    Args:
+        files: in which a name may stand once; a ``.pth`` may hold them under ``model`` or ``state_dict``.
 
     Raises:
-        CheckpointError: no weights, a shard that is missing or leads out of the directory, or a file that is cut off.
+        CheckpointError: a file that cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, files: Iterable[Path]) -> None:
         self._files: dict[str, Path] = {}
-        self._open: dict[Path, object] = {}
-        for file in self._weight_files():
+        self._open: dict[Path, Any] = {}
+        self._nested: set[Path] = set()
+        for file in files:
             for key in self._handle(file).keys():  # noqa: SIM118  safe_open handles are no mappings
                 self._files[key] = file
 
@@ -57,6 +79,73 @@ class TensorDirectory(Mapping[str, Tensor]):
     def files(self) -> list[Path]:
         """The weight files, each once."""
         return list(dict.fromkeys(self._files.values()))
+
+    def _handle(self, file: Path) -> Any:
+        if file not in self._open:
+            try:
+                if file.suffix == '.safetensors':
+                    self._open[file] = safe_open(file, framework='pt')
+                else:
+                    # Files of before torch 1.6 cannot be mapped into memory.
+                    content = torch.load(file, 'cpu', weights_only=True, mmap=zipfile.is_zipfile(file))
+                    self._open[file] = self._plain(file, content)
+            except FileNotFoundError:
+                raise CheckpointError(f'no file {file}', expected='a weight file', fix='check the path') from None
+            except Exception as error:
+                raise CheckpointError(
+                    f'{file} cannot be read: {error}', expected='a whole weight file', fix='download it again'
+                ) from error
+        return self._open[file]
+
+    def _plain(self, file: Path, content: Any) -> dict[str, Tensor]:
+        for name in ('model', 'state_dict'):
+            if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+                content = content[name]
+                self._nested.add(file)
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+    def __getitem__(self, key: str) -> Tensor:
+        handle = self._handle(self._files[key])
+        return handle[key] if isinstance(handle, dict) else handle.get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def origin(self, key: str) -> tuple[Path, str] | None:
+        file = self._files[key]
+        return None if file in self._nested else (file, key)
+
+    def meta(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        handle = self._handle(self._files[key])
+        if isinstance(handle, dict):
+            return handle[key].dtype, tuple(handle[key].shape)
+        piece = handle.get_slice(key)
+        shape = tuple(piece.get_shape())
+        return (piece[0:0] if shape else handle.get_tensor(key)).dtype, shape
+
+    def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
+        handle = self._handle(self._files[key])
+        piece = handle[key] if isinstance(handle, dict) else handle.get_slice(key)
+        shape = tuple(piece.shape if isinstance(handle, dict) else piece.get_shape())
+        if len(shape) < 2:
+            return shape, self[key].flatten()
+        rows = sorted({0, shape[0] // 2, shape[0] - 1})
+        return shape, torch.cat([piece[row : row + 1].flatten()[:256] for row in rows])
+
+
+class TensorDirectory(TensorFiles):
+    """The tensors of a model directory, whole or in shards.
+
+    Raises:
+        CheckpointError: no weights, a shard that is missing or leads out of the directory, or a file that is cut off.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        super().__init__(self._weight_files())
 
     def _weight_files(self) -> list[Path]:
         for index_name in (f'{name}.index.json' for name in _SINGLE):
@@ -81,41 +170,46 @@ class TensorDirectory(Mapping[str, Tensor]):
             raise CheckpointError(f'{index} names the shard {name}, which is missing', fix='download it')
         return self.path / name
 
-    def _handle(self, file: Path):
-        if file not in self._open:
-            try:
-                if file.suffix == '.safetensors':
-                    self._open[file] = safe_open(file, framework='pt')
-                else:
-                    self._open[file] = torch.load(file, map_location='cpu', weights_only=True, mmap=True)
-            except Exception as error:
-                raise CheckpointError(
-                    f'{file} cannot be read: {error}', expected='a whole weight file', fix='download it again'
-                ) from error
-        return self._open[file]
+
+class Joined(TensorSource):
+    """Tensors of several sources under names of our choosing.
+
+    Args:
+        places: name -> source and the tensor's name in it.
+    """
+
+    def __init__(self, places: Mapping[str, tuple[TensorSource, str]]) -> None:
+        self._places = dict(places)
+
+    @classmethod
+    def of(cls, sources: Mapping[str, TensorSource]) -> Joined:
+        """Every tensor of every source, behind its source's prefix."""
+        return cls({prefix + key: (source, key) for prefix, source in sources.items() for key in source})
 
     def __getitem__(self, key: str) -> Tensor:
-        handle = self._handle(self._files[key])
-        return handle[key] if isinstance(handle, dict) else handle.get_tensor(key)
+        source, name = self._places[key]
+        return source[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._places)
+
+    def origin(self, key: str) -> tuple[Path, str] | None:
+        source, name = self._places[key]
+        return source.origin(name)
+
+    def meta(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        source, name = self._places[key]
+        return source.meta(name)
 
     def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
-        """Shape, and 256 values each of a tensor's first, middle and last row, without reading the rest."""
-        handle = self._handle(self._files[key])
-        piece = handle[key] if isinstance(handle, dict) else handle.get_slice(key)
-        shape = tuple(piece.shape if isinstance(handle, dict) else piece.get_shape())
-        if len(shape) < 2:
-            return shape, self[key].flatten()
-        rows = sorted({0, shape[0] // 2, shape[0] - 1})
-        return shape, torch.cat([piece[row : row + 1].flatten()[:256] for row in rows])
+        source, name = self._places[key]
+        return source.probe(name)
 
 
-def fingerprint(tensors: TensorDirectory) -> str:
+def fingerprint(tensors: TensorSource) -> str:
     """Identity of a base: hash over every tensor's name, shape and up to 256 values of three of its rows.
 
     Fine-tuning moves values in every row of every trained tensor, so two bases differ; the cost is three rows per

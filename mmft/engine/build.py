@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmft.checkpoint.load import as_dtype, build_pretrained
+from mmft.checkpoint.load import as_dtype, build_opened, open_pretrained, tokenizer_directory
+from mmft.checkpoint.source import fingerprint
+from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
+from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
@@ -19,11 +23,19 @@ __all__ = ['BuiltModel', 'build_dataloader', 'build_encoder', 'build_model']
 
 
 class BuiltModel(NamedTuple):
-    """A model and what a checkpoint must know of it: its base (path, fingerprint) and how its parts are tuned."""
+    """A model and what a checkpoint must know of it.
+
+    Attributes:
+        base: where its base weights come from (path or paths, fingerprint).
+        tune: how its parts are tuned, as used.
+        initialised: name -> value of what is frozen and in no base: drawn at random, or from ``init_from``. A
+            checkpoint that is complete in itself holds it too. (Values as they were before QLoRA packed them.)
+    """
 
     model: VLM
-    base: dict[str, str] | None
+    base: dict[str, Any] | None
     tune: dict[str, Any]
+    initialised: dict[str, Tensor]
 
 
 def plain_dict(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,28 +43,58 @@ def plain_dict(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return cfg.to_dict() if hasattr(cfg, 'to_dict') else dict(cfg)
 
 
-def build_model(cfg: Config) -> BuiltModel:
-    """The model of a config: base weights loaded (or random), parts frozen, opened and adapted."""
+def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> BuiltModel:
+    """The model of a config: base weights loaded (or random), ``init_from`` over them, parts frozen, opened, adapted.
+
+    Args:
+        resumed: ``initialised`` of a checkpoint that is going to be resumed; takes the place of ``init_from``.
+    """
     model_config, dtype = plain_dict(cfg.model), as_dtype(cfg.get('dtype', 'auto'))
     base = None
     if cfg.get('pretrained'):
-        model, mark = build_pretrained(cfg.pretrained, model_config, dtype or 'auto')
-        base = {'path': str(cfg.pretrained), 'fingerprint': mark}
+        pretrained = plain_pretrained(cfg)
+        opened = open_pretrained(pretrained, model_config)
+        model, drawn = build_opened(opened, model_config, dtype or 'auto')
+        base = {'path': pretrained, 'fingerprint': fingerprint(opened.tensors)}
     else:
         model = MODELS.build(model_config)
         if dtype is not None:
             model.to(dtype)
+        drawn = {name for name, _ in model.named_parameters()}
+    source = cfg.get('init_from') if resumed is None else {'tensors': resumed} if resumed else None
+    start = InitFrom(plain_value(source), model_config, base) if source else None
+    if start is not None:
+        start.before_tune(model)
+    values = dict(model.named_parameters())
+    values = {name: values[name].detach() for name in sorted(drawn | (start.filled if start else set()))}
     tune = apply_tune(model, plain_dict(cfg.get('tune') or {}))
+    if start is not None:
+        start.after_tune(model)
+    trained = {plain_key(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
     if cfg.get('gradient_checkpointing'):
         model.gradient_checkpointing_enable()
-    return BuiltModel(model, base, tune)
+    return BuiltModel(model, base, tune, {name: value for name, value in values.items() if name not in trained})
+
+
+def plain_value(value: Any) -> Any:
+    """A config's value, a dict of it as an ordinary one."""
+    return plain_dict(value) if isinstance(value, Mapping) else value
+
+
+def plain_pretrained(cfg: Mapping[str, Any]) -> Any:
+    """``pretrained`` of a config as text, or as a dict of texts."""
+    value = plain_value(cfg.get('pretrained'))
+    if not isinstance(value, dict):
+        return str(value) if value else None
+    texts = {part: [str(p) for p in path] if isinstance(path, (list, tuple)) else path for part, path in value.items()}
+    return {part: path if isinstance(path, list) else str(path) for part, path in texts.items() if path is not None}
 
 
 def build_encoder(cfg: Config, model: VLM) -> Any:
     """The encoder of a config. Its tokenizer is that of ``pretrained`` unless ``encoder.tokenizer`` names another."""
     config = plain_dict(cfg.encoder)
-    config.setdefault('tokenizer', str(cfg.get('pretrained') or ''))
-    tile_size = config.get('image_processor', {}).get('tile_size', model.vision.image_size)
+    config.setdefault('tokenizer', tokenizer_directory(plain_pretrained(cfg)))
+    tile_size = (config.get('image_processor') or {}).get('tile_size', model.vision.image_size)
     config.setdefault('tokens_per_tile', model.num_image_tokens(tile_size))
     encoder = ENCODERS.build(config)
     if model.image_token_id is None:

@@ -3,14 +3,15 @@
 A file holds tensors and plain Python values only: ``torch.load(path, weights_only=True)`` reads it, and reading it runs
 no code. Its keys::
 
-    state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers)
+    state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers) and of
+                      all that is frozen and in no base (drawn at random, or from init_from): meta.initialised
     optimizer         state of the wrapper: {'optimizer', 'scaler'};  param_names: the parameters of each group
     param_schedulers  states, in order
     rng               per rank: torch, cuda, numpy and python generators
     position          {'epoch', 'batch', 'iter', 'validated_at', 'order'}: where the data stands
     encoder           ChatEncoder.to_dict()
-    meta              mmft_version, config (text), base {'path', 'fingerprint'}, tune, seed, world_size,
-                      iter, epoch, history (metrics of each validation), best
+    meta              mmft_version, config (text), base {'path' (or part -> path), 'fingerprint'}, tune, initialised
+                      (names), seed, world_size, iter, epoch, history (metrics of each validation), best
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     'find_last',
     'fsync_path',
     'get_rng',
+    'initialised_state',
     'load_trained',
     'plain',
     'read_checkpoint',
@@ -168,30 +170,29 @@ def plain(value: Any) -> Any:
 
 
 def trained_state(model: nn.Module, optim: OptimWrapper) -> dict[str, Tensor]:
-    """Name -> CPU tensor of everything that is trained, and nothing else; ``optim`` puts sharded ones together."""
+    """Name -> CPU tensor of everything that is trained; ``optim`` puts sharded ones together."""
     return {name: optim.read(p).cpu() for name, p in trained_parameters(model).items()}
 
 
-def load_trained(
-    model: nn.Module, optim: OptimWrapper, state: Mapping[str, Tensor], path: str | os.PathLike, partly: bool = False
-) -> None:
+def initialised_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a checkpoint holds beside the trained tensors, for the day when neither base nor ``init_from`` gives it."""
+    return {name: content['state_dict'][name] for name in content['meta'].get('initialised') or ()}
+
+
+def load_trained(model: nn.Module, optim: OptimWrapper, content: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Put the trained tensors of a checkpoint into ``model``.
 
-    Args:
-        partly: take what fits by name (``load_from``: a projector trained in an earlier stage, say); otherwise the
-            model must train exactly these tensors.
-
     Raises:
-        CheckpointError: names or shapes do not fit.
+        CheckpointError: names or shapes are not exactly those that the model trains.
     """
-    own = dict(model.named_parameters())
-    trained = set(trained_parameters(model))
-    unknown = sorted(set(state) - set(own))
-    missing = sorted(trained - set(state))
-    if unknown or (missing and not partly):
+    others = initialised_state(content)
+    state = {name: tensor for name, tensor in content['state_dict'].items() if name not in others}
+    own = trained_parameters(model)
+    unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
+    if unknown or missing:
         raise CheckpointError(
             f'{path} does not hold what this config trains:'
-            f'{_some("missing", missing)}{_some("not in the model", unknown)}',
+            f'{_some("missing", missing)}{_some("not trained here", unknown)}',
             expected='the config (model and `tune`) the checkpoint was trained with',
             fix='take the config from the work_dir of that run',
         )

@@ -226,25 +226,38 @@ def vision_bytes(model: VLM, tune: Mapping[str, Mapping[str, Any]], load: Load, 
     before and after their layer scale 2 (r + c) h, the MLP's hidden layer before and after its activation 2 c f; LoRA
     adds (c + 5) bytes per number that an adapter reads. A frozen tower keeps nothing: one block's working set,
     c (3 h + max(4 h, 2 f)). With checkpointing each block keeps its input, r h, and one block at a time is whole,
-    together with its gradients, c (4 h + 2 f). The projector keeps the shuffled patches before and after its norm and
-    its MLP's 3 hidden rows.
+    together with its gradients, c (4 h + 2 f). Blocks that never run keep nothing.
     """
     tower, c = model.vision, setting.compute_bytes
     patches = tower.num_patches(tower.image_size)
     h = tower.hidden_size
     f = getattr(tower, 'intermediate_size', 4 * h)
-    spec, depth = tune['vision'], len(tower.layers)
+    spec, idle = tune['vision'], {id(layer) for layer in tower.idle_layers}
+    depth = sum(id(layer) not in idle for layer in tower.layers)
     r = _residual_bytes(spec, setting)
     whole = 4 * (r + c) * h + c * (4 * h + 2 * f) + _lora_bytes(spec, 3 * h + f, c)
     if spec['type'] == 'frozen':
         per_patch = c * (3 * h + max(4 * h, 2 * f))
     else:
-        depth -= spec.get('from_layer') or 0
+        depth = max(1, depth - (spec.get('from_layer') or 0))
         per_patch = depth * r * h + whole + c * (4 * h + 2 * f) if setting.checkpointing else depth * whole
-    tokens = model.num_image_tokens(tower.image_size)
-    width, out = h * patches // tokens, model.llm.hidden_size
-    projector = tokens * ((c + 4) * width + 3 * c * out)
-    return load.tiles * ((patches + 1) * per_patch + projector)
+    return load.tiles * ((patches + 1) * per_patch + projector_bytes(model, c))
+
+
+def projector_bytes(model: VLM, c: int) -> int:
+    """The projector, per tile, c bytes a number.
+
+    It keeps what it reads before and after a norm, (c + 4) P h, and 3 rows of the language model's width per token (and
+    expert). A Q-Former keeps keys and values of all patches in every second block, some 20 rows per query and block.
+    """
+    tower, projector = model.vision, model.projector
+    patches = tower.num_patches(tower.image_size)
+    tokens, width = model.num_image_tokens(tower.image_size), model.llm.hidden_size
+    numbers = 3 * tokens * width * getattr(projector, 'top_k', 1)
+    if (config := getattr(getattr(projector, 'qformer', None), 'config', None)) is not None:
+        rows = patches * (config.num_hidden_layers // config.cross_attention_frequency + 1) * 2
+        numbers += (rows + 20 * tokens * config.num_hidden_layers) * config.hidden_size
+    return (c + 4) * patches * tower.hidden_size + c * numbers
 
 
 def llm_bytes(model: VLM, tune: Mapping[str, Mapping[str, Any]], load: Load, setting: Setting) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from statistics import median
@@ -15,104 +15,22 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checkpoint.load import as_dtype, build_meta
+from mmft.checkpoint.load import build_meta, tokenizer_directory
 from mmft.engine import memory
-from mmft.engine.build import plain_dict
-from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
+from mmft.engine.build import plain_dict, plain_pretrained
+from mmft.engine.measure import TEXT_TOKENS, Plan, image_processor, largest_load, make_plan, picture_tokens
+from mmft.engine.memory import Sharding
 from mmft.engine.validate import validate_config
 from mmft.errors import ConfigError, MMFTError
-from mmft.models.vlm import VLM
-from mmft.registry import DATASETS, ENCODERS, IMAGE_PROCESSORS
+from mmft.registry import DATASETS, ENCODERS
 
 __all__ = ['Plan', 'make_plan', 'plan']
 
-TEXT_TOKENS = 256
-"""System prompt, question and answer, where the data and the tokenizer are not there to be counted."""
-
-ANSWER_TOKENS = 64
 SAMPLES_READ = 200
 CARDS = (12, 16, 24, 40, 48, 80, 141)
 GIB = 2**30
 MARGIN = 1.2
 """How much larger than its estimate a step may be: what tests/engine/test_memory.py allows it."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A config, measured.
-
-    Attributes:
-        model: on the meta device, tuned.
-        tune: what trains, as used.
-        weights: per part.
-        load: the largest batch.
-        memory: at the peak of a step of this batch, on one GPU.
-        setting: what else decided about it.
-    """
-
-    model: VLM
-    tune: dict[str, dict[str, Any]]
-    weights: dict[str, Weights]
-    load: Load
-    memory: Memory
-    setting: Setting
-
-
-def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
-    """Measure a config.
-
-    Args:
-        cfg: the whole config.
-        gpus: processes that share the work; by default what torchrun says, else 8 with DeepSpeed and 1 without.
-
-    Raises:
-        ConfigError: unknown parts, or a ``tune`` that cannot be.
-    """
-    model = build_meta(plain_dict(cfg.model))
-    tune, quantised = memory.tune_on_meta(model, plain_dict(cfg.get('tune') or {}))
-    weights = memory.weigh(model, quantised)
-    load, setting = _load(cfg, model), _setting(cfg, gpus)
-    return Plan(model, tune, weights, load, memory.estimate(model, tune, weights, load, setting), setting)
-
-
-def _setting(cfg: Config, gpus: int | None) -> Setting:
-    wrapper = cfg.get('optim_wrapper') or {}
-    gpus = gpus or int(os.environ.get('WORLD_SIZE', 8 if cfg.get('deepspeed') else 1))
-    weight_bytes = (as_dtype(cfg.get('dtype') or 'float32') or as_dtype('bfloat16')).itemsize
-    compute = wrapper.get('dtype')
-    optimizer = wrapper.get('optimizer') or {}
-    return Setting(
-        weight_bytes=weight_bytes,
-        compute_bytes=as_dtype(compute).itemsize if compute else weight_bytes,
-        moments=1 if optimizer.get('momentum') else MOMENTS.get(str(optimizer.get('type')), 2),
-        checkpointing=bool(cfg.get('gradient_checkpointing')),
-        sharding=Sharding.of(cfg.get('deepspeed'), gpus),
-    )
-
-
-def _processor(cfg: Config, model: VLM) -> tuple[Any, int]:
-    """The image processor and the tokens of its tiles."""
-    processor = IMAGE_PROCESSORS.build(plain_dict(cfg.encoder)['image_processor'])
-    return processor, model.num_image_tokens(processor.tile_size)
-
-
-def _tile_counts(processor: Any, max_tiles: int | None = None) -> list[int]:
-    """Every number of tiles that a picture can become."""
-    most = max_tiles or getattr(processor, 'max_tiles', None)
-    if most is None:
-        return [processor.num_tiles(processor.tile_size, processor.tile_size)]
-    extra = getattr(processor, 'thumbnail', False)
-    return [n + (1 if extra and n > 1 else 0) for n in range(getattr(processor, 'min_tiles', 1), most + 1)]
-
-
-def _load(cfg: Config, model: VLM, samples: int | None = None, max_tiles: int | None = None) -> Load:
-    """A batch of samples with one picture of the most tiles each."""
-    processor, per_tile = _processor(cfg, model)
-    samples = samples or cfg.train_dataloader.get('batch_size', 1)
-    tiles = _tile_counts(processor, max_tiles)[-1]
-    length = tiles * per_tile + TEXT_TOKENS
-    length = min(length, cfg.encoder.get('max_length') or length)
-    return Load(samples=samples, tiles=samples * tiles, length=length, trained=samples * ANSWER_TOKENS)
 
 
 def plan(cfg: Config) -> str:
@@ -170,13 +88,15 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
 
 
 def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
-    processor, per_tile = _processor(cfg, made.model)
-    counts, load = _tile_counts(processor), made.load
-    yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {_ranges(counts, per_tile)}'
+    processor, per_tile = image_processor(cfg, made.model)
+    load = made.load
+    if processor is not None:
+        told = _ranges(picture_tokens(processor, per_tile))
+        yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {told}'
     yield _data(cfg, processor, per_tile)
-    most = cfg.encoder.get('max_length')
-    if most and counts[-1] * per_tile >= most:
-        yield f'encoder.max_length = {most:,} is too short for a picture of {counts[-1]} tiles: such samples are errors'
+    most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
+    if most and largest[1] >= most:
+        yield f'encoder.max_length = {most:,} is too short for a picture of {largest[0]} tiles: such samples are errors'
     counted = cfg.optim_wrapper.get('accumulative_counts', 1)
     gpus = made.setting.sharding.gpus
     yield (
@@ -185,10 +105,10 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     )
 
 
-def _ranges(counts: Sequence[int], per_tile: int) -> str:
-    shown = sorted(set(counts))
-    tokens = ', '.join(f'{n * per_tile:,}' for n in shown)
-    return f'{", ".join(map(str, shown))} tiles = {tokens} tokens' if len(shown) > 1 else f'{shown[0]} tile = {tokens}'
+def _ranges(counts: Mapping[int, int]) -> str:
+    tiles, tokens = sorted(counts), [counts[n] for n in sorted(counts)]
+    shown = ', '.join(f'{n:,}' for n in tokens)
+    return f'{", ".join(map(str, tiles))} tiles = {shown} tokens' if len(tiles) > 1 else f'{tiles[0]} tile = {shown}'
 
 
 def _data(cfg: Config, processor: Any, per_tile: int) -> str:
@@ -210,11 +130,12 @@ def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per
 
     tiles, lengths = [], []
     for record in records:
-        sizes = [image_size(path) for path in record.images]
+        sizes = [image_size(path) for path in record.images] if processor is not None else []
         limit = getattr(processor, 'max_tiles', None)
         share = None if limit is None else max(1, limit // max(1, len(sizes)))
         tiles.append(sum(processor.num_tiles(*wh, share) for wh in sizes))
-        lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tiles[-1] * per_tile)
+        tokens = sum(processor.num_tokens(*wh, per_tile, share) for wh in sizes)
+        lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tokens)
     kind = 'tokens' if encoder else 'image tokens (there is no tokenizer to count text with)'
     return (
         f'data: {size:,} samples in {source}; the first {len(records)} have {_spread(tiles)} tiles, '
@@ -229,7 +150,7 @@ def _spread(numbers: Sequence[int]) -> str:
 def _encoder(cfg: Config, per_tile: int) -> Any:
     """The encoder, where its tokenizer is there."""
     config = plain_dict(cfg.encoder)
-    config.setdefault('tokenizer', str(cfg.get('pretrained') or ''))
+    config.setdefault('tokenizer', tokenizer_directory(plain_pretrained(cfg)))
     config.setdefault('tokens_per_tile', per_tile)
     return ENCODERS.build(config) if config['tokenizer'] and Path(config['tokenizer']).is_dir() else None
 
@@ -265,12 +186,12 @@ def _lighter_loads(cfg: Config, made: Plan) -> Iterator[tuple[str, Plan]]:
     size, counts = made.load.samples, cfg.optim_wrapper.get('accumulative_counts', 1)
     if size > 1:
         name = f'train_dataloader.batch_size=1 optim_wrapper.accumulative_counts={counts * size}'
-        yield name, replace(made, load=_load(cfg, made.model, samples=1))
-    tiles = getattr(_processor(cfg, made.model)[0], 'max_tiles', 1)
+        yield name, replace(made, load=largest_load(cfg, made.model, samples=1))
+    tiles = getattr(image_processor(cfg, made.model)[0], 'max_tiles', None) or 1
     if tiles > 2:
         yield (
             f'encoder.image_processor.max_tiles={tiles // 2}',
-            replace(made, load=_load(cfg, made.model, max_tiles=tiles // 2)),
+            replace(made, load=largest_load(cfg, made.model, max_tiles=tiles // 2)),
         )
 
 

@@ -55,7 +55,7 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
         CheckpointError: another base, other trained tensors, or a position in data of another order.
     """
     if 'optimizer' not in content or 'position' not in content:
-        raise CheckpointError(f'{path} holds weights only', fix='use load_from to start a new run with these weights')
+        raise CheckpointError(f'{path} holds weights only', fix='use init_from to start a new run with these weights')
     _check_base(runner, path, content['meta'].get('base'))
     _check_parameters(runner, path, content)
     _check_order(runner, path, content)
@@ -69,7 +69,7 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
         runner.logger.warning('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
 
 
-def _check_base(runner: Runner, path: Path, base: Mapping[str, str] | None) -> None:
+def _check_base(runner: Runner, path: Path, base: Mapping[str, Any] | None) -> None:
     before, now = (base or {}).get('fingerprint'), (runner.base or {}).get('fingerprint')
     if before != now:
         raise CheckpointError(
@@ -90,7 +90,7 @@ def _check_parameters(runner: Runner, path: Path, content: Mapping[str, Any]) ->
         f'{path} trained other parameters: {len(lost)} of them do not train now ({lost[:2]}), '
         f'{len(new)} are new ({new[:2]})',
         expected='the same `tune`, and the same parts in optim_wrapper.paramwise_cfg',
-        fix='take the config from the work_dir of that run, or start a new run with load_from',
+        fix='take the config from the work_dir of that run, or start a new run with init_from',
     )
 
 
@@ -104,6 +104,6 @@ def _check_order(runner: Runner, path: Path, content: Mapping[str, Any]) -> None
         raise CheckpointError(
             f'{path} stands in the middle of an epoch whose data came in another order: {told}',
             expected='the same data, batch size, accumulation, seed and number of processes',
-            fix='put them back, resume a checkpoint at the end of an epoch, or start a new run with load_from',
+            fix='put them back, resume a checkpoint at the end of an epoch, or start a new run with init_from',
         )
     runner.logger.warning(f'the data is not what it was: {told}')

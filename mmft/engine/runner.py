@@ -18,13 +18,13 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmft
 from mmft.engine import checkpoint as ckpt
 from mmft.engine import deepspeed
-from mmft.engine.build import build_dataloader, build_encoder, build_model
+from mmft.engine.build import build_dataloader, build_encoder, build_model, plain_value
 from mmft.engine.compat import init_distributed
 from mmft.engine.distributed import (
     barrier,
@@ -37,6 +37,7 @@ from mmft.engine.distributed import (
     world_size,
     wrap_ddp,
 )
+from mmft.engine.init_from import InitFrom
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.resume import check_resumable, read_resumable
@@ -83,8 +84,10 @@ class Runner(mmengine.runner.Runner):
     ) -> None:
         cfg = copy.deepcopy(cfg)
         deepspeed.prepare_environment(cfg)
-        self.base: dict[str, str] | None = None
+        self.base: dict[str, Any] | None = None
         self.tune: dict[str, Any] = {}
+        self.initialised: dict[str, Tensor] = {}
+        self._resumable: tuple[Path, dict[str, Any]] | None = None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.config_text = cfg.pretty_text
@@ -95,7 +98,6 @@ class Runner(mmengine.runner.Runner):
             default_hooks=cfg.get('default_hooks'),
             custom_hooks=cfg.get('custom_hooks'),
             resume=bool(cfg.get('resume', False)),
-            load_from=cfg.get('load_from'),
             launcher=cfg.get('launcher', 'none'),
             env_cfg=cfg.get('env_cfg', {}),
             log_level=cfg.get('log_level', 'INFO'),
@@ -108,6 +110,8 @@ class Runner(mmengine.runner.Runner):
         )
         # mmengine's seed differs from rank to rank (dropout must); the order of the data has to be the same.
         self.data_seed = main_decides(self.seed)
+        if self._resumable is not None and cfg.get('seed') is None:
+            self.data_seed = self._resumable[1]['meta']['seed']
         bare = unwrap(self.model)
         self.encoder = encoder if encoder is not None or train_dataloader is not None else build_encoder(cfg, bare)
         if train_dataloader is None:
@@ -141,9 +145,25 @@ class Runner(mmengine.runner.Runner):
 
     def build_model(self, model: nn.Module | Mapping[str, Any]) -> nn.Module:
         """Also loads the base weights and freezes, opens and adapts the parts: mmengine knows neither."""
+        self._resumable = self._find_resumable()
+        resumed = ckpt.initialised_state(self._resumable[1]) if self._resumable is not None else None
         if not isinstance(model, nn.Module):
-            model, self.base, self.tune = build_model(self.cfg)
+            model, self.base, self.tune, self.initialised = build_model(self.cfg, resumed)
+        elif self.cfg.get('init_from') and resumed is None:
+            start = InitFrom(plain_value(self.cfg.init_from))
+            start.before_tune(model)
+            start.after_tune(model)
         return model
+
+    def _find_resumable(self) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint to continue, where the config asks for it and there is one."""
+        resume = self.cfg.get('resume', False)
+        if not resume:
+            return None
+        found = read_resumable(self.work_dir, None if resume is True else resume, self.logger)
+        if found is None:
+            self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
+        return found
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
         """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
@@ -204,7 +224,7 @@ class Runner(mmengine.runner.Runner):
         loop = self.train_loop
         groups = self.optim_wrapper.param_groups
         content = {
-            'state_dict': ckpt.trained_state(unwrap(self.model), self.optim_wrapper),
+            'state_dict': {**ckpt.trained_state(unwrap(self.model), self.optim_wrapper), **self.initialised},
             'optimizer': self.optim_wrapper.state_dict(),
             'param_names': [group['names'] for group in groups],
             'param_schedulers': [
@@ -219,6 +239,7 @@ class Runner(mmengine.runner.Runner):
                 'config': self.config_text,
                 'base': self.base,
                 'tune': self.tune,
+                'initialised': sorted(self.initialised),
                 'seed': self.data_seed,
                 'world_size': world_size(),
                 'iter': done,
@@ -250,32 +271,18 @@ class Runner(mmengine.runner.Runner):
         return path
 
     def load_or_resume(self) -> None:
-        """From our files: ``resume`` continues the last (or the named) checkpoint, ``load_from`` takes weights only."""
+        """Continue the checkpoint that ``resume`` asks for. ``init_from`` was seen to when the model was built."""
         if self._has_loaded:
             return
         self._has_loaded = True
-        resume = self.cfg.get('resume', False)
-        if resume:
-            path = None if resume is True else resume
-            found = read_resumable(self.work_dir, path, self.logger)
-            if found is not None:
-                self.resume(*found)
-                return
-            self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
-        if self._load_from is not None:
-            content = ckpt.read_checkpoint(self._load_from)
-            before, now = ((base or {}).get('fingerprint') for base in (content['meta'].get('base'), self.base))
-            if before != now:
-                self.logger.warning(f'{self._load_from} was trained on another base than this run starts from')
-            ckpt.load_trained(
-                unwrap(self.model), self.optim_wrapper, content['state_dict'], self._load_from, partly=True
-            )
-            self.logger.info(f'loaded {len(content["state_dict"])} tensors of {self._load_from}')
+        if self._resumable is not None:
+            self.resume(*self._resumable)
+            self._resumable = None  # its tensors are in the model now
 
     def resume(self, path: Path, content: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: the rest of the run is the one that was interrupted, bit by bit."""
         check_resumable(self, path, content)
-        ckpt.load_trained(unwrap(self.model), self.optim_wrapper, content['state_dict'], path)
+        ckpt.load_trained(unwrap(self.model), self.optim_wrapper, content, path)
         self.optim_wrapper.load_state_dict(content['optimizer'])
         for scheduler, state in zip(self.param_schedulers, content['param_schedulers'], strict=True):
             scheduler.load_state_dict(state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmft.engine.validate_model import model_problems, nearest, weight_problems
 from mmft.errors import ConfigError
-from mmft.registry import LANGUAGE_MODELS
 
 __all__ = ['KNOWN_KEYS', 'validate_config']
 
@@ -37,7 +35,7 @@ KNOWN_KEYS = (
     'log_level',
     'launcher',
     'resume',
-    'load_from',
+    'init_from',
     'model_wrapper_cfg',
     'deepspeed',
     'default_scope',
@@ -54,21 +52,14 @@ def validate_config(cfg: Config) -> None:
     """
     problems = [
         *_keys(cfg),
-        *_language_model(cfg),
-        *_tune(cfg),
+        *model_problems(cfg),
         *_optimizer(cfg),
         *_length(cfg),
         *_files(cfg),
-        *_weights(cfg),
+        *weight_problems(cfg),
     ]
     if problems:
         raise ConfigError.gather(problems)
-
-
-def nearest(name: str, known: Any, cutoff: float = 0.5) -> str:
-    """``; did you mean 'x'?`` for a name that is close to a known one."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f'; did you mean {near[0]!r}?' if near else ''
 
 
 def _keys(cfg: Config) -> Iterator[str]:
@@ -76,8 +67,10 @@ def _keys(cfg: Config) -> Iterator[str]:
         if cfg.get(key) is None:
             yield f'`{key}` is missing'
     lowered = [key for key, value in cfg.items() if _is_setting(key, value)]
+    if cfg.get('load_from'):
+        yield '`load_from` is called `init_from` now'
     for key in lowered:
-        if key not in KNOWN_KEYS:
+        if key not in KNOWN_KEYS and key != 'load_from':
             close = nearest(key, KNOWN_KEYS, cutoff=0.75)
             # Other names are the config's own variables (data_root...); a misspelt setting would do nothing.
             if close or isinstance(cfg[key], Mapping):
@@ -86,34 +79,6 @@ def _keys(cfg: Config) -> Iterator[str]:
 
 def _is_setting(key: str, value: Any) -> bool:
     return not key.startswith('_') and not callable(value) and not isinstance(value, type)
-
-
-def _language_model(cfg: Config) -> Iterator[str]:
-    llm = (cfg.get('model') or {}).get('llm')
-    kind = LANGUAGE_MODELS.get(llm['type']) if isinstance(llm, Mapping) and isinstance(llm.get('type'), str) else None
-    if kind is None or not hasattr(kind, 'config_names'):
-        return
-    known = kind.config_names()
-    for key in llm:
-        if key not in known:
-            yield f'model.llm.{key}: {llm["type"]} has no such setting{nearest(key, known)}'
-
-
-def _tune(cfg: Config) -> Iterator[str]:
-    from mmft.models.tuning import check_tune
-
-    try:
-        check_tune(cfg.get('tune') or {})
-    except ConfigError as error:
-        yield from re.sub(r'^\d+ problems in the config:\n|^\d+\. ', '', str(error), flags=re.M).split('\n')
-    except (TypeError, ValueError) as error:
-        yield f'tune = {cfg.get("tune")!r}: {error}'
-
-    tune = cfg.get('tune')
-    specs = tune.values() if isinstance(tune, Mapping) else ()
-    kinds = {spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs}
-    if 'qlora' in kinds and 'zero3' in str(cfg.get('deepspeed')):
-        yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
 
 
 def _optimizer(cfg: Config) -> Iterator[str]:
@@ -177,21 +142,6 @@ def _files(cfg: Config) -> Iterator[str]:
         for key, path in paths:
             if path and not Path(path).exists():
                 yield f'{name}.dataset.{key}: {path} does not exist (looked from {Path.cwd()})'
-    if cfg.get('load_from') and not Path(cfg.load_from).is_file():
-        yield f'load_from: {cfg.load_from} does not exist'
-
-
-def _weights(cfg: Config) -> Iterator[str]:
-    path = cfg.get('pretrained')
-    if not path:
-        return
-    directory = Path(path)
-    if directory.is_dir() and (directory / 'config.json').is_file():
-        return
-    repo = cfg.get('pretrained_repo')
-    how = f'download them with `hf download {repo} --local-dir {path}`' if repo else f'put them into {path}'
-    what = 'holds no config.json' if directory.is_dir() else 'does not exist'
-    yield f'base weights: pretrained = {str(path)!r} {what} (looked from {Path.cwd()})\n     to do: {how}'
 
 
 def _number(name: str, value: Any, above: float | None = None, least: float | None = None) -> Iterator[str]:

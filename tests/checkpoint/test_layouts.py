@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmft.checkpoint import TensorDirectory, read_layout
-from mmft.checkpoint.layouts import LAYOUT_NAMES, LAYOUTS
+from mmft.checkpoint.layouts import LAYOUT_NAMES, LAYOUTS, layout_for
 from mmft.checkpoint.layouts.internvl_official import join_wqkv, split_wqkv
 from mmft.errors import CheckpointError, ConfigError
 from tests.helpers import GOLDEN, INTERNVL_CASES, golden_json, golden_tensors
@@ -42,9 +42,9 @@ def test_any_layout_and_back_is_bit_identical(name, layout_name):
     ours = convert(layout.to_ours(official), official)
     if layout_name == 'hf' and layout.model_config['projector']['version'] == 'v1':
         with pytest.raises(ConfigError, match='pixel shuffle v1'):
-            LAYOUT_NAMES[layout_name].from_model(layout.model_config)
+            layout_for(layout_name, layout.model_config)
         return
-    other = LAYOUT_NAMES[layout_name].from_model(layout.model_config)
+    other = layout_for(layout_name, layout.model_config)
     theirs = convert(other.to_theirs(ours), ours)
     back = convert(other.to_ours(theirs), theirs)
     assert set(back) == set(ours)
@@ -91,6 +91,6 @@ def test_unknown_and_missing_tensors():
     layout, tensors = read_layout(GOLDEN / INTERNVL_CASES[0]), TensorDirectory(GOLDEN / INTERNVL_CASES[0])
     with pytest.raises(CheckpointError, match='no rule for'):
         layout.to_ours([*tensors, 'vision_tower.stray'])
-    hf = LAYOUT_NAMES['hf'].from_model(layout.model_config)
+    hf = layout_for('hf', layout.model_config)
     with pytest.raises(CheckpointError, match=r'missing.*k_proj'):
         hf.to_ours(['vision_tower.encoder.layer.0.attention.q_proj.weight'])

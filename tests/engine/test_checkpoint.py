@@ -94,13 +94,18 @@ def test_load_trained_names_what_does_not_fit() -> None:
     optim = build_optim_wrapper(model, {'optimizer': {'type': 'AdamW', 'lr': 1.0}})
     state = ckpt.trained_state(model, optim)
     assert not any(name.startswith('vision') for name in state)
+
+    def load(state: dict, **meta) -> None:
+        ckpt.load_trained(model, optim, {'state_dict': state, 'meta': meta}, 'x.pth')
+
     with pytest.raises(CheckpointError, match=r'missing llm\.body\.bias'):
-        ckpt.load_trained(model, optim, {k: v for k, v in state.items() if k != 'llm.body.bias'}, 'x.pth')
-    with pytest.raises(CheckpointError, match='not in the model other'):
-        ckpt.load_trained(model, optim, {**state, 'other': torch.ones(1)}, 'x.pth')
+        load({k: v for k, v in state.items() if k != 'llm.body.bias'})
+    with pytest.raises(CheckpointError, match='not trained here other'):
+        load({**state, 'other': torch.ones(1)})
     with pytest.raises(CheckpointError, match='other shapes'):
-        ckpt.load_trained(model, optim, {**state, 'llm.body.bias': torch.ones(3)}, 'x.pth')
-    ckpt.load_trained(model, optim, {'llm.body.bias': torch.full((16,), 7.0)}, 'x.pth', partly=True)
+        load({**state, 'llm.body.bias': torch.ones(3)})
+    # What a checkpoint holds beside the trained tensors is no mistake; the model has it from its start.
+    load({**state, 'llm.body.bias': torch.full((16,), 7.0), 'vision.bias': torch.ones(16)}, initialised=['vision.bias'])
     assert model.llm['body'].bias.eq(7).all()
 
 

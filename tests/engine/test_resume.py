@@ -167,11 +167,20 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         toy_runner(tmp_path / 'e', resume=str(tmp_path / 'iter_99.pth')).load_or_resume()
 
 
-def test_load_from_takes_weights_only(tmp_path: Path) -> None:
+def test_init_from_takes_weights_only(tmp_path: Path) -> None:
     toy_runner(tmp_path / 'a').train()
-    runner = toy_runner(tmp_path / 'b', load_from=str(tmp_path / 'a' / 'iter_8.pth'))
-    runner.load_or_resume()
-    assert runner.iter == 0
-    assert_same(
-        weights(tmp_path / 'a' / 'iter_8.pth'), {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
-    )
+    for source in ('a/iter_8.pth', 'a', 'a/last'):
+        runner = toy_runner(tmp_path / 'b', init_from=str(tmp_path / source))
+        runner.load_or_resume()
+        assert runner.iter == 0
+        trained = {n: p for n, p in runner.model.named_parameters() if p.requires_grad}
+        assert_same(weights(tmp_path / 'a' / 'iter_8.pth'), trained)
+
+
+def test_without_a_seed_the_data_keeps_its_order(tmp_path: Path) -> None:
+    """A seed that nobody chose is drawn anew in every process; the checkpoint knows the one that ordered the data."""
+    first = toy_runner(tmp_path, seed=None, train_cfg={'max_epochs': 1})
+    first.train()
+    again = toy_runner(tmp_path, seed=None, resume=True)
+    assert again.seed != first.seed
+    assert again.data_seed == first.data_seed

@@ -3,20 +3,79 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from mmft.engine.validate import validate_config
 from mmft.errors import ConfigError
 from tests.engine.toy import toy_config
 
+SIZES = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32)
+LLM = dict(type='Llama', vocab_size=32, num_hidden_layers=2, **SIZES)
+CLIP = dict(type='CLIP', num_hidden_layers=3, image_size=28, **SIZES)
+QFORMER = dict(type='QFormer', num_queries=5, num_hidden_layers=1, **SIZES)
+ANYRES, RESIZE = (dict(image_processor=dict(type=kind, tile_size=28)) for kind in ('AnyResTiler', 'Resize'))
+
+
+def config(tmp_path: Path, model: dict | None = None, **changes: Any) -> Config:
+    """A config that could train, but for its data."""
+    cfg = toy_config(tmp_path, **changes)
+    own = dict(type='VLM', vision=dict(CLIP), projector=dict(type='MLP'), llm=dict(LLM))
+    cfg.model = {**own, **(model or {})}
+    return cfg
+
+
+def problems(cfg: Config) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(cfg)
+    return str(caught.value)
+
 
 def test_a_good_config_passes(tmp_path: Path) -> None:
-    validate_config(toy_config(tmp_path))
+    validate_config(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('model', 'changes', 'expected'),
+    [
+        ({'vision': dict(type='CLPI')}, {}, "did you mean 'CLIP'"),
+        ({'projector': dict(type='Identity'), 'llm': {**LLM, 'hidden_size': 32}}, {}, 'Identity'),
+        ({'projector': dict(type='PixelShuffleMLP'), 'vision': {**CLIP, 'image_size': 42}}, {}, 'PixelShuffleMLP'),
+        ({'vision': {**CLIP, 'select_layer': -9}}, {}, 'select_layer -9'),
+        ({'llm': {**LLM, 'num_attention_heads': 3}}, {}, 'Llama: transformers refuses this config'),
+        ({'merge': dict(type='AnyResMerge'), 'projector': QFORMER}, {}, 'square'),
+        ({}, {'tune': dict(vision=dict(type='full', from_layer=7))}, 'from_layer = 7'),
+        ({}, {'tune': dict(llm=dict(type='lora', targets=['q_prj']))}, 'q_prj'),
+        ({}, {'encoder': ANYRES}, "puts tiles together as 'flat'"),
+        ({'merge': dict(type='AnyResMerge')}, {'encoder': RESIZE}, "puts tiles together as 'spatial_unpad'"),
+        ({}, {'init_from': 'work_dirs/nowhere'}, 'nothing to start from at work_dirs/nowhere'),
+        ({}, {'load_from': 'a.pth'}, '`load_from` is called `init_from` now'),
+    ],
+)
+def test_a_combination_that_cannot_work_says_why(tmp_path: Path, model: dict, changes: dict, expected: str) -> None:
+    assert expected in problems(config(tmp_path, model, **changes))
+
+
+def test_missing_weights_of_every_part_are_one_entry(tmp_path: Path) -> None:
+    (tmp_path / 'here').mkdir()
+    (tmp_path / 'here' / 'config.json').write_text('{}')
+    parts = dict(vision='pretrained/clip', llm='pretrained/vicuna', projector='pretrained/qformer.pth')
+    repos = dict(vision='openai/clip-vit-large-patch14-336', llm='lmsys/vicuna-7b-v1.5')
+    told = problems(config(tmp_path, pretrained=parts, pretrained_repo=repos))
+    assert 'hf download openai/clip-vit-large-patch14-336 --local-dir pretrained/clip' in told
+    assert 'hf download lmsys/vicuna-7b-v1.5 --local-dir pretrained/vicuna' in told
+    assert 'put them into pretrained/qformer.pth' in told
+    assert told.count('base weights') == 1
+    validate_config(config(tmp_path, pretrained=dict(llm=str(tmp_path / 'here'))))
+    told = problems(config(tmp_path, pretrained=dict(vision=str(tmp_path / 'here'), language='x')))
+    assert "names the part 'language'" in told
+    assert 'encoder.tokenizer is missing' in told
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
-    cfg = toy_config(
+    cfg = config(
         tmp_path,
         optim_wrappr=dict(),
         tune=dict(visoin='frozen', llm='half'),
@@ -57,7 +116,7 @@ def test_a_misspelt_setting_of_the_language_model(tmp_path: Path) -> None:
 
 
 def test_variables_of_the_config_itself_are_no_problem(tmp_path: Path) -> None:
-    validate_config(toy_config(tmp_path, data_root='data/food/', prompt='x'))
+    validate_config(config(tmp_path, data_root='data/food/', prompt='x'))
 
 
 def test_missing_sections(tmp_path: Path) -> None:

@@ -1,28 +1,75 @@
-"""Layouts of model directories. ``LAYOUTS`` maps what ``config.json`` says to the class that reads and writes it."""
+"""Layouts of model directories: how each is told by its ``config.json``, and which of them holds a model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule, Step
 from mmft.checkpoint.layouts.internvl_hf import InternVLHF
 from mmft.checkpoint.layouts.internvl_official import InternVLOfficial
-from mmft.errors import CheckpointError
+from mmft.checkpoint.layouts.llava_hf import LlavaHF, LlavaNextHF
+from mmft.checkpoint.layouts.llava_official import LlavaOfficial
+from mmft.checkpoint.layouts.native import Native
+from mmft.checkpoint.layouts.tinyllava import TinyLlava
+from mmft.errors import CheckpointError, ConfigError
 
-__all__ = ['LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'Rule', 'Step', 'layout_of']
+__all__ = [
+    'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
+    'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_of', 'matches_any',
+]  # fmt: skip
 
-LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for cls in (InternVLHF, InternVLOfficial)}
-LAYOUT_NAMES: dict[str, type[Layout]] = {'hf': InternVLHF, 'official': InternVLOfficial}
-"""The names of ``--layout``."""
+LAYOUT_NAMES: dict[str, tuple[type[Layout], ...]] = {
+    'hf': (InternVLHF, LlavaHF, LlavaNextHF),
+    'official': (InternVLOfficial, LlavaOfficial, TinyLlava),
+    'native': (Native,),
+}
+"""The names of ``--layout``, and the layouts that each stands for; the first that can hold a model is taken."""
+
+LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for names in LAYOUT_NAMES.values() for cls in names}
+"""Every layout by the name of its architecture."""
 
 
-def layout_of(config: dict[str, Any], where: str) -> Layout:
-    """The layout that ``config`` (a ``config.json``) declares in ``architectures``."""
-    names = config.get('architectures') or []
-    for name in names:
-        if name in LAYOUTS:
+def layout_for(name: str, model_config: Mapping[str, Any]) -> Layout:
+    """The layout of that name that can hold a model.
+
+    Args:
+        name: of ``LAYOUT_NAMES``.
+
+    Raises:
+        ConfigError: why each of them cannot.
+    """
+    if name not in LAYOUT_NAMES:
+        raise ConfigError(f'layout {name!r}', expected=f'one of {list(LAYOUT_NAMES)}')
+    problems: list[str] = []
+    for kind in LAYOUT_NAMES[name]:
+        try:
+            return kind.from_model(dict(model_config))
+        except ConfigError as error:
+            problems.append(f'{kind.architecture}: {error}')
+    reasons = '\n'.join(problems)
+    raise ConfigError(
+        f'no layout of --layout {name} can hold this model:\n{reasons}',
+        fix='--layout native holds every model' if name != 'native' else '',
+    )
+
+
+def matches_any(config: dict[str, Any]) -> bool:
+    """Whether ``config`` (a ``config.json``) is that of a whole model."""
+    return any(kind.matches(config) for kind in LAYOUTS.values())
+
+
+def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | None = None) -> Layout:
+    """The layout that ``config`` (a ``config.json``) declares.
+
+    Args:
+        directory: the directory itself, where there is one.
+    """
+    for name, kind in LAYOUTS.items():
+        if kind.matches(config):
             try:
-                return LAYOUTS[name].from_config(config)
+                return kind.from_config(config, directory)
             except KeyError as error:
                 raise CheckpointError(
                     f'{where}: config.json of {name} has no {error}',
@@ -30,7 +77,7 @@ def layout_of(config: dict[str, Any], where: str) -> Layout:
                     fix='download it again',
                 ) from error
     raise CheckpointError(
-        f'{where}: config.json has architectures = {names}',
+        f'{where}: config.json has architectures = {config.get("architectures") or []}',
         expected=f'one of {sorted(LAYOUTS)}',
         fix='this directory holds another kind of model; mmft reads the ones above',
     )

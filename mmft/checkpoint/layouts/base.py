@@ -11,15 +11,19 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mmft.errors import CheckpointError
 
-__all__ = ['Layout', 'Rule', 'Step']
+if TYPE_CHECKING:
+    from mmft.checkpoint.directory import ModelDirectory
+    from mmft.checkpoint.source import TensorSource
+
+__all__ = ['Layout', 'Rule', 'Step', 'pattern']
 
 _FIELDS = {'x': r'.+', 'n': r'\d+', 'k': r'[^.]+'}
 
@@ -57,7 +61,9 @@ class Step:
         return dict(zip(self.outputs, self.convert(*tensors) if self.convert else tensors, strict=True))
 
 
-def _pattern(name: str) -> re.Pattern[str]:
+@cache
+def pattern(name: str) -> re.Pattern[str]:
+    """A name pattern of a table as a regular expression."""
     body = re.sub(r'\\\{(\w)\\\}', lambda m: f'(?P<{m[1]}>{_FIELDS[m[1]]})', re.escape(name))
     return re.compile(body)
 
@@ -68,6 +74,21 @@ class Layout(ABC):
     architecture: str
     """``architectures[0]`` of ``config.json``: how a directory of this layout is told, never by its path."""
 
+    ignored: tuple[str, ...] = ('{x}.rotary_emb.inv_freq', '{x}.position_ids')
+    """Their names, as patterns, of what directories may hold and no model needs: buffers that older versions saved."""
+
+    zeros: tuple[str, ...] = ()
+    """Our names, as patterns, of tensors that directories may leave out because they are zero."""
+
+    @classmethod
+    def matches(cls, config: dict[str, Any]) -> bool:
+        """Whether ``config`` (a ``config.json``) is one of this layout."""
+        return cls.architecture in (config.get('architectures') or [])
+
+    def open(self, directory: ModelDirectory) -> TensorSource:
+        """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
+        return directory.tensors
+
     @property
     @abstractmethod
     def rules(self) -> list[Rule]:
@@ -75,8 +96,12 @@ class Layout(ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: dict[str, Any]) -> Layout:
-        """The layout of a directory with this ``config.json``."""
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Layout:
+        """The layout of a directory with this ``config.json``.
+
+        Args:
+            directory: the directory itself, for layouts whose ``config.json`` does not say everything.
+        """
 
     @classmethod
     @abstractmethod
@@ -95,13 +120,21 @@ class Layout(ABC):
     @cached_property
     def _compiled(self) -> dict[bool, list[tuple[Rule, list[re.Pattern[str]]]]]:
         return {
-            ours: [(rule, [_pattern(name) for name in rule.side(ours)]) for rule in self.rules]
-            for ours in (False, True)
+            ours: [(rule, [pattern(name) for name in rule.side(ours)]) for rule in self.rules] for ours in (False, True)
         }
 
     def to_ours(self, keys: Iterable[str]) -> list[Step]:
-        """Steps from a directory's names to mmft's."""
-        return self._steps(keys, ours=False)
+        """Steps from a directory's names to mmft's; what is ``ignored`` has none."""
+        skipped = [pattern(name) for name in self.ignored]
+        return self._steps((key for key in keys if not any(p.fullmatch(key) for p in skipped)), ours=False)
+
+    def may_draw(self, name: str) -> bool:
+        """Whether a tensor that no file holds may start with random values. A whole model's directory holds all."""
+        return False
+
+    def may_lack(self, name: str) -> bool:
+        """Whether a directory may leave out the tensor that is ``name`` here, because it is zero."""
+        return any(pattern(zero).fullmatch(name) for zero in self.zeros)
 
     def to_theirs(self, keys: Iterable[str]) -> list[Step]:
         """Steps from mmft's names to a directory's."""
@@ -137,8 +170,8 @@ class Layout(ABC):
 
     def _match(self, key: str, ours: bool) -> tuple[Rule, dict[str, str]] | None:
         for rule, patterns in self._compiled[ours]:
-            for pattern in patterns:
-                if match := pattern.fullmatch(key):
+            for compiled in patterns:
+                if match := compiled.fullmatch(key):
                     return rule, match.groupdict()
         return None
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.errors import CheckpointError, ConfigError
 
@@ -58,7 +59,7 @@ class InternVLHF(Layout):
         self._model, self.options = model, options or {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> InternVLHF:
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:
         vision, text = config['vision_config'], config['text_config']
         kind = text.get('model_type')
         if kind not in LLM_TYPES:

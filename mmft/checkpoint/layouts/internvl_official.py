@@ -13,22 +13,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.layouts.architectures import ARCHITECTURES
 from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.errors import CheckpointError, ConfigError
 
-__all__ = ['InternVLOfficial', 'join_wqkv', 'split_wqkv']
+__all__ = ['InternVLOfficial', 'join_wqkv', 'llm_rules', 'split_wqkv']
 
 VISION_FIELDS = (
     'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size',
     'qkv_bias', 'qk_normalization', 'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout',
     'drop_path_rate', 'initializer_factor', 'initializer_range',
 )  # fmt: skip
-LLM_TYPES = {
-    'InternLM2ForCausalLM': 'InternLM2',
-    'Phi3ForCausalLM': 'Phi3',
-    'Qwen2ForCausalLM': 'Qwen2',
-    'LlamaForCausalLM': 'Llama',
-}
+LLM_TYPES = {ARCHITECTURES[kind][0]: kind for kind in ('InternLM2', 'Phi3', 'Qwen2', 'Llama')}
 LLM_FIELDS = (
     'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
     'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps', 'rope_theta',
@@ -71,7 +68,7 @@ class InternVLOfficial(Layout):
         self._model, self.options = model, options or {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> InternVLOfficial:
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLOfficial:
         vision, llm = config['vision_config'], config['llm_config']
         kind = (llm.get('architectures') or [None])[0]
         if kind not in LLM_TYPES:
@@ -130,28 +127,39 @@ class InternVLOfficial(Layout):
 
     @property
     def rules(self) -> list[Rule]:
-        rules = [Rule('vision_model.{x}', 'vision.{x}'), Rule('mlp1.{x}', 'projector.mlp.{x}')]
-        if self._model['llm']['type'] != 'InternLM2':
-            return [*rules, Rule('language_model.{x}', 'llm.lm.{x}')]
-        llm = self._model['llm']
-        heads = llm['num_attention_heads']
-        shape = {'num_heads': heads, 'num_kv_heads': llm.get('num_key_value_heads') or heads}
-        block, ours = 'language_model.model.layers.{n}.', 'llm.lm.model.layers.{n}.'
-        renames = {
-            'attention.wo': 'self_attn.o_proj', 'feed_forward.w1': 'mlp.gate_proj', 'feed_forward.w3': 'mlp.up_proj',
-            'feed_forward.w2': 'mlp.down_proj',
-            'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
-        }  # fmt: skip
         return [
-            *rules,
-            Rule(
-                block + 'attention.wqkv.{k}',
-                tuple(f'{ours}self_attn.{p}_proj.{{k}}' for p in 'qkv'),
-                lambda packed: split_wqkv(packed, **shape),
-                lambda q, k, v: join_wqkv(q, k, v, **shape),
-            ),
-            *(Rule(f'{block}{a}.{{k}}', f'{ours}{b}.{{k}}') for a, b in renames.items()),
-            Rule('language_model.model.tok_embeddings.{k}', 'llm.lm.model.embed_tokens.{k}'),
-            Rule('language_model.model.norm.{k}', 'llm.lm.model.norm.{k}'),
-            Rule('language_model.output.{k}', 'llm.lm.lm_head.{k}'),
+            Rule('vision_model.{x}', 'vision.{x}'),
+            Rule('mlp1.{x}', 'projector.mlp.{x}'),
+            *llm_rules(self._model['llm'], 'language_model.'),
         ]
+
+
+def llm_rules(llm: dict[str, Any], theirs: str) -> list[Rule]:
+    """Names of a causal language model's tensors.
+
+    Args:
+        llm: its dict in ``model``.
+        theirs: what stands before them on disk.
+    """
+    if llm['type'] != 'InternLM2':
+        return [Rule(theirs + '{x}', 'llm.lm.{x}')]
+    heads = llm['num_attention_heads']
+    shape = {'num_heads': heads, 'num_kv_heads': llm.get('num_key_value_heads') or heads}
+    block, ours = theirs + 'model.layers.{n}.', 'llm.lm.model.layers.{n}.'
+    renames = {
+        'attention.wo': 'self_attn.o_proj', 'feed_forward.w1': 'mlp.gate_proj', 'feed_forward.w3': 'mlp.up_proj',
+        'feed_forward.w2': 'mlp.down_proj',
+        'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
+    }  # fmt: skip
+    return [
+        Rule(
+            block + 'attention.wqkv.{k}',
+            tuple(f'{ours}self_attn.{p}_proj.{{k}}' for p in 'qkv'),
+            lambda packed: split_wqkv(packed, **shape),
+            lambda q, k, v: join_wqkv(q, k, v, **shape),
+        ),
+        *(Rule(f'{block}{a}.{{k}}', f'{ours}{b}.{{k}}') for a, b in renames.items()),
+        Rule(theirs + 'model.tok_embeddings.{k}', 'llm.lm.model.embed_tokens.{k}'),
+        Rule(theirs + 'model.norm.{k}', 'llm.lm.model.norm.{k}'),
+        Rule(theirs + 'output.{k}', 'llm.lm.lm_head.{k}'),
+    ]

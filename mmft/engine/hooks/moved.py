@@ -25,6 +25,9 @@ PROBE = 4096
 class MovedPartsHook(Hook):
     """Watches the first steps of a run.
 
+    Every trained part has to move, and every block of it that trains; nothing that is frozen may. It then says which
+    blocks of each trained part moved and which did not: what ``from_layer`` opened, and what it left shut.
+
     A warm-up may begin with steps too small for float32, so a part has some iterations to move. Iterations without a
     picture, and float16 steps that the scaler leaves out, do not count.
 
@@ -55,7 +58,11 @@ class MovedPartsHook(Hook):
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moved = {name for name, now in _probe(model).items() if not torch.equal(now, self.before[name])}
         parts = {group_of(name) for name in trained if name in self.before}
+        layers = _layers(model)
+        watched = {layers[name] for name in trained & layers.keys() if name in self.before}
+        seen = {layers[name] for name in moved & layers.keys()}
         still = parts - {group_of(name) for name in moved & trained}
+        still |= {f'{part} layer {number}' for part, number in watched - seen if part not in still}
         if wrong := sorted(moved - trained):
             raise TrainingError(
                 f'{len(wrong)} frozen parameters changed in the first {self.steps} iteration(s): {wrong[:3]}',
@@ -66,7 +73,7 @@ class MovedPartsHook(Hook):
             frozen = sorted({group_of(name) for name in self.before} - parts)
             runner.logger.info(
                 f'after {self.steps} iteration(s): moved {", ".join(sorted(parts))}; '
-                f'unchanged {", ".join(frozen) or "nothing"}'
+                f'unchanged {", ".join(frozen) or "nothing"}{_told(layers, watched, seen)}'
             )
             self.before = {}
         elif self.watched >= self.patience:
@@ -75,6 +82,41 @@ class MovedPartsHook(Hook):
                 expected='every trained part changes',
                 fix='look at its learning rate (lr/<part> in the log) and whether the data reaches it',
             )
+
+
+def _layers(model: nn.Module) -> dict[str, tuple[str, int]]:
+    """Name of a parameter -> part and number of the block it is in."""
+    blocks: dict[int, tuple[str, int]] = {}
+    for part, module in getattr(model, 'parts', {}).items():
+        for number, block in enumerate(getattr(module, 'layers', ())):
+            blocks |= dict.fromkeys(map(id, block.parameters()), (part, number))
+    return {name: blocks[id(p)] for name, p in model.named_parameters() if id(p) in blocks}
+
+
+def _told(layers: Mapping[str, tuple[str, int]], watched: set[tuple[str, int]], moved: set[tuple[str, int]]) -> str:
+    """Which blocks moved and which did not, of each part that trains."""
+    lines = []
+    for part in dict.fromkeys(part for part, _ in sorted(watched)):
+        every = {number for name, number in layers.values() if name == part}
+        own = {number for name, number in moved if name == part}
+        rest = f', {ranges(every - own)} did not' if every - own else ' (all)'
+        lines.append(f'\n  {part}: layers {ranges(own)} moved{rest}')
+    return ''.join(lines)
+
+
+def ranges(numbers: set[int]) -> str:
+    """Whole numbers as people write them.
+
+    >>> ranges({0, 1, 2, 5, 7, 8})
+    '0-2, 5, 7-8'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ', '.join(str(first) if first == last else f'{first}-{last}' for first, last in runs)
 
 
 def _probe(model: nn.Module) -> dict[str, Tensor]:

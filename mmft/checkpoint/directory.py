@@ -1,0 +1,88 @@
+"""A model directory as layouts see it: its ``config.json``, its tensors, and other directories that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
+from mmft.errors import CheckpointError
+
+__all__ = ['ModelDirectory']
+
+ADAPTER_CONFIG = 'adapter_config.json'
+
+
+class ModelDirectory:
+    """One directory.
+
+    Args:
+        path: where it is.
+        base: of a LoRA directory: the directory it was trained on, where the one it names is elsewhere now.
+        vision: the vision tower's directory, where the weights hold none and the one they name is elsewhere now.
+
+    Raises:
+        CheckpointError: ``path`` is no directory.
+    """
+
+    def __init__(self, path: str | Path, base: str | Path | None = None, vision: str | Path | None = None) -> None:
+        self.path, self.base, self.vision = Path(path), base, vision
+        if not self.path.is_dir():
+            raise CheckpointError(
+                f'{self.path} is not a directory',
+                expected='a model directory with config.json and weights',
+                fix='check the path',
+            )
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``."""
+        return read_json(self.path / 'config.json')
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it holds a LoRA adapter over other weights."""
+        return (self.path / ADAPTER_CONFIG).is_file()
+
+    @cached_property
+    def tensors(self) -> TensorSource:
+        """Its tensors; those of an adapter directory are its base's, with the adapter merged in."""
+        if self.is_adapter:
+            from mmft.checkpoint.merged import merged_adapter
+
+            return merged_adapter(self)
+        return TensorDirectory(self.path)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the directory; empty where there is none."""
+        return read_json(self.path / name) if (self.path / name).is_file() else {}
+
+    def find(self, name: str, given: str | Path | None, what: str, fix: str) -> Path:
+        """The directory that ``config.json`` names: as given, as a path, inside this directory or beside it.
+
+        Args:
+            name: a path, or a hub's ``owner/name``.
+            given: what the caller says instead.
+            what: for the error.
+            fix: for the error.
+
+        Raises:
+            CheckpointError: lists where it was looked for.
+        """
+        if given is not None:
+            places = [Path(given)]
+        else:
+            last = Path(name).name
+            places = [Path(name), self.path / last, self.path.parent / last, self.path.parent / name]
+        for place in places:
+            if place.is_dir() and (place / 'config.json').is_file() and place.resolve() != self.path.resolve():
+                return place
+        looked = ', '.join(dict.fromkeys(map(str, places)))
+        raise CheckpointError(f'{self.path} needs {what} {name!r}; there is no model in {looked}', fix=fix)
+
+
+def first_key(config: Mapping[str, Any], *names: str) -> Any:
+    """The value of the first of ``names`` that ``config`` has and that is not None."""
+    return next((config[name] for name in names if config.get(name) is not None), None)

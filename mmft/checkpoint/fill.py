@@ -1,0 +1,125 @@
+"""Tensors of a directory into a model that has none yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.checkpoint.layouts import Layout
+from mmft.checkpoint.source import TensorSource
+from mmft.errors import CheckpointError
+from mmft.models.tuning import part_of
+from mmft.models.vlm import VLM
+from mmft.registry import LANGUAGE_MODELS, MERGES, PROJECTORS, VISION_TOWERS
+
+__all__ = ['assign', 'fill']
+
+logger = logging.getLogger(__name__)
+
+
+def fill(
+    model: VLM,
+    model_config: Mapping[str, Any],
+    layout: Layout,
+    tensors: TensorSource,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    where: Any,
+) -> set[str]:
+    """Put tensors into a meta model, one at a time.
+
+    Args:
+        model_config: from which ``model`` was built: what no file holds is drawn as it says.
+        where: the directory, for errors.
+
+    Returns:
+        The names of tensors that were drawn at random.
+
+    Raises:
+        CheckpointError: tensors missing, left over or of other shapes; all are listed.
+    """
+    slots = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    tied = {name: first[id(parameter)] for name, parameter in slots.items() if first[id(parameter)] != name}
+    problems: list[str] = []
+    filled: set[str] = set()
+    twins: dict[str, Tensor] = {}
+    kind = dtype
+    for step in layout.to_ours(tensors):
+        for name, value in step(tensors.__getitem__).items():
+            if name not in slots:
+                if not layout.may_draw(name):
+                    problems.append(f'{name}: in the weights, but not in the model')
+                continue
+            if tuple(value.shape) != tuple(slots[name].shape):
+                if layout.may_draw(name):  # such as BLIP-2's map to a language model of another width
+                    logger.info(f'{name}: {tuple(value.shape)} in {where}, {tuple(slots[name].shape)} here: left out')
+                    continue
+                problems.append(f'{name}: {tuple(value.shape)} in the weights, {tuple(slots[name].shape)} in the model')
+            elif name in tied:
+                twins[name] = value
+            else:
+                kind = kind or (value.dtype if value.is_floating_point() else None)
+                assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+            filled.add(name)
+    missing = [name for name in slots if name not in filled | set(tied)]
+    zero = {name for name in missing if layout.may_lack(name)}
+    drawn = {name for name in missing if layout.may_draw(name)} - zero
+    problems += [f'{name}: in the model, but not in the weights' for name in missing if name not in zero | drawn]
+    problems += [
+        f'{name}: other values than {tied[name]} in the weights, but the config ties them (tie_word_embeddings)'
+        for name, value in twins.items()
+        if tied[name] in filled and not _equal(value, model.get_parameter(tied[name]))
+    ]
+    if problems:
+        shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if len(problems) > 20 else '')
+        raise CheckpointError(f'{where} does not fit the model:\n  {shown}', fix='check the model config and the path')
+    for name in zero:
+        assign(model, name, torch.zeros(slots[name].shape, dtype=kind, device=device))
+    _draw(model, model_config, drawn, kind, device)
+    model.vision.reset_buffers()
+    model.llm.reset_buffers()
+    if tied:
+        model.llm.lm.tie_weights()
+    model.to(device)
+    return drawn
+
+
+def _draw(
+    model: VLM, model_config: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype | None, device: torch.device
+) -> None:
+    """Give tensors the values that a new model of the config would have."""
+    fresh: dict[str, nn.Module] = {}
+    for name in sorted(names):
+        part, _, rest = name.partition('.')
+        if part not in fresh:
+            fresh[part] = _new_part(model, model_config, part)
+        value = fresh[part].get_parameter(rest).data
+        assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+    if fresh:
+        logger.info(f'drawn at random: {", ".join(sorted({part_of(name) for name in names}))}')
+
+
+def _new_part(model: VLM, model_config: Mapping[str, Any], part: str) -> nn.Module:
+    config = dict(model_config[part])
+    if part == 'vision':
+        return VISION_TOWERS.build(config)
+    if part == 'llm':
+        return LANGUAGE_MODELS.build(config)
+    if part == 'merge':
+        return MERGES.build({'dim': model.llm.hidden_size, **config})
+    return PROJECTORS.build({'in_dim': model.vision.hidden_size, 'out_dim': model.llm.hidden_size, **config})
+
+
+def _equal(value: Tensor, parameter: Tensor) -> bool:
+    return torch.equal(value.to(device=parameter.device, dtype=parameter.dtype), parameter)
+
+
+def assign(model: nn.Module, name: str, value: Tensor) -> None:
+    """Put ``value`` into a parameter's place, with its own dtype and device."""
+    owner, _, leaf = name.rpartition('.')
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=True))

@@ -1,0 +1,130 @@
+"""TinyLLaVA Factory's layout (``TinyLlavaForConditionalGeneration``): any of its towers, connectors and LLMs.
+
+Source: ``tinyllava/model/{modeling,configuration}_tinyllava.py`` of TinyLLaVA/TinyLLaVA_Factory.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.layouts.base import Layout, Rule
+from mmft.checkpoint.layouts.language import family_of, family_of_keys, language_model
+from mmft.checkpoint.layouts.llava_official import image_processor, llava_encoder, refuse
+from mmft.checkpoint.layouts.projectors import connector_rules
+from mmft.checkpoint.layouts.vision import PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.errors import CheckpointError
+
+__all__ = ['TinyLlava']
+
+_TOWER, _CONNECTOR = 'vision_tower._vision_tower.', 'connector._connector.'
+CONNECTORS = ('Identity', 'Linear', 'MLP', 'Resampler', 'QFormer', 'MoFMLP')
+
+
+class TinyLlava(Layout):
+    """The layout of TinyLLaVA Factory's directories.
+
+    Its ``patch`` drops the first token of every tower, also SigLIP's, which has no class token: such a tower is read
+    with ``drop_first=True``.
+    """
+
+    architecture = 'TinyLlavaForConditionalGeneration'
+
+    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+        self._model, self.options = model, options or {}
+        heads = [name for at, tower, _ in self._towers() for name in tower_ignored(tower['type'], at)]
+        self.ignored = (*Layout.ignored, *heads)
+
+    @classmethod
+    def matches(cls, config: dict[str, Any]) -> bool:
+        return super().matches(config) or config.get('model_type') == 'tinyllava'
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> TinyLlava:
+        where = 'config.json' if directory is None else str(directory.path)
+        keys = list(directory.tensors) if directory is not None else []
+        of_tower = [key for key in keys if key.startswith(_TOWER)]
+        text = config['text_config']
+        kind = family_of(text) or family_of_keys(key for key in keys if key.startswith('language_model.'))
+        vision = vision_tower(config['vision_config'], where, of_tower)
+        feature = config.get('vision_feature_select_strategy', 'patch')
+        vision |= {'select_layer': config.get('vision_feature_layer', -2), 'select_feature': feature}
+        if vision['type'] == 'SigLIP':
+            vision['drop_first'] = feature == 'patch'
+        if any(key.startswith(f'{_TOWER}dinov2.') for key in keys):
+            raise CheckpointError(f'{where}: a MoF tower, whose second config no file of it holds')
+        model = {
+            'type': 'VLM',
+            'vision': vision,
+            'projector': cls._connector(config, keys),
+            # The top of the file says transformers' default, whatever the language model does.
+            'llm': language_model(text, where, kind),
+            **PIXELS.get(vision['type'], {}),
+        }
+        if 'language_model.lm_head.weight' in keys:
+            model['llm'].setdefault('tie_word_embeddings', False)
+        return cls(model, config)
+
+    @staticmethod
+    def _connector(config: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+        kind = str(config.get('connector_type'))
+        queries = {'num_queries': config['num_queries']} if config.get('num_queries') else {}
+        if match := re.fullmatch(r'mlp(\d+)x_gelu', kind):
+            return {'type': 'MLP', 'depth': int(match[1]), 'act': 'gelu'}
+        if kind in ('linear', 'identity'):
+            return {'type': kind.capitalize()}
+        if kind == 'resampler':
+            depth = config.get('num_resampler_layers')
+            return {'type': 'Resampler', **queries, **({'depth': depth} if depth else {})}
+        if kind == 'qformer':
+            layers = {key.split('.')[5] for key in keys if key.startswith(f'{_CONNECTOR}bert.encoder.layer.')}
+            # bert-base-uncased, of which the original keeps as many layers as it has.
+            return {'type': 'QFormer', 'query_norm': False, **queries,
+                    **({'num_hidden_layers': len(layers)} if layers else {})}  # fmt: skip
+        raise CheckpointError(
+            f'config.json: connector_type {kind!r}',
+            expected="'identity', 'linear', 'mlp2x_gelu', 'resampler' or 'qformer'",
+        )
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> TinyLlava:
+        vision, projector = model_config['vision'], model_config['projector']
+        problems = []
+        if vision['type'] not in ('CLIP', 'SigLIP', 'DINOv2'):
+            problems.append(f'the tower {vision["type"]}: it has CLIP, SigLIP and DINOv2')
+        elif vision['type'] == 'SigLIP' and not vision.get('drop_first'):
+            problems.append('SigLIP with all its patches: its code drops the first (drop_first=True)')
+        if projector['type'] not in CONNECTORS[:-1]:
+            problems.append(f'the projector {projector["type"]}: it has {", ".join(CONNECTORS[:-1])}')
+        if model_config.get('merge'):
+            problems.append('tiles that are merged')
+        if model_config['llm']['type'] in ('InternLM2', 'MiniCPM', 'Phi3'):
+            problems.append(f'the language model {model_config["llm"]["type"]}')
+        refuse("TinyLLaVA's own layout", problems)
+        return cls(model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        return llava_encoder(self._model, image_processor(self.options, self._model))
+
+    def _towers(self) -> list[tuple[str, dict[str, Any], str]]:
+        """(prefix on disk, its dict, prefix here) of each tower."""
+        vision = self._model['vision']
+        if vision['type'] != 'MoFTower':
+            return [(_TOWER, vision, 'vision.')]
+        names = ('clip', 'dinov2')
+        return [(f'{_TOWER}{name}.', tower, f'vision.towers.{i}.')
+                for i, (name, tower) in enumerate(zip(names, vision['towers'], strict=True))]  # fmt: skip
+
+    @property
+    def rules(self) -> list[Rule]:
+        return [
+            *(rule for theirs, tower, ours in self._towers() for rule in tower_rules(tower['type'], theirs, ours)),
+            *connector_rules(self._model['projector']['type'], _CONNECTOR),
+            Rule('language_model.{x}', 'llm.lm.{x}'),
+        ]

@@ -1,0 +1,186 @@
+"""``init_from``: weights of another run, or of a model directory, over those of ``pretrained``.
+
+    init_from = 'work_dirs/llava15_7b_align'                # a run's last checkpoint; also .../last, or a .pth
+    init_from = 'pretrained/llava-v1.5-mlp2x/mm_projector.bin'
+    init_from = dict(path='pretrained/llava-v1.5-7b', parts=['projector'])   # of a model directory, these parts only
+
+All that the source holds (of ``parts``, where they are named) must find its place by name and shape. A projector of
+another kind is asked first (``Projector.adopt``): a mixture of experts starts from a dense MLP.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES, read_parts
+from mmft.checkpoint.load import open_pretrained
+from mmft.engine.checkpoint import find_last, read_checkpoint
+from mmft.errors import CheckpointError, ConfigError
+from mmft.models.lora import is_lora_key, plain_key
+from mmft.models.tuning import part_of
+
+__all__ = ['InitFrom', 'find_source']
+
+logger = logging.getLogger(__name__)
+
+
+def find_source(path: str | Path) -> Path:
+    """What ``init_from`` names: a weight file, a model directory, or the last checkpoint of a run's folder.
+
+    Raises:
+        CheckpointError: there is no such thing.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    folder = path.parent if path.name == 'last' and not path.exists() else path
+    if folder.is_dir():
+        single = folder / 'mm_projector.bin'
+        if (folder / 'config.json').is_file() and not single.is_file():
+            return folder
+        if (found := single if single.is_file() else find_last(folder)) is not None:
+            return found
+    raise CheckpointError(
+        f'init_from: nothing to start from at {path} (looked from {Path.cwd()})',
+        expected='a .pth of mmft, the folder of a run, a model directory, or an mm_projector.bin',
+        fix='run the earlier stage first, or correct the path',
+    )
+
+
+class InitFrom:
+    """The tensors to start from, put into a model in two passes.
+
+    ``before_tune`` fills the model, so that what is quantised is quantised from them; ``after_tune`` fills in adapters,
+    and gives trained weights, which are float32 by then, their unrounded values.
+
+    Args:
+        source: as ``init_from`` of a config, or tensors under mmft's names.
+        model_config: the config's ``model`` dict.
+        base: ``{'path', 'fingerprint'}`` that the model starts from.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Mapping[str, Any],
+        model_config: Mapping[str, Any] | None = None,
+        base: Mapping[str, Any] | None = None,
+    ) -> None:
+        settings = dict(source) if isinstance(source, Mapping) else {'path': source}
+        if unknown := sorted(set(settings) - {'path', 'parts', 'tensors'}):
+            raise ConfigError(f'init_from: {unknown}', expected='path, and parts where not all are wanted')
+        self.parts = tuple(settings.get('parts') or PARTS)
+        if strange := sorted(set(self.parts) - set(PARTS)):
+            raise ConfigError(f'init_from: no part is named {strange}', expected=f'some of {list(PARTS)}')
+        self.model_config, self.base = model_config, base
+        self.tensors: Mapping[str, Tensor] | None = settings.get('tensors')
+        self.path = 'the checkpoint' if self.tensors is not None else find_source(settings['path'])
+        self.exact: dict[str, Tensor] = {}
+        self.filled: set[str] = set()
+
+    def before_tune(self, model: nn.Module) -> None:
+        """Give the model's parameters their values, in the dtype they have.
+
+        Raises:
+            CheckpointError: lists every tensor that has no place, or a place of another shape.
+        """
+        own = {plain_key(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+        problems = []
+        for name, value in self._adopted(model):
+            if is_lora_key(name):
+                self.exact[name] = value
+            elif name not in own:
+                problems.append(f'{name}: not in the model')
+            elif tuple(value.shape) != tuple(own[name].shape):
+                problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
+            else:
+                if value.dtype != own[name].dtype:
+                    self.exact[name] = value
+                with torch.no_grad():
+                    own[name].copy_(value)
+                self.filled.add(name)
+        if not problems and not self.filled and not self.exact:
+            problems.append(f'it holds nothing of {", ".join(self.parts)}')
+        self._raise(problems)
+
+    def after_tune(self, model: nn.Module) -> None:
+        """Give trained parameters the values as they are stored, and adapters theirs."""
+        own = dict(model.named_parameters())
+        problems = []
+        for name, value in self.exact.items():
+            if name in own and own[name].requires_grad:
+                if tuple(own[name].shape) != tuple(value.shape):
+                    problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
+                    continue
+                with torch.no_grad():
+                    own[name].copy_(value)
+                self.filled.add(name)
+            elif is_lora_key(name):
+                problems.append(f'{name}: an adapter, which `tune` puts nowhere')
+        self.exact = {}
+        self._raise(problems)
+        counts = {part: sum(part_of(name) == part for name in self.filled) for part in PARTS}
+        told = ', '.join(f'{count} tensors of {part}' for part, count in counts.items() if count)
+        logger.info(f'started from {self.path}: {told or f"{len(self.filled)} tensors"}')
+
+    def _raise(self, problems: list[str]) -> None:
+        if problems:
+            shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if problems[20:] else '')
+            raise CheckpointError(
+                f'init_from: {self.path} does not fit the model:\n  {shown}',
+                expected='tensors of the same names and shapes',
+                fix="take the parts that fit: init_from=dict(path=..., parts=['projector']); adapters need the same "
+                '`tune`, or an export as `pretrained`',
+            )
+
+    def _adopted(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of all that is taken; the projector's as this model's projector understands them."""
+        projector: dict[str, Tensor] = {}
+        for name, value in self._read():
+            if part_of(name) not in self.parts:
+                continue
+            if name.startswith('projector.') and not is_lora_key(name):
+                projector[name.removeprefix('projector.')] = value
+            else:
+                yield name, value
+        if projector:
+            adopt = getattr(model.projector, 'adopt', dict)
+            yield from ((f'projector.{name}', value) for name, value in adopt(projector).items())
+
+    def _read(self) -> Iterator[tuple[str, Tensor]]:
+        if self.tensors is not None:
+            yield from self.tensors.items()
+        elif Path(self.path).is_dir():
+            opened = open_pretrained(self.path)
+            for step in opened.layout.to_ours(opened.tensors):
+                if part_of(step.outputs[0]) in self.parts:
+                    yield from step(opened.tensors.__getitem__).items()
+        elif Path(self.path).suffix in WEIGHT_SUFFIXES and not _is_checkpoint(self.path):
+            layout, tensors = read_parts({'projector': self.path}, self.model_config or {})
+            for step in layout.to_ours(tensors):
+                yield from step(tensors.__getitem__).items()
+        else:
+            content = read_checkpoint(self.path)
+            self._check_base(content)
+            yield from content['state_dict'].items()
+
+    def _check_base(self, content: Mapping[str, Any]) -> None:
+        before, now = ((base or {}).get('fingerprint') for base in (content['meta'].get('base'), self.base))
+        if before != now:
+            logger.warning(f'{self.path} was trained on another base than this run starts from')
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a ``.pth`` is one of our training's."""
+    if path.suffix != '.pth':
+        return False
+    try:
+        content = torch.load(path, map_location='meta', weights_only=True)
+    except Exception:  # whatever damage makes of a file: reading it as a checkpoint tells what is wrong
+        return True
+    return isinstance(content, dict) and 'state_dict' in content and 'meta' in content

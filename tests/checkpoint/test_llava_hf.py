@@ -1,0 +1,103 @@
+"""transformers' LLaVA classes: what they save is read and gives their numbers; what is written has LMDeploy's names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    Dinov2Config,
+    LlamaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+import mmft
+from mmft.checkpoint import TensorDirectory, read_layout
+from mmft.checkpoint.layouts import layout_for
+from mmft.registry import IMAGE_PROCESSORS
+from tests.checkpoint.test_llava import convert
+
+SIZES = dict(hidden_size=16, num_attention_heads=2, num_hidden_layers=3)
+TEXT = dict(vocab_size=64, num_key_value_heads=2, intermediate_size=32, pad_token_id=0, **SIZES)
+TOWER = dict(image_size=28, patch_size=7, **SIZES)
+IMAGE = 60
+GRID = [[28, 56], [56, 28], [56, 56], [84, 28]]  # (height, width)
+
+
+def save(cls, directory, vision, text, **options):
+    config = {'vision_config': vision, 'text_config': text, 'image_token_index': IMAGE, **options}
+    torch.manual_seed(0)
+    model = cls(cls.config_class(**config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    model.save_pretrained(directory)
+    return model
+
+
+@pytest.mark.parametrize(
+    ('vision', 'text', 'strategy', 'layer'),
+    [
+        (CLIPVisionConfig(intermediate_size=32, **TOWER), LlamaConfig(**TEXT), 'default', -2),
+        (CLIPVisionConfig(intermediate_size=32, **TOWER), Qwen2Config(**TEXT, tie_word_embeddings=True), 'full', -1),
+        (SiglipVisionConfig(intermediate_size=32, **TOWER), MistralConfig(**TEXT), 'full', -1),
+        (SiglipVisionConfig(intermediate_size=32, **TOWER), LlamaConfig(**TEXT), 'default', -3),
+        (Dinov2Config(mlp_ratio=2, **TOWER), PhiConfig(**TEXT), 'default', -2),
+    ],
+    ids=['clip', 'clip-full-tied', 'siglip', 'siglip-first-dropped', 'dinov2-phi'],
+)
+def test_llava(tmp_path, vision, text, strategy, layer):
+    options = {'vision_feature_select_strategy': strategy, 'vision_feature_layer': layer}
+    theirs = save(LlavaForConditionalGeneration, tmp_path, vision, text, **options)
+    ours, _ = mmft.load(tmp_path)
+    assert ours.image_token_id == IMAGE
+    text_ids = torch.arange(1, 9)[None]
+    slots = torch.full((1, 2 * ours.tokens_per_tile), IMAGE)
+    inputs = {'input_ids': torch.cat([text_ids, slots, text_ids], 1), 'pixel_values': torch.randn(2, 3, 28, 28)}
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**inputs, mode='tensor'), theirs(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_llava_next(tmp_path):
+    vision = CLIPVisionConfig(intermediate_size=32, **TOWER)
+    theirs = save(LlavaNextForConditionalGeneration, tmp_path, vision, LlamaConfig(**TEXT), image_grid_pinpoints=GRID)
+    ours, _ = mmft.load(tmp_path)
+    tiler = read_layout(tmp_path).encoder_config(tmp_path)['image_processor']
+    assert tiler['grid_pinpoints'] == [[56, 28], [28, 56], [56, 56], [28, 84]]  # (width, height)
+    grid = IMAGE_PROCESSORS.build(tiler).grid(50, 30)
+    tiles = torch.randn(1 + grid[0] * grid[1], 3, 28, 28)
+    given = {'image_sizes': torch.tensor([[50, 30]]), 'image_grids': torch.tensor([grid])}
+    with torch.no_grad():
+        features = ours.picture_tokens(tiles, **given)
+        ids = torch.cat([torch.arange(1, 9), torch.full((len(features),), IMAGE), torch.arange(1, 9)])[None]
+        got = ours(ids, pixel_values=tiles, mode='tensor', **given)
+        want = theirs(input_ids=ids, pixel_values=tiles[None], image_sizes=torch.tensor([[30, 50]])).logits
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('form', ['llava-hf', 'transformers', 'inner'])
+def test_names_of_all_versions_there_and_back(tmp_path, form):
+    """llava-hf's files, those that transformers writes today, and the names inside its model."""
+    vision = CLIPVisionConfig(intermediate_size=32, **TOWER)
+    model = save(LlavaNextForConditionalGeneration, tmp_path, vision, LlamaConfig(**TEXT), image_grid_pinpoints=GRID)
+    layout = layout_for('hf', read_layout(tmp_path).model_config)
+    stored = TensorDirectory(tmp_path)
+    written = convert(layout.to_theirs(ours := convert(layout.to_ours(stored), stored)), ours)
+    forms = {'llava-hf': written, 'transformers': dict(stored), 'inner': dict(model.state_dict())}
+    back = convert(layout.to_ours(forms[form]), forms[form])
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[key], ours[key]) for key in ours)
+    # What LMDeploy wants.
+    names = (
+        'vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight', 'multi_modal_projector.linear_2.bias',
+        'language_model.model.layers.0.mlp.up_proj.weight', 'language_model.lm_head.weight', 'image_newline',
+    )  # fmt: skip
+    assert set(names) <= set(written)
+    again = convert(layout.to_theirs(back), back)
+    assert again.keys() == written.keys()
+    assert all(torch.equal(again[key], written[key]) for key in written)

@@ -1,0 +1,101 @@
+"""LoRA directories of LLaVA's own training: adapter, ``non_lora_trainables.bin`` and config, over a base elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import mmft
+from mmft.checkpoint import fingerprint, open_pretrained
+from mmft.errors import CheckpointError
+from tests.helpers import GOLDEN, golden_json
+
+TOWER = 'model.vision_tower.vision_tower.'
+TARGETS = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
+
+
+def make(tmp_path, base: str = 'vicuna', safetensors: bool = False, **options):
+    """The directories of a run, made with peft as LLaVA's code does: its folder, the merged LLM, the base's tensors."""
+    tensors = {k: v.float() for k, v in load_file(GOLDEN / 'llava15' / 'model.safetensors').items()}
+    config = golden_json('llava15', 'config.json')
+    numbers = golden_json('llava15', 'vision_config.json')
+    llm = {k: v for k, v in tensors.items() if not k.startswith(('model.vision_tower', 'model.mm_projector'))}
+    torch.manual_seed(1)
+    names = LlamaConfig().to_dict()
+    lm = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in config.items() if k in names and v is not None}))
+    lm.load_state_dict(llm)
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=TARGETS, init_lora_weights=False, **options)
+    wrapped = get_peft_model(lm, lora)
+    wrapped.peft_config['default'].base_model_name_or_path = f'lmsys/{base}'
+    run = tmp_path / 'run'
+    wrapped.save_pretrained(run, safe_serialization=safetensors)
+    # LLaVA saves what trained beside LoRA under the names of its wrapped model.
+    trained = {f'base_model.model.{k}': v + 1 for k, v in tensors.items() if k.startswith('model.mm_projector')}
+    torch.save(trained, run / 'non_lora_trainables.bin')
+    (run / 'config.json').write_text(json.dumps({**config, 'mm_vision_tower': 'openai/clip-tiny'}))
+    places = {base: llm, 'clip-tiny': {k.removeprefix(TOWER): v for k, v in tensors.items() if k.startswith(TOWER)}}
+    if base == 'llava':  # a base that is a whole LLaVA already: projector and tower inside
+        places = {base: tensors}
+    for name, content in places.items():
+        (tmp_path / name).mkdir()
+        torch.save(content, tmp_path / name / 'pytorch_model.bin')
+    (tmp_path / base / 'config.json').write_text(json.dumps({**config, 'architectures': ['LlamaForCausalLM']}))
+    if 'clip-tiny' in places:
+        (tmp_path / 'clip-tiny' / 'config.json').write_text(json.dumps({**numbers, 'model_type': 'clip_vision_model'}))
+    else:
+        (run / 'vision_config.json').write_text(json.dumps(numbers))
+    return run, wrapped.merge_and_unload(), tensors
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, {'safetensors': True}, {'base': 'llava'}, {'use_rslora': True}, {'use_dora': True},
+     {'rank_pattern': {'q_proj': 2}, 'alpha_pattern': {'mlp.up_proj': 3}}],
+    ids=['vicuna', 'safetensors', 'over-llava', 'rslora', 'dora', 'patterns'],
+)  # fmt: skip
+def test_merged_as_peft_merges(tmp_path, options):
+    run, merged, tensors = make(tmp_path, **options)
+    model, encoder = mmft.load(run)
+    assert encoder is None
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(model.llm.lm.state_dict()[name], value, atol=2e-6, rtol=1e-5)
+    for i in (0, 2):
+        want = tensors[f'model.mm_projector.{i}.weight'] + 1
+        assert torch.equal(model.projector.mlp[i].weight, want)
+    assert torch.equal(model.vision.tower.pre_layrnorm.weight, tensors[f'{TOWER}vision_model.pre_layrnorm.weight'])
+
+
+def test_a_base_that_is_elsewhere(tmp_path):
+    run, merged, _ = make(tmp_path)
+    (tmp_path / 'vicuna').rename(tmp_path / 'moved')
+    with pytest.raises(CheckpointError, match=r"needs the base it was trained on 'lmsys/vicuna'"):
+        mmft.load(run)
+    model, _ = mmft.load(run, base=tmp_path / 'moved')
+    assert torch.equal(model.llm.lm.model.norm.weight, merged.model.norm.weight)
+
+
+def test_another_adapter_is_another_base(tmp_path):
+    run, _, _ = make(tmp_path)
+    opened = open_pretrained(run)
+    mark = fingerprint(opened.tensors)
+    key = 'model.layers.0.self_attn.q_proj.weight'
+    assert opened.tensors.origin(key) is None
+    assert opened.tensors.meta(key) == (torch.float32, (96, 96))
+    assert opened.tensors.origin('model.mm_projector.0.weight')[0].name == 'non_lora_trainables.bin'
+    adapter = torch.load(run / 'adapter_model.bin', weights_only=True)
+    name = f'base_model.model.{key.removesuffix(".weight")}.lora_B.weight'
+    torch.save({**adapter, name: adapter[name] + 1}, run / 'adapter_model.bin')
+    assert fingerprint(open_pretrained(run).tensors) != mark
+    torch.save(
+        {**adapter, 'base_model.model.model.layers.7.x.lora_A.weight': torch.ones(2, 2)}, run / 'adapter_model.bin'
+    )
+    with pytest.raises(CheckpointError, match=r'LoRA of 1 layers that its base has not.*layers\.7'):
+        mmft.load(run)
+    (run / 'adapter_model.bin').unlink()
+    with pytest.raises(CheckpointError, match='download the adapter'):
+        mmft.load(run)

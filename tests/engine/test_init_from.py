@@ -1,0 +1,181 @@
+"""Stages: a run starts from parts and from another run's weights, and its checkpoints stay complete in themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, LlamaConfig
+
+import mmft
+from mmft.cli.configs import apply_options, load_config
+from mmft.engine import Runner
+from mmft.engine.build import build_model
+from mmft.engine.checkpoint import read_checkpoint
+from mmft.engine.measure import make_plan
+from mmft.engine.plan import plan
+from mmft.errors import CheckpointError, ConfigError
+from mmft.export import convert
+from tests.engine.tiny import write_tiny
+
+SIZES = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, a config, and the directories of a CLIP and a Llama."""
+    folder = tmp_path_factory.mktemp('stages')
+    path = write_tiny(folder)
+    cfg = load_config(str(path))
+    torch.manual_seed(5)
+    CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=7, **SIZES)).save_pretrained(folder / 'clip')
+    llm = {key: value for key, value in cfg.model.llm.to_dict().items() if key != 'type'}
+    AutoModelForCausalLM.from_config(LlamaConfig(**llm)).save_pretrained(folder / 'llm')
+    return folder
+
+
+def config(folder: Path, work_dir: Path, *options: str, **changes):
+    cfg = load_config(str(folder / 'tiny.py'))
+    cfg.model = dict(type='VLM', vision=dict(type='CLIP', image_size=28, patch_size=7, **SIZES),
+                     projector=dict(type='MLP'), llm=cfg.model.llm.to_dict())  # fmt: skip
+    cfg.pretrained = dict(vision=str(folder / 'clip'), llm=str(folder / 'llm'))
+    cfg.encoder.tokenizer = load_config(str(folder / 'tiny.py')).encoder.tokenizer
+    cfg.encoder.image_processor = dict(type='Resize', tile_size=28)
+    cfg.work_dir = str(work_dir)
+    cfg.val_dataloader = None
+    cfg.train_cfg = dict(max_epochs=1)
+    cfg.optim_wrapper.dtype = None
+    cfg.optim_wrapper.paramwise_cfg = None
+    for key, value in changes.items():
+        cfg[key] = value
+    apply_options(cfg, list(options))
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def aligned(folder: Path) -> Path:
+    """The first stage: the projector, and the tower from layer 1 on."""
+    tune = dict(vision=dict(type='full', from_layer=1), projector='full', llm='frozen')
+    Runner.from_cfg(config(folder, folder / 'align', tune=tune)).train()
+    return folder / 'align'
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_the_first_stage_says_which_layers_moved(aligned: Path, folder: Path) -> None:
+    log = next(aligned.rglob('*.log')).read_text()
+    # LLaVA's features are those of the last block but one: the last never runs.
+    assert 'vision: layers 1 moved, 0, 2 did not' in log
+    content = read_checkpoint(aligned / 'iter_3.pth')
+    assert content['meta']['base']['path'] == {'vision': str(folder / 'clip'), 'llm': str(folder / 'llm')}
+    assert content['meta']['initialised'] == []
+    parts = {name.split('.')[0] for name in content['state_dict']}
+    assert parts == {'vision', 'projector'}
+
+
+def test_the_second_stage_holds_what_the_first_trained(aligned: Path, folder: Path, tmp_path: Path) -> None:
+    before = read_checkpoint(aligned / 'iter_3.pth')['state_dict']
+    lora = dict(vision='frozen', projector='full', llm=dict(type='lora', r=2, alpha=4, dropout=0.0))
+    cfg = config(folder, tmp_path / 'run', init_from=str(aligned / 'last'), tune=lora, dtype='bfloat16')
+    built = build_model(cfg)
+    # What trains starts from the very values, not from their rounded copies; what is frozen is 16-bit.
+    assert torch.equal(built.model.projector.mlp[0].weight, before['projector.mlp.0.weight'])
+    name = 'vision.tower.encoder.layers.1.mlp.fc1.weight'
+    assert torch.equal(built.model.get_parameter(name), before[name].bfloat16())
+    assert set(built.initialised) == {key for key in before if key.startswith('vision')}
+
+    cfg.dtype = 'float32'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    content = read_checkpoint(tmp_path / 'run' / 'iter_3.pth')
+    assert set(content['meta']['initialised']) == set(built.initialised)
+    assert torch.equal(content['state_dict'][name], before[name])
+    # Resumed without the first stage's file, and exported without it.
+    cfg.resume, cfg.init_from, cfg.train_cfg = True, 'work_dirs/gone', dict(max_epochs=2)
+    resumed = Runner.from_cfg(cfg)
+    resumed.load_or_resume()
+    now, then = weights(resumed.model), weights(runner.model)
+    assert all(torch.equal(now[key], value) for key, value in then.items())
+    convert(cfg, tmp_path / 'run' / 'iter_3.pth', tmp_path / 'out', layout='native')
+    model, encoder = mmft.load(tmp_path / 'out')
+    sample = encoder.prompt('What is this?', [next((folder / 'data').glob('*.png'))])
+    given = {'input_ids': sample.input_ids[None], 'pixel_values': sample.pixel_values, 'mode': 'tensor'}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**given), runner.model.eval()(**given), atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_random_weights_are_in_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    """A projector that starts at random and never trains is in no base."""
+    cfg = config(folder, tmp_path, tune=dict(vision='frozen', projector='frozen', llm='full'))
+    built = build_model(cfg)
+    assert set(built.initialised) == {f'projector.mlp.{i}.{k}' for i in (0, 2) for k in ('weight', 'bias')}
+    again = build_model(cfg, resumed=built.initialised)
+    assert torch.equal(again.model.projector.mlp[0].weight, built.model.projector.mlp[0].weight)
+
+
+def test_a_mixture_of_experts_starts_from_a_dense_mlp(aligned: Path, folder: Path, tmp_path: Path) -> None:
+    dense = read_checkpoint(aligned / 'iter_3.pth')['state_dict']
+    bin_file = tmp_path / 'mm_projector.bin'
+    torch.save({f'model.mm_{k.replace(".mlp.", ".")}': v for k, v in dense.items() if 'projector' in k}, bin_file)
+    for source in (str(aligned), str(bin_file), dict(path=str(aligned), parts=['projector'])):
+        cfg = config(folder, tmp_path, init_from=source)
+        cfg.model.projector = dict(type='MoEMLP', num_experts=3)
+        model = build_model(cfg).model
+        for expert in model.projector.experts:
+            assert torch.equal(expert[0].weight, dense['projector.mlp.0.weight'])
+    tower = 'vision.tower.encoder.layers.1.mlp.fc1.weight'
+    assert not torch.equal(model.get_parameter(tower), dense[tower])  # of this one only the projector was wanted
+
+
+def test_a_part_of_a_model_directory(folder: Path, tmp_path: Path) -> None:
+    cfg = config(folder, tmp_path, tune=dict(projector='full', llm='frozen'))
+    built = build_model(cfg)
+    out = tmp_path / 'whole'
+    runner = Runner.from_cfg(config(folder, tmp_path / 'run', tune=dict(projector='full', llm='full')))
+    runner.train()
+    convert(runner.cfg, tmp_path / 'run' / 'iter_3.pth', out, layout='hf')
+    trained = weights(runner.model)
+    cfg.init_from = dict(path=str(out), parts=['llm'])
+    started = build_model(cfg)
+    key = 'llm.lm.model.layers.0.mlp.up_proj.weight'
+    assert torch.equal(started.model.get_parameter(key), trained[key])
+    assert not torch.equal(started.model.get_parameter(key), built.model.get_parameter(key))
+    assert {name.split('.')[0] for name in started.initialised} == {'llm'}
+
+
+def test_what_does_not_fit_is_listed(aligned: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='nothing to start from'):
+        build_model(config(folder, tmp_path, init_from=str(tmp_path / 'none')))
+    with pytest.raises(ConfigError, match='no part is named'):
+        build_model(config(folder, tmp_path, init_from=dict(path=str(aligned), parts=['projectr'])))
+    cfg = config(folder, tmp_path, init_from=str(aligned), pretrained=None)
+    cfg.model.vision.update(intermediate_size=64)
+    with pytest.raises(CheckpointError) as error:
+        build_model(cfg)
+    assert 'mlp.fc1.weight: (48, 32) there, (64, 32) in the model' in str(error.value)
+    lora = dict(vision='frozen', projector='full', llm=dict(type='lora', r=2, alpha=4))
+    run = tmp_path / 'lora'
+    Runner.from_cfg(config(folder, run, tune=lora)).train()
+    with pytest.raises(CheckpointError, match='an adapter, which `tune` puts nowhere'):
+        build_model(config(folder, tmp_path, init_from=str(run), tune=dict(llm='full')))
+    build_model(config(folder, tmp_path, init_from=str(run), tune=lora))
+
+
+def test_dry_run_of_parts(folder: Path, tmp_path: Path) -> None:
+    cfg = config(folder, tmp_path, init_from=str(tmp_path / 'gone'))
+    cfg.pretrained.llm = str(tmp_path / 'vicuna')
+    cfg.pretrained_repo = dict(llm='lmsys/vicuna-7b-v1.5')
+    text = plan(cfg)
+    assert 'hf download lmsys/vicuna-7b-v1.5' in text
+    assert 'nothing to start from' in text
+    for projector in (dict(type='QFormer', num_queries=5, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                           intermediate_size=16), dict(type='MoEMLP'), dict(type='Linear')):  # fmt: skip
+        cfg.model.projector = projector
+        assert make_plan(cfg).memory.total > 0
+        assert projector['type'] in plan(cfg)
+    del cfg.encoder['image_processor']
+    assert make_plan(cfg).load.tiles == 0
+    assert 'tokens: a tile' not in plan(cfg)
