@@ -26,10 +26,10 @@ import torch
 from mmengine.config import Config
 
 from mmft.checkpoint import build_meta, fingerprint
-from mmft.checkpoint.layouts import LAYOUT_NAMES
 from mmft.checkpoint.source import TensorDirectory
-from mmft.export import official
+from mmft.export.files import Contents
 from mmft.export.shards import ShardWriter
+from mmft.export.targets import choose_target
 from mmft.models.tuning import apply_tune, check_tune
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / '_base_' / 'models'
@@ -51,7 +51,8 @@ def make_base(directory: Path, model_config: dict) -> None:
     model = build_meta(model_config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     tensors = {}
-    for step in LAYOUT_NAMES['official'].from_model(model_config).to_theirs(shapes):
+    layout, family = choose_target('official', model_config)
+    for step in layout.to_theirs(shapes):
         made = step(lambda name: torch.empty(shapes[name], device='meta'))
         tensors |= {name: (torch.bfloat16, tuple(value.shape)) for name, value in made.items()}
     noise = torch.randn(max(torch.Size(shape).numel() for _, shape in tensors.values())).mul_(0.02).to(torch.bfloat16)
@@ -59,7 +60,7 @@ def make_base(directory: Path, model_config: dict) -> None:
     for name, (_, shape) in tensors.items():
         writer.write(name, [noise[: torch.Size(shape).numel()].view(shape)])
     writer.close()
-    official.write_files(directory, model, None, 'bfloat16', None)
+    family.write_files(directory, Contents(model, model_config, dtype='bfloat16'))
 
 
 def make_checkpoint(path: Path, base: Path, model_config: dict, rank: int) -> None:

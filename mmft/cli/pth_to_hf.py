@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', help='the directory to make')
     parser.add_argument(
         '--layout',
-        choices=('hf', 'official'),
+        choices=('hf', 'official', 'native'),
         default='hf',
-        help="hf: transformers' own InternVL, for everything; official: OpenGVLab's names (default: hf)",
+        help="hf: transformers' own InternVL, LLaVA or LLaVA-NeXT, for everything; official: the names of OpenGVLab, "
+        'LLaVA or TinyLLaVA; native: any mix, for mmft.load (default: hf)',
     )
     parser.add_argument('--adapter', action='store_true', help='a PEFT adapter directory instead of merged weights')
     parser.add_argument(
@@ -29,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--check',
         choices=('auto', 'full', 'weights', 'none'),
         default='auto',
-        help='before the directory gets its name: full loads it and compares logits and answer, weights compares every '
-        'tensor in little memory (default: full where memory allows)',
+        help='before the directory gets its name: full loads it (adapters: through peft) and compares logits, weights '
+        'compares every tensor in little memory (default: full where memory allows)',
     )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
     parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='such as pretrained=PATH')

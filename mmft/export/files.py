@@ -1,15 +1,83 @@
-"""The small files around the weights that both layouts share: tokenizer, generation config, mmft's own manifest."""
+"""The small files around the weights, as far as the families share them: tokenizer, generation and text config."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmft.checkpoint.layouts.vision import PIXELS
+from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
 
-__all__ = ['generation_config', 'llm_ids', 'write_encoder', 'write_json']
+__all__ = [
+    'Contents',
+    'generation_config',
+    'llm_ids',
+    'older_config',
+    'plain_config',
+    'text_config',
+    'write_encoder',
+    'write_json',
+]
+
+_NOT_THE_MODEL = {
+    'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
+    'problem_type', '_name_or_path', 'chunk_size_feed_forward', 'is_encoder_decoder', 'attn_implementation',
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the files of an export describe.
+
+    Attributes:
+        model: on the meta device; only its numbers are read.
+        model_config: the ``model`` dict it was built from.
+        encoder: None where training had none.
+        base: the directory that training began with, where it was one directory.
+        dtype: name of the weights' dtype. LMDeploy serves anything but float16 and bfloat16 as float16.
+        pictures: the image processor as a config, where no encoder has one.
+    """
+
+    model: VLM
+    model_config: Mapping[str, Any]
+    encoder: ChatEncoder | None = None
+    base: Path | None = None
+    dtype: str = 'float32'
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tiler(self) -> dict[str, Any]:
+        """The image processor as a config; {} where there is none."""
+        if self.encoder is None:
+            return dict(self.pictures)
+        return self.encoder.image_processor.to_dict() if self.encoder.image_processor is not None else {}
+
+    @property
+    def image_token_id(self) -> int | None:
+        """Of the placeholder."""
+        return self.encoder.image_token_id if self.encoder is not None else self.model.image_token_id
+
+    def pixel_problems(self, kind: str) -> list[str]:
+        """What is wrong with the pixel statistics for a layout that always takes those the tower was trained with.
+
+        Args:
+            kind: of the tower.
+        """
+        mean, std = PIXELS.get(kind, {}).values() or (IMAGENET_MEAN, IMAGENET_STD)
+        if (tuple(self.model.pixel_mean), tuple(self.model.pixel_std)) == (mean, std):
+            return []
+        return [f'pixel_mean {list(self.model.pixel_mean)}: it takes what {kind} was trained with, {list(mean)}']
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Q."""
+        return self.encoder.tokens_per_tile if self.encoder is not None else self.model.tokens_per_tile
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -17,8 +85,29 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
 
 
-def llm_ids(llm: dict[str, Any], encoder: ChatEncoder | None) -> dict[str, int | None]:
-    """``bos_token_id``, ``eos_token_id`` and ``pad_token_id``: the config's, completed from the tokenizer."""
+def plain_config(config: Any) -> dict[str, Any]:
+    """A transformers config as a dict, without what says nothing about the model."""
+    return {k: v for k, v in config.to_dict().items() if k not in _NOT_THE_MODEL and v is not None}
+
+
+def text_config(contents: Contents) -> dict[str, Any]:
+    """``text_config`` of an HF-native directory.
+
+    LMDeploy finds the language model by its ``architectures`` and reads the tie there. Of the pad token it clears the
+    row of the embedding, and of a head that is tied to it, though the token may end a turn; so here it has no name.
+    """
+    lm = contents.model.llm.lm
+    text = plain_config(lm.config)
+    text |= llm_ids(text, contents.encoder)  # null where there is none: left out, a class's own default would stand in
+    return text | {'pad_token_id': None, 'architectures': [type(lm).__name__], 'dtype': contents.dtype}
+
+
+def llm_ids(llm: Mapping[str, Any], encoder: ChatEncoder | None) -> dict[str, int | None]:
+    """``bos_token_id``, ``eos_token_id`` and ``pad_token_id``: the config's, completed from the tokenizer.
+
+    Args:
+        llm: the language model's config as a dict.
+    """
     ids = {}
     for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
         value = llm.get(name)
@@ -26,7 +115,7 @@ def llm_ids(llm: dict[str, Any], encoder: ChatEncoder | None) -> dict[str, int |
     return ids
 
 
-def generation_config(ids: dict[str, int | None], encoder: ChatEncoder | None) -> dict[str, Any]:
+def generation_config(ids: Mapping[str, int | None], encoder: ChatEncoder | None) -> dict[str, Any]:
     """Greedy decoding that stops where the template's answers end."""
     stop = encoder.stop_token_ids if encoder is not None else ids['eos_token_id']
     pad = encoder.pad_token_id if encoder is not None else ids['pad_token_id']
@@ -50,3 +139,14 @@ def write_encoder(directory: Path, encoder: ChatEncoder, special_tokens: dict[st
         config['extra_special_tokens'] = special_tokens
     write_json(path, config)
     (directory / 'chat_template.jinja').write_text(encoder.chat_template(image), encoding='utf-8')
+
+
+def older_config(config: Any) -> dict[str, Any]:
+    """A language model's config in the words of transformers 4, in which the original programs run."""
+    fields = plain_config(config)
+    rope = dict(fields.pop('rope_parameters', None) or {})
+    fields |= {name: rope.pop(name) for name in ('rope_theta', 'partial_rotary_factor') if name in rope}
+    kind = rope.pop('rope_type', 'default')
+    rope.pop('type', None)
+    fields['rope_scaling'] = None if kind == 'default' else {'type': kind, **rope}
+    return fields

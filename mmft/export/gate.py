@@ -6,13 +6,15 @@ implementation of its own, and the weights are rounded to the export's dtype, as
 
 ``weights``: every tensor of the written directory, read back through its layout, is bit by bit the base's or the merged
 one; in the memory of one tensor.
+
+Of an adapter directory ``weights`` compares tensors, and their shapes with those of transformers' own model; ``full``
+lets peft load it over that model with the base's weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,9 +23,12 @@ from mmft.checkpoint.layouts import Step
 from mmft.checkpoint.load import build_pretrained, load, read_layout
 from mmft.checkpoint.source import TensorDirectory
 from mmft.errors import CheckpointError
-from mmft.export.sources import Base, TrainingCheckpoint, plain_tune
-from mmft.export.stored import stored_directory
+from mmft.export.adapter import AdapterExport
+from mmft.export.sources import plain_tune
+from mmft.export.stored import stored_tensors
+from mmft.export.training import Training
 from mmft.export.weights import WeightsExport, run_in_threads
+from mmft.models.lora import is_lora_key, load_adapter
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 from mmft.registry import MODELS
@@ -32,7 +37,7 @@ from mmft.structures import Sample
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
 
-__all__ = ['CHECKS', 'check_full', 'check_weights', 'choose_check']
+__all__ = ['CHECKS', 'check_adapter', 'check_full', 'check_weights', 'choose_check']
 
 CHECKS = ('full', 'weights', 'none')
 _TOLERANCE = 1e-4
@@ -60,7 +65,7 @@ def check_weights(directory: Path, export: WeightsExport) -> int:
     Raises:
         CheckpointError: names the tensors that differ.
     """
-    stored = stored_directory(TensorDirectory(directory))
+    stored = stored_tensors(TensorDirectory(directory))
     bad = [
         name
         for name, kind in export.tensors.items()
@@ -90,20 +95,16 @@ def _failed(what: str) -> CheckpointError:
     )
 
 
-def rebuild(
-    model_config: Mapping[str, Any],
-    base: Base | None,
-    checkpoint: TrainingCheckpoint | None,
-    encoder: ChatEncoder | None,
-) -> VLM:
+def rebuild(source: Training) -> VLM:
     """The training model in float32, adapters beside their weights, in eval mode."""
+    base, checkpoint, encoder = source.base, source.checkpoint, source.encoder
     if base is not None:
-        model, _ = build_pretrained(base.path, model_config, dtype='float32')
+        model, _ = build_pretrained(base.pretrained, source.model_config, dtype='float32')
     else:
-        model = MODELS.build(dict(model_config)).float()
+        model = MODELS.build(dict(source.model_config)).float()
     if checkpoint is not None:
         apply_tune(model, plain_tune(checkpoint.meta['tune']))
-        own = dict(model.named_parameters())
+        own = {name.replace('.base_layer.', '.'): p for name, p in model.named_parameters()}
         with torch.no_grad():
             for name, stored in checkpoint.state.items():
                 own[name].copy_(stored.read())
@@ -116,14 +117,16 @@ def rebuild(
 
 
 @torch.no_grad()
-def merge_in_place(model: VLM, dtype_of: Callable[[str], torch.dtype]) -> None:
-    """Let peft merge the adapters, then round every weight to the dtype it is exported in (still held as float32)."""
+def merge_in_place(model: VLM, export: WeightsExport) -> None:
+    """Let peft merge the adapters, then round every weight as it is exported (still held as float32)."""
     for module in model.modules():
         if hasattr(module, 'lora_A') and hasattr(module, 'merge'):
             module.merge()
     for name, parameter in model.named_parameters():
         if '.lora_' not in name:
-            parameter.copy_(parameter.to(dtype_of(name.replace('.base_layer.', '.'))))
+            name = name.replace('.base_layer.', '.')
+            factor = export.fit(name).factor
+            parameter.copy_((parameter * factor).to(export.target_dtype(name)).float() / factor)
 
 
 def question(model: VLM, encoder: ChatEncoder | None) -> Sample:
@@ -141,19 +144,33 @@ def question(model: VLM, encoder: ChatEncoder | None) -> Sample:
     ids = torch.randint(1, model.llm.vocab_size - 1, (24,), generator=generator)
     side = model.vision.image_size
     ids[ids == model.image_token_id] = 0
-    ids = torch.cat([ids[:4], torch.full((model.tokens_per_tile,), model.image_token_id), ids[4:]])
     pixels = torch.randint(0, 256, (1, 3, side, side), generator=generator, dtype=torch.uint8)
-    return Sample(ids, torch.full_like(ids, -100), pixels)
+    one = {'image_sizes': [(side, side)], 'image_grids': [(0, 0)] if model.merge is not None else []}
+    features = model.picture_tokens(pixels, **picture_places(one['image_sizes'], one['image_grids']))
+    ids = torch.cat([ids[:4], torch.full((len(features),), model.image_token_id), ids[4:]])
+    return Sample(ids, torch.full_like(ids, -100), pixels, **one)
+
+
+def picture_places(sizes: list[tuple[int, int]], grids: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """``image_sizes`` and ``image_grids`` as a model with a merge takes them; nothing for others."""
+    return {'image_sizes': torch.tensor(sizes), 'image_grids': torch.tensor(grids)} if grids else {}
+
+
+@torch.no_grad()
+def logits_of(model: VLM, sample: Sample) -> Tensor:
+    """(L,V) in float32."""
+    places = picture_places(sample.image_sizes, sample.image_grids)
+    return model(sample.input_ids[None], pixel_values=sample.pixel_values, mode='tensor', **places)[0].float()
 
 
 @torch.no_grad()
 def answer(model: VLM, sample: Sample) -> tuple[Tensor, list[int], list[float]]:
     """Logits (L,V) of the question, greedy ids of the answer, and at each of them how far the second choice was."""
-    pixels = sample.pixel_values
-    logits = model(sample.input_ids[None], pixel_values=pixels, mode='tensor')[0]
+    logits = logits_of(model, sample)
     made = model.generate(
         sample.input_ids[None],
-        pixels,
+        sample.pixel_values,
+        **picture_places(sample.image_sizes, sample.image_grids),
         max_new_tokens=_NEW_TOKENS,
         do_sample=False,
         eos_token_id=None,
@@ -162,17 +179,10 @@ def answer(model: VLM, sample: Sample) -> tuple[Tensor, list[int], list[float]]:
         return_dict_in_generate=True,
     )
     best = torch.stack(made.scores).float()[:, 0].topk(2).values
-    return logits.float(), made.sequences[0].tolist(), (best[:, 0] - best[:, 1]).tolist()
+    return logits, made.sequences[0].tolist(), (best[:, 0] - best[:, 1]).tolist()
 
 
-def check_full(
-    directory: Path,
-    model_config: Mapping[str, Any],
-    base: Base | None,
-    checkpoint: TrainingCheckpoint | None,
-    encoder: ChatEncoder | None,
-    export: WeightsExport,
-) -> dict[str, float]:
+def check_full(directory: Path, source: Training, export: WeightsExport) -> dict[str, float]:
     """Compare the written directory with the training model.
 
     Returns:
@@ -183,11 +193,11 @@ def check_full(
     Raises:
         CheckpointError: another model came out.
     """
-    model = rebuild(model_config, base, checkpoint, encoder)
+    encoder = source.encoder
+    model = rebuild(source)
     sample = question(model, encoder)
-    with torch.no_grad():
-        trained = model(sample.input_ids[None], pixel_values=sample.pixel_values, mode='tensor')[0]
-    merge_in_place(model, export.target_dtype)
+    trained = logits_of(model, sample)
+    merge_in_place(model, export)
     expected, ids, margins = answer(model, sample)
     image_token_id = model.image_token_id
     del model
@@ -195,6 +205,7 @@ def check_full(
     _check_encoder(written, encoder, read_encoder)
     written.image_token_id = image_token_id
     logits, got, _ = answer(written, sample)
+    logits = logits[:, : expected.shape[1]]  # a layout may have more rows in its tables; none of them is a token
     scale = float(expected.abs().max())
     report = {
         'difference': float((logits - expected).abs().max()) / scale,
@@ -207,6 +218,41 @@ def check_full(
     if first is not None and margins[first] > 2 * _TOLERANCE * scale:
         raise _failed(f'the greedy answer is {got}, the training model gives {ids}')
     return report
+
+
+@torch.no_grad()
+def check_adapter(directory: Path, source: Training, export: AdapterExport) -> dict[str, float]:
+    """Compare transformers' own model with the base's weights and, through peft, the written adapter over them.
+
+    Returns:
+        ``difference``: largest difference of logits to the training model, relative to the largest logit.
+
+    Raises:
+        CheckpointError: another model came out.
+    """
+    model = rebuild(source)
+    sample = question(model, source.encoder)
+    for name, parameter in model.named_parameters():
+        if is_lora_key(name) or (export.saved and name.startswith('projector.')):
+            parameter.copy_(parameter.to(export.dtype or parameter.dtype))
+    expected, token = logits_of(model, sample), model.image_token_id
+    del model
+    theirs = export.build()
+    theirs.config.image_token_id = token
+    missing, unexpected = theirs.load_state_dict(export.base_state(), strict=False)
+    if unexpected or set(missing) - set(theirs._tied_weights_keys or ()):
+        raise _failed(f'the base does not fit {export.layout.architecture}: {[*missing, *unexpected][:4]}')
+    theirs = load_adapter(theirs, str(directory))
+    inputs = {'input_ids': sample.input_ids[None], 'attention_mask': torch.ones_like(sample.input_ids)[None]}
+    if sample.pixel_values is not None:
+        inputs['pixel_values'] = source.model.data_preprocessor.normalize(sample.pixel_values)
+    if sample.image_grids:
+        inputs['image_sizes'] = torch.tensor([(height, width) for width, height in sample.image_sizes])
+    logits = theirs(**inputs).logits[0, :, : expected.shape[1]]
+    difference = float((logits - expected).abs().max() / expected.abs().max())
+    if not difference <= _TOLERANCE:
+        raise _failed(f'logits differ by {difference:.2e} of the largest, {_TOLERANCE:.0e} is allowed')
+    return {'difference': difference}
 
 
 def _check_encoder(model: VLM, encoder: ChatEncoder | None, read: ChatEncoder | None) -> None:

@@ -1,4 +1,4 @@
-"""The trained model's weights, one tensor at a time: a base directory, a checkpoint over it, adapters merged.
+"""The trained model's weights, one tensor at a time: a base, a checkpoint over it, adapters merged.
 
 Names are mmft's. Adapters are merged into the base's own weights, also where training saw them quantised (QLoRA): the
 4-bit copies exist in memory only.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor
 from mmft.checkpoint.layouts import Step
 from mmft.errors import CheckpointError
 from mmft.export.sources import Base, TrainingCheckpoint
-from mmft.export.stored import Stored
-from mmft.models.lora import ADAPTER, is_lora_key, lora_delta
+from mmft.export.stored import Computed, Stored
+from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
 
-__all__ = ['Adapter', 'Merger', 'TrainedWeights']
+__all__ = ['Adapter', 'Merger', 'TrainedWeights', 'gather']
 
 # Rows (and, of narrow tensors, values) handled at a time: small enough for the cache, large enough for the matmul.
 _ROWS, _VALUES = 256, 1 << 19
@@ -45,15 +46,16 @@ class TrainedWeights:
     """Every tensor of the trained model under mmft's names.
 
     Args:
-        names: all parameters the model has, one per tied group.
-        base: None where training began with random weights: then the checkpoint holds everything.
+        shapes: of all parameters the model has, one per tied group, by name.
+        base: None where training began with random weights: then the checkpoint holds everything. A base of parts
+            leaves the rest to the checkpoint.
         checkpoint: None for the base as it is.
 
     Raises:
         CheckpointError: tensors that belong nowhere, or that are nowhere to be found.
     """
 
-    names: Iterable[str]
+    shapes: Mapping[str, tuple[int, ...]]
     base: Base | None
     checkpoint: TrainingCheckpoint | None
     adapters: dict[str, Adapter] = field(init=False)
@@ -61,17 +63,16 @@ class TrainedWeights:
     _trained: dict[str, Stored] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.names = list(self.names)
         if self.base is not None:
             self._steps = {name: step for step in self.base.layout.to_ours(self.base.stored) for name in step.outputs}
         state = self.checkpoint.state if self.checkpoint is not None else {}
         tune = self.checkpoint.meta['tune'] if self.checkpoint is not None else {}
         self.adapters = _adapters(state, tune)
         self._trained = {name: stored for name, stored in state.items() if not is_lora_key(name)}
-        self._check(set(self.names))
+        self._check(set(self.shapes))
 
     def _check(self, names: set[str]) -> None:
-        where = self.checkpoint.path if self.checkpoint is not None else self.base.path
+        where = self.checkpoint.path if self.checkpoint is not None else self.base.where
         strange = sorted((set(self._trained) | {f'{module}.weight' for module in self.adapters}) - names)
         if strange:
             raise CheckpointError(
@@ -79,38 +80,47 @@ class TrainedWeights:
                 expected='the model that was trained',
                 fix='take the config from the work_dir of the checkpoint',
             )
-        absent = sorted(names - set(self._trained) - set(self._steps))
+        absent = sorted(name for name in names - set(self._trained) - set(self._steps) if not self._is_zero(name))
         if absent:
             raise CheckpointError(
                 f'{len(absent)} tensors are neither in {where} nor in a base, such as {absent[:4]}',
                 expected='a base (pretrained), or a checkpoint in which every part was trained in full'
                 if self.base is None
-                else f'all tensors of the model in {self.base.path}',
+                else f'all tensors of the model in {self.base.where}',
                 fix='frozen weights that were drawn at random are in no file: train all parts, or start from a base',
             )
 
+    def without_adapters(self) -> TrainedWeights:
+        """The weights under the adapters: the base's; the checkpoint's where there is no base for them."""
+        plain = copy(self)
+        plain.adapters = {}
+        plain._trained = {name: stored for name, stored in self._trained.items() if name not in self._steps}
+        return plain
+
     def is_trained(self, name: str) -> bool:
-        """Whether the tensor itself was trained, not an adapter over it."""
+        """Whether the checkpoint holds the tensor itself: trained, or initialised with the run; not an adapter."""
         return name in self._trained
+
+    def _is_zero(self, name: str) -> bool:
+        """Whether the base leaves the tensor out because it is zero."""
+        left_out = name not in self._trained and name not in self._steps
+        return left_out and self.base is not None and self.base.layout.may_lack(name)
 
     def is_changed(self, name: str) -> bool:
         """Whether training changed this tensor."""
         return self.is_trained(name) or name.removesuffix('.weight') in self.adapters
 
-    def stored(self, name: str) -> Stored | None:
+    def stored(self, name: str) -> Stored | Computed | None:
         """Where the tensor lies in a file as it is, if it does."""
-        if name in self._trained:
-            return self._trained[name]
-        if self.is_changed(name):
+        if name.removesuffix('.weight') in self.adapters or self._is_zero(name):
             return None
-        step = self._steps[name]
-        return self.base.stored[step.inputs[0]] if step.convert is None else None
+        return self._trained.get(name) or self._plain_base(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """dtype of the base's tensor, or of the trained one where there is no base."""
         if name in self._steps:
             return self.base.stored[self._steps[name].inputs[0]].dtype
-        return self._trained[name].dtype
+        return self.base.main_dtype() if self._is_zero(name) else self._trained[name].dtype
 
     def get(self, name: str, dtype: torch.dtype | None = None, opened: dict[str, Tensor] | None = None) -> Tensor:
         """The tensor, rounded once, to ``dtype`` (None: ``self.dtype(name)``).
@@ -118,27 +128,42 @@ class TrainedWeights:
         Args:
             opened: where the other tensors of a packed one wait for their turn; the caller keeps it from call to call.
         """
-        blocks = list(self.blocks(name, dtype, opened))
-        return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+        dtype = dtype or self.dtype(name)
+        return gather(self.blocks(name, dtype, opened), self.shapes[name], dtype)
 
     def blocks(
         self, name: str, dtype: torch.dtype | None = None, opened: dict[str, Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """``get``, a block of rows at a time: only the blocks are in memory, where the file allows it."""
+        """``get``, a block of rows at a time: only that is in memory, where the file allows it.
+
+        A block is good until the next one is asked for, which takes its memory: fresh memory for each would cost a
+        third of the time.
+        """
         dtype = dtype or self.dtype(name)
+        if self._is_zero(name):
+            yield torch.zeros(self.shapes[name], dtype=dtype)
+            return
         adapter = self.adapters.get(name.removesuffix('.weight'))
         source = self._trained.get(name) or self._plain_base(name) or self._of_base(name, opened)
-        if len(source.shape) < 2 or (isinstance(source, Stored) and source.stride is not None):
-            yield (source.read() if isinstance(source, Stored) else source).to(dtype)
+        if not isinstance(source, Tensor) and (len(source.shape) < 2 or not source.in_order):
+            source = source.read()
+        if len(source.shape) < 2:
+            yield source.to(dtype)
             return
         merge = None if adapter is None else Merger(adapter, tuple(source.shape))
-        step = max(_ROWS, _VALUES // max(1, math.prod(source.shape[1:])))
-        for start in range(0, source.shape[0], step):
+        step = min(source.shape[0], max(_ROWS, _VALUES // max(1, math.prod(source.shape[1:]))))
+        memory: dict[torch.dtype, Tensor] = {}  # what is read, merged and rounded; where two are of one dtype, one
+        for start in range(0, source.shape[0], max(1, step)):
             stop = start + step
-            rows = source.rows(start, stop) if isinstance(source, Stored) else source[start:stop]
-            yield (rows if merge is None else merge(rows, start)).to(dtype)
+            if isinstance(source, Tensor):
+                rows = source[start:stop]
+            else:
+                rows = source.rows(start, stop, _room(memory, source.dtype, step, source.shape))
+            if merge is not None:
+                rows = merge(_as(rows, torch.float32, memory, step, keep=isinstance(source, Tensor)), start)
+            yield _as(rows, dtype, memory, step)
 
-    def _plain_base(self, name: str) -> Stored | None:
+    def _plain_base(self, name: str) -> Stored | Computed | None:
         step = self._steps[name]
         return self.base.stored[step.inputs[0]] if step.convert is None else None
 
@@ -158,23 +183,49 @@ class Merger:
 
     def __init__(self, adapter: Adapter, shape: tuple[int, ...]) -> None:
         self.adapter = adapter
-        self._by_row = tuple(
-            f'{adapter.module}.{kind}.{ADAPTER}.weight' for kind in ('lora_B', 'lora_magnitude_vector')
-        )
-        self._loaded = {name: stored.read().float() for name, stored in adapter.tensors.items()}
-        a, b = (self._loaded[f'{adapter.module}.{kind}.{ADAPTER}.weight'] for kind in ('lora_A', 'lora_B'))
-        if shape != (b.shape[0], *a.shape[1:]):
+        self._a, self._b, self._magnitude = map(self._load, ('lora_A', 'lora_B', 'lora_magnitude_vector'))
+        if shape != (self._b.shape[0], *self._a.shape[1:]):
             raise CheckpointError(
-                f'{adapter.module}: the base weight is {shape}, its adapter {(b.shape[0], *a.shape[1:])}',
+                f'{adapter.module}: the base weight is {shape}, its adapter {(self._b.shape[0], *self._a.shape[1:])}',
                 expected='a linear layer and an adapter of its size',
                 fix='take the config and the base of that training',
             )
 
     def __call__(self, rows: Tensor, start: int) -> Tensor:
-        """Merged rows in float32."""
+        """Rows of the weight in float32, from row ``start``, merged in place."""
         block = slice(start, start + len(rows))
-        cut = {name: value[block] if name in self._by_row else value for name, value in self._loaded.items()}
-        return lora_delta(self.adapter.module, rows.float(), cut, self.adapter.alpha, self.adapter.r)
+        magnitude = None if self._magnitude is None else self._magnitude[block]
+        return add_lora_(rows, self._a, self._b[block], self.adapter.alpha / self.adapter.r, magnitude)
+
+    def _load(self, kind: str) -> Tensor | None:
+        stored = self.adapter.tensors.get(f'{self.adapter.module}.{kind}.{ADAPTER}.weight')
+        return None if stored is None else stored.read().float()
+
+
+def _room(memory: dict[torch.dtype, Tensor], dtype: torch.dtype, rows: int, shape: tuple[int, ...]) -> Tensor:
+    """Room for ``rows`` rows of a tensor, the same at every call."""
+    if dtype not in memory:
+        memory[dtype] = torch.empty(rows, *shape[1:], dtype=dtype)
+    return memory[dtype]
+
+
+def _as(rows: Tensor, dtype: torch.dtype, memory: dict[torch.dtype, Tensor], most: int, keep: bool = False) -> Tensor:
+    """The rows in another dtype, in ``memory``; themselves where they have it and need not be kept as they are."""
+    if rows.dtype == dtype and not keep:
+        return rows
+    return _room(memory, dtype, most, tuple(rows.shape))[: len(rows)].copy_(rows)
+
+
+def gather(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Blocks of rows as one tensor."""
+    if len(shape) < 2:
+        (whole,) = blocks
+        return whole
+    made, done = torch.empty(shape, dtype=dtype), 0
+    for block in blocks:
+        made[done : done + len(block)] = block
+        done += len(block)
+    return made
 
 
 def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, Adapter]:

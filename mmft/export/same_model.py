@@ -13,7 +13,8 @@ __all__ = ['check_trained_model', 'literal_assignment']
 # Settings of training or of the machine: the same weights mean the same model whatever they say.
 _FREE = {
     'drop_path_rate', 'dropout', 'attention_dropout', 'gradient_checkpointing', 'attn_implementation', 'resid_pdrop',
-    'embd_pdrop', 'initializer_factor', 'initializer_range', 'use_cache', 'image_token_id',
+    'embd_pdrop', 'initializer_factor', 'initializer_range', 'use_cache', 'image_token_id', 'balance_coef',
+    'frozen_qformer',
 }  # fmt: skip
 
 

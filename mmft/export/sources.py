@@ -1,8 +1,8 @@
-"""What an export reads: the base directory a training began with, and the checkpoint it wrote."""
+"""What an export reads: the base that a training began with, and the checkpoint it wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from mmft.checkpoint.layouts import Layout
-from mmft.checkpoint.load import read_layout
-from mmft.checkpoint.source import TensorDirectory, fingerprint
+from mmft.checkpoint.load import open_pretrained
+from mmft.checkpoint.source import TensorSource, fingerprint
 from mmft.errors import CheckpointError
-from mmft.export.stored import Stored, materialise, stored_directory, stored_pickle
+from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 
-__all__ = ['Base', 'TrainingCheckpoint', 'check_base', 'plain_tune', 'trained_names']
+__all__ = ['Base', 'TrainingCheckpoint', 'check_base', 'most_bytes', 'plain_tune', 'trained_names']
 
 
 @dataclass
@@ -25,7 +25,7 @@ class TrainingCheckpoint:
     """A ``.pth`` of mmft's training, its tensors still on disk.
 
     Attributes:
-        state: name -> tensor of all that was trained.
+        state: name -> tensor of all that was trained or ``initialised``.
         meta: as ``mmft/engine/checkpoint.py`` describes it: ``base``, ``tune``, ``config``...
         encoder: ``ChatEncoder.to_dict()``, or None.
     """
@@ -34,6 +34,11 @@ class TrainingCheckpoint:
     state: dict[str, Stored]
     meta: dict[str, Any]
     encoder: dict[str, Any] | None
+
+    @property
+    def initialised(self) -> set[str]:
+        """Tensors that were not trained and are in no base: they came by ``init_from``, or were drawn and frozen."""
+        return set(self.meta.get('initialised') or ())
 
     @classmethod
     def read(cls, path: str | Path) -> TrainingCheckpoint:
@@ -54,21 +59,54 @@ class TrainingCheckpoint:
 
 @dataclass
 class Base:
-    """The directory a training started from.
+    """The directory a training started from, or the directories of its parts.
 
     Attributes:
-        stored: its tensors, by their names in its files.
+        pretrained: as the config says it.
+        stored: the tensors, by the names that ``layout`` reads.
+        where: ``pretrained`` as text.
     """
 
-    path: Path
+    pretrained: str | Path | Mapping[str, Any]
     layout: Layout
-    tensors: TensorDirectory
-    stored: dict[str, Stored]
+    tensors: TensorSource
+    stored: dict[str, Stored | Computed]
+    where: str
 
     @classmethod
-    def read(cls, path: str | Path) -> Base:
-        layout, tensors = read_layout(path), TensorDirectory(path)
-        return cls(Path(path), layout, tensors, stored_directory(tensors))
+    def read(cls, pretrained: str | Path | Mapping[str, Any], model_config: Mapping[str, Any] | None = None) -> Base:
+        """Raises ``CheckpointError`` as ``open_pretrained`` does.
+
+        Args:
+            model_config: what a base of parts needs: it does not say how the other parts look.
+        """
+        opened = open_pretrained(pretrained, model_config)
+        return cls(pretrained, opened.layout, opened.tensors, stored_tensors(opened.tensors), opened.where)
+
+    @property
+    def directories(self) -> list[Path]:
+        """Every directory that is read."""
+        parts = self.pretrained.values() if isinstance(self.pretrained, Mapping) else [self.pretrained]
+        places = [place for part in parts for place in (part if isinstance(part, (list, tuple)) else [part])]
+        return [Path(place) for place in places if place is not None]
+
+    @property
+    def path(self) -> Path | None:
+        """The directory; None where it is one per part."""
+        return None if isinstance(self.pretrained, Mapping) else Path(self.pretrained)
+
+    def main_dtype(self) -> torch.dtype:
+        """The dtype that most of the bytes have; of a base of parts, the language model's."""
+        llm = [stored for name, stored in self.stored.items() if name.startswith('llm/')]
+        return most_bytes((stored.dtype, stored.shape) for stored in llm or self.stored.values())
+
+
+def most_bytes(kinds: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> torch.dtype:
+    """The dtype that most bytes of tensors of these dtypes and shapes have."""
+    sizes: dict[torch.dtype, int] = {}
+    for dtype, shape in kinds:
+        sizes[dtype] = sizes.get(dtype, 0) + torch.Size(shape).numel() * dtype.itemsize
+    return max(sizes, key=sizes.get)
 
 
 def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
@@ -84,7 +122,7 @@ def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
         raise CheckpointError(
             f'{checkpoint.path} was trained on '
             f'{trained_on["path"] if trained_on else "random weights (pretrained=None)"}, but the config says '
-            f'pretrained={str(base.path) if base else None!r}',
+            f'pretrained={base.where if base else None!r}',
             expected='the config of that training',
             fix='take the config from the work_dir of the checkpoint',
         )
@@ -92,7 +130,7 @@ def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
     if own != trained_on['fingerprint']:
         raise CheckpointError(
             f'{checkpoint.path} was trained on the base {trained_on["path"]} (fingerprint '
-            f'{trained_on["fingerprint"][:12]}), but {base.path} holds other weights (fingerprint {own[:12]})',
+            f'{trained_on["fingerprint"][:12]}), but {base.where} holds other weights (fingerprint {own[:12]})',
             expected='the very base that was trained on: trained differences mean nothing on another one',
             fix='set pretrained to that base (--cfg-options pretrained=PATH if it moved)',
         )

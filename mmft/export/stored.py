@@ -18,10 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.source import TensorDirectory
+from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
 
-__all__ = ['DTYPE_NAMES', 'Stored', 'materialise', 'stored_directory', 'stored_pickle', 'stored_safetensors']
+__all__ = [
+    'DTYPE_NAMES',
+    'Computed',
+    'Stored',
+    'materialise',
+    'stored_pickle',
+    'stored_safetensors',
+    'stored_tensors',
+]
 
 DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
@@ -48,6 +56,11 @@ class Stored:
     stride: tuple[int, ...] | None = None
 
     @property
+    def in_order(self) -> bool:
+        """Whether the values can be copied, or read a few rows at a time."""
+        return self.stride is None
+
+    @property
     def nbytes(self) -> int:
         """Size of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -63,13 +76,22 @@ class Stored:
         count = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         return self._values(0, count if 0 not in self.shape else 0).as_strided(self.shape, self.stride).contiguous()
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """``tensor[start:stop]`` of a tensor with at least one dimension whose values lie in order."""
-        width, stop = math.prod(self.shape[1:]), min(stop, self.shape[0])
-        return self._values(start * width, (stop - start) * width).view(stop - start, *self.shape[1:])
+    def rows(self, start: int, stop: int, into: Tensor | None = None) -> Tensor:
+        """``tensor[start:stop]`` of a tensor whose values lie in order, in the first rows of ``into`` if that is given.
+
+        It has at least one dimension, and rows of ``into`` are as its own.
+        """
+        count = min(stop, self.shape[0]) - start
+        rows = torch.empty(count, *self.shape[1:], dtype=self.dtype) if into is None else into[:count]
+        self._read(rows.view(-1), start * math.prod(self.shape[1:]))
+        return rows
 
     def _values(self, start: int, count: int) -> Tensor:
         values = torch.empty(count, dtype=self.dtype)
+        self._read(values, start)
+        return values
+
+    def _read(self, values: Tensor, start: int) -> None:
         view, done = memoryview(values.view(torch.uint8).numpy()), 0
         with open(self.file, 'rb', buffering=0) as file:
             file.seek(self.offset + start * self.dtype.itemsize)
@@ -78,7 +100,21 @@ class Stored:
                 if not got:
                     raise CheckpointError(f'{self.file} is cut off', expected='a whole file', fix='fetch it again')
                 done += got
-        return values
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A tensor that its source makes from others, such as the merged weights of an old adapter directory."""
+
+    source: TensorSource
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    in_order = False
+
+    def read(self) -> Tensor:
+        """The tensor."""
+        return self.source[self.name]
 
 
 def stored_safetensors(path: Path) -> dict[str, Stored]:
@@ -141,9 +177,17 @@ def _map_tensors(value: Any, change: Any, kind: type = Tensor) -> Any:
     return value
 
 
-def stored_directory(tensors: TensorDirectory) -> dict[str, Stored]:
-    """The tensors of a model directory, by their names on disk."""
-    found: dict[str, Stored] = {}
-    for file in tensors.files:
-        found.update(stored_safetensors(file) if file.suffix == '.safetensors' else stored_pickle(file))
-    return {name: found[name] for name in tensors}
+def stored_tensors(tensors: TensorSource) -> dict[str, Stored | Computed]:
+    """Where each tensor of a source lies."""
+    files: dict[Path, Mapping[str, Any]] = {}
+    found: dict[str, Stored | Computed] = {}
+    for name in tensors:
+        origin = tensors.origin(name)
+        if origin is None:
+            found[name] = Computed(tensors, name, *tensors.meta(name))
+            continue
+        file, key = origin
+        if file not in files:
+            files[file] = stored_safetensors(file) if file.suffix == '.safetensors' else stored_pickle(file)
+        found[name] = files[file][key]
+    return found

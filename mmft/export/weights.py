@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.layouts import Layout, Step
-from mmft.export.merge import TrainedWeights
+from mmft.errors import ConfigError
+from mmft.export.fit import Fit
+from mmft.export.merge import TrainedWeights, gather
 from mmft.export.shards import ShardWriter
+from mmft.export.sources import most_bytes
 from mmft.export.stored import Stored
 from mmft.models.vlm import VLM
 
 __all__ = ['WeightsExport', 'run_in_threads', 'tied_names']
+
+_AS_IT_IS = Fit()
 
 
 def tied_names(model: VLM) -> dict[str, str]:
@@ -38,14 +43,29 @@ class WeightsExport:
         layout: the one to write.
         dtype: of every tensor; None keeps the base's.
         untie: write shared tensors under each of their names, for a layout that knows no ties.
+        fits: by mmft's names, the tensors that are changed for the layout's classes.
+
+    Raises:
+        ConfigError: a tensor that the classes have no place for is not zero.
     """
 
     def __init__(
-        self, model: VLM, weights: TrainedWeights, layout: Layout, dtype: torch.dtype | None, untie: bool = False
+        self,
+        model: VLM,
+        weights: TrainedWeights,
+        layout: Layout,
+        dtype: torch.dtype | None,
+        untie: bool = False,
+        fits: Mapping[str, Fit] | None = None,
     ) -> None:
-        self.weights, self.layout, self.dtype = weights, layout, dtype
-        self.shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+        self.weights, self.layout, self.dtype, self.fits = weights, layout, dtype, dict(fits or {})
         self.source = tied_names(model)
+        self._check_absent()
+        self.shapes = {
+            name: self.fit(name).shape(tuple(p.shape))
+            for name, p in model.named_parameters(remove_duplicate=False)
+            if not self.fit(name).absent
+        }
         names = [name for name in self.shapes if untie or name not in self.source]
         self.steps: list[Step] = layout.to_theirs(names)
         self.tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
@@ -56,37 +76,66 @@ class WeightsExport:
             made = step(lambda name: torch.empty(self.shapes[name], device='meta'))
             self.tensors |= {name: (target, tuple(value.shape)) for name, value in made.items()}
 
+    def fit(self, ours: str) -> Fit:
+        """How a tensor is changed, by any of its names."""
+        return self.fits.get(self.source.get(ours, ours), _AS_IT_IS)
+
+    def _check_absent(self) -> None:
+        for name, fit in self.fits.items():
+            if fit.absent and bool(self.weights.get(name).any()):
+                raise ConfigError(
+                    f'{name} is not zero, and {self.layout.architecture} has no place for it',
+                    expected='a layout that holds every tensor of the model',
+                    fix='use --layout native, which mmft.load reads',
+                )
+
     def target_dtype(self, ours: str) -> torch.dtype:
         """The dtype in which a tensor is written, by mmft's name."""
         return self.dtype or self.weights.dtype(self.source.get(ours, ours))
 
-    def main_dtype(self) -> torch.dtype:
+    @property
+    def nbytes(self) -> int:
+        """Of all tensors."""
+        return sum(torch.Size(shape).numel() * dtype.itemsize for dtype, shape in self.tensors.values())
+
+    @property
+    def dtype_name(self) -> str:
         """The dtype that most of the bytes have."""
-        sizes: dict[torch.dtype, int] = {}
-        for dtype, shape in self.tensors.values():
-            sizes[dtype] = sizes.get(dtype, 0) + torch.Size(shape).numel() * dtype.itemsize
-        return max(sizes, key=sizes.get)
+        return str(most_bytes(self.tensors.values())).removeprefix('torch.')
+
+    def describe(self) -> str:
+        """What is written."""
+        return f'{self.dtype_name} weights'
 
     def get(self, ours: str, opened: dict[str, Tensor] | None = None) -> Tensor:
         """The tensor as it is written, under mmft's name; ``opened`` as ``TrainedWeights.get`` has it."""
-        return self.weights.get(self.source.get(ours, ours), self.target_dtype(ours), opened)
+        return gather(self.blocks(ours, opened), self.shapes[ours], self.target_dtype(ours))
+
+    def blocks(self, ours: str, opened: dict[str, Tensor] | None = None) -> Iterable[Tensor]:
+        """``get``, a block of rows at a time."""
+        source, dtype, fit = self.source.get(ours, ours), self.target_dtype(ours), self.fit(ours)
+        if fit is _AS_IT_IS:
+            return self.weights.blocks(source, dtype, opened)
+        return (block.to(dtype) for block in fit.blocks(self.weights.blocks(source, torch.float32, opened)))
 
     def _pieces(self, step: Step, opened: dict[str, Tensor]) -> list[tuple[str, Iterable[Tensor] | Stored]]:
         """(name, blocks of rows) of what a step gives; a ``Stored`` is to be copied as it is."""
         found: dict[str, Stored | None] = {}
         sources = [self.source.get(name, name) for name in step.inputs]
-        if step.convert is None:
+        if any(self.fit(name) is not _AS_IT_IS for name in step.inputs):
+            pass
+        elif step.convert is None:
             found = {step.outputs[0]: self.weights.stored(sources[0])}
         elif self._same_layout() and not any(map(self.weights.is_changed, sources)):
             found = {name: self.weights.base.stored.get(name) for name in step.outputs}
         if found and all(s is not None and self._is_final(name, s) for name, s in found.items()):
             return list(found.items())
         if step.convert is None:
-            return [(step.outputs[0], self.weights.blocks(sources[0], self.target_dtype(step.inputs[0]), opened))]
+            return [(step.outputs[0], self.blocks(step.inputs[0], opened))]
         return [(name, [value]) for name, value in step(lambda name: self.get(name, opened)).items()]
 
     def _is_final(self, name: str, stored: Stored) -> bool:
-        return stored.stride is None and (stored.dtype, stored.shape) == self.tensors[name]
+        return stored.in_order and (stored.dtype, stored.shape) == self.tensors[name]
 
     def _same_layout(self) -> bool:
         return self.weights.base is not None and type(self.weights.base.layout) is type(self.layout)

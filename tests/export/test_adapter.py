@@ -46,8 +46,8 @@ def test_peft_over_transformers_gives_our_logits(name, tmp_path):
     cfg = {'model': config, 'pretrained': str(official), 'tune': TUNES[name]}
     path, model = make_checkpoint(tmp_path / 'iter_1.pth', cfg, encoder)
     convert(cfg, None, tmp_path / 'base_hf', check='none')
-    made = convert(cfg, path, tmp_path / 'adapter', adapter=True)
-    assert made.check == 'weights'
+    made = convert(cfg, path, tmp_path / 'adapter', adapter=True, check='full')
+    assert made.measured['difference'] < 1e-5
     assert {'adapter_config.json', 'adapter_model.safetensors', 'encoder.json'} <= set(made.files)
     sample = encoder.prompt('What dish is it?', [picture()])
     got = with_adapter(tmp_path / 'base_hf', tmp_path / 'adapter', sample, model)
@@ -59,14 +59,15 @@ def test_phi3_whose_layers_stay_packed(tmp_path):
     base = make_base(tmp_path / 'base', config, 'hf', encoder=encoder)
     cfg = {'model': config, 'pretrained': str(base), 'tune': LORA}
     path, model = make_checkpoint(tmp_path / 'iter_1.pth', cfg, encoder)
-    convert(cfg, path, tmp_path / 'adapter', adapter=True)
+    made = convert(cfg, path, tmp_path / 'adapter', adapter=True, check='weights')
+    assert made.measured == {'tensors': len(load_file(tmp_path / 'adapter' / 'adapter_model.safetensors'))}
     settings = json.loads((tmp_path / 'adapter' / 'adapter_config.json').read_text())
     assert settings['base_model_name_or_path'] == str(base)
     assert settings['modules_to_save'] == ['model.multi_modal_projector']
     sample = encoder.prompt('What dish is it?', [picture()])
     got = with_adapter(base, tmp_path / 'adapter', sample, model)
     torch.testing.assert_close(got, logits(model, encoder, [picture()]), atol=1e-5, rtol=1e-5)
-    half = convert(cfg, path, tmp_path / 'half', adapter=True, dtype='bfloat16')
+    half = convert(cfg, path, tmp_path / 'half', adapter=True, dtype='bfloat16', check='full')
     assert {t.dtype for t in load_file(half.path / 'adapter_model.safetensors').values()} == {torch.bfloat16}
 
 

@@ -1,16 +1,13 @@
-"""HF-native exports in LMDeploy 0.18: architecture, preprocessing, weight loader, forward."""
+"""HF-native InternVL exports in LMDeploy 0.18: architecture, preprocessing, weight loader, forward."""
 
 from __future__ import annotations
-
-import base64
-import io
 
 import pytest
 import torch
 
 from mmft.export import convert
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, make_encoder, model_config, picture
-from tests.serve.lmdeploy_cpu import Served, preprocess
+from tests.serve.lmdeploy_cpu import Served, preprocess, user
 
 QUESTION = 'What dish is it? 这是什么菜？'
 
@@ -24,18 +21,6 @@ def exported(request, tmp_path_factory):
     path, model = make_checkpoint(root / 'iter_1.pth', cfg, encoder)
     convert(cfg, path, root / 'out', check='none', max_shard_size='200KB')
     return request.param, model, encoder, root / 'out'
-
-
-def url(image) -> dict:
-    """A picture as OpenAI clients send it; PNG keeps every pixel."""
-    data = io.BytesIO()
-    image.save(data, 'PNG')
-    text = base64.b64encode(data.getvalue()).decode()
-    return {'type': 'image_url', 'image_url': {'url': f'data:image/png;base64,{text}'}}
-
-
-def user(text: str, *images) -> dict:
-    return {'role': 'user', 'content': [*map(url, images), {'type': 'text', 'text': text}]}
 
 
 def test_architecture(exported):
@@ -75,7 +60,6 @@ def test_weights_logits_and_greedy_answer(exported):
     # A picture of one tile's size: no resizing, so no difference of pixels, only of arithmetic.
     image = picture(56, 56)
     prompt = preprocess(out, [user(QUESTION, image)])
-    prompt['multimodal'] = [{**item, 'pixel_values': item['pixel_values'].float()} for item in prompt['multimodal']]
     got, answer = served.answer(prompt, 4)
     torch.testing.assert_close(got, logits(model, encoder, [image], QUESTION), atol=1e-4, rtol=1e-4)
     sample = encoder.prompt(QUESTION, [image])

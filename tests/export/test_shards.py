@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mmft.checkpoint import TensorDirectory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.shards import ShardWriter, parse_size
-from mmft.export.stored import materialise, stored_directory, stored_pickle, stored_safetensors
+from mmft.export.stored import materialise, stored_pickle, stored_safetensors, stored_tensors
 
 
 def tensors():
@@ -96,7 +96,7 @@ def test_copies_from_safetensors_and_pickles(tmp_path):
 def test_shared_storage_in_a_pickle(tmp_path):
     whole = torch.arange(12.0).view(3, 4)
     torch.save({'whole': whole, 'row': whole[1], 'column': whole[:, 2]}, tmp_path / 'pytorch_model.bin')
-    stored = stored_directory(TensorDirectory(tmp_path))
+    stored = stored_tensors(TensorDirectory(tmp_path))
     assert torch.equal(stored['row'].read(), whole[1])
     assert torch.equal(stored['column'].read(), whole[:, 2])
 

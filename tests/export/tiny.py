@@ -11,11 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mmft.checkpoint import build_pretrained
-from mmft.checkpoint.layouts import LAYOUT_NAMES
 from mmft.data import ChatEncoder, DynamicTiler
 from mmft.engine.checkpoint import plain
-from mmft.export import hf, official
+from mmft.export.files import Contents
+from mmft.export.gate import logits_of
+from mmft.export.targets import choose_target
 from mmft.models import VLM
+from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
 from tests.helpers import GOLDEN
 
@@ -71,36 +73,45 @@ def make_base(directory: Path, config: dict[str, Any], layout: str = 'official',
     directory.mkdir(parents=True)
     model = random_model(config, seed)
     own = dict(model.named_parameters())
-    table = LAYOUT_NAMES[layout].from_model(config)
+    table, family = choose_target(layout, config)
     tensors: dict[str, torch.Tensor] = {}
     for step in table.to_theirs(own):
         tensors |= step(lambda name: own[name].detach().to(dtype))
     save_file(
         {name: value.contiguous() for name, value in tensors.items()}, directory / 'model.safetensors', {'format': 'pt'}
     )
-    files = {'hf': hf, 'official': official}[layout]
-    files.write_files(directory, model, encoder, str(dtype).removeprefix('torch.'), None)
+    family.write_files(directory, Contents(model, config, encoder, None, str(dtype).removeprefix('torch.')))
     return directory
 
 
 def make_checkpoint(
-    path: Path, cfg: dict[str, Any], encoder: ChatEncoder | None = None, seed: int = 1, **meta: Any
+    path: Path,
+    cfg: dict[str, Any],
+    encoder: ChatEncoder | None = None,
+    seed: int = 1,
+    initialised: tuple[str, ...] = (),
+    **meta: Any,
 ) -> tuple[Path, VLM]:
-    """A checkpoint of a training that moved every trained tensor, and the trained model itself, adapters unmerged."""
+    """A checkpoint of a training that moved every trained tensor, and the trained model itself, adapters unmerged.
+
+    Args:
+        initialised: beginnings of names: tensors that are in no base and were not trained.
+    """
     base = None
     if cfg.get('pretrained'):
         model, mark = build_pretrained(cfg['pretrained'], cfg['model'], dtype='float32')
-        base = {'path': str(cfg['pretrained']), 'fingerprint': mark}
+        base = {'path': cfg['pretrained'], 'fingerprint': mark}
     else:
         model = random_model(cfg['model'])
     tune = apply_tune(model, cfg['tune'])
+    first = {plain_key(n): p for n, p in model.named_parameters() if n.startswith(initialised) and not p.requires_grad}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     content = {
-        'state_dict': {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+        'state_dict': {**{name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, **first},
         'optimizer': {'state': torch.randn(1000)},
         'encoder': encoder.to_dict() if encoder is not None else None,
         'meta': {
@@ -108,6 +119,7 @@ def make_checkpoint(
             'config': f'model = {json.dumps(cfg["model"])}',
             'base': base,
             'tune': tune,
+            'initialised': sorted(first),
             **meta,
         },
     }
@@ -126,6 +138,4 @@ def picture(width: int = 100, height: int = 60) -> Image.Image:
 
 def logits(model: VLM, encoder: ChatEncoder, images: list, text: str = 'What dish is it?') -> torch.Tensor:
     """(L,V) of a question."""
-    sample = encoder.prompt(text, images)
-    with torch.no_grad():
-        return model(sample.input_ids[None], pixel_values=sample.pixel_values, mode='tensor')[0]
+    return logits_of(model, encoder.prompt(text, images))

@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmft.checkpoint.layouts.architectures import ARCHITECTURES
 from mmft.checkpoint.layouts.internvl_official import VISION_FIELDS
 from mmft.checkpoint.source import read_json
 from mmft.errors import ConfigError
-from mmft.export.files import generation_config, llm_ids, write_encoder, write_json
-from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
+from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
+from mmft.export.fit import Fit
+from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD
 
-if TYPE_CHECKING:
-    from mmft.data.encoder import ChatEncoder
+__all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
 
-__all__ = ['check_encoder', 'model_config', 'write_files']
+UNTIE = True  # InternVLChatConfig sets tie_word_embeddings to False for every language model
 
-_ARCHITECTURES = {
-    'InternLM2': ('InternLM2ForCausalLM', 'internlm2'),
-    'Llama': ('LlamaForCausalLM', 'llama'),
-    'Qwen2': ('Qwen2ForCausalLM', 'qwen2'),
-    'Phi3': ('Phi3ForCausalLM', 'phi3'),
-}
 _AUTO_MAP = {
     'AutoConfig': 'configuration_internvl_chat.InternVLChatConfig',
     'AutoModel': 'modeling_internvl_chat.InternVLChatModel',
@@ -33,10 +28,11 @@ _AUTO_MAP = {
 }
 
 
-def llm_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str, Any]:
+def llm_config(contents: Contents) -> dict[str, Any]:
     """``llm_config`` in the language model's own terms, as its original configuration class takes it."""
-    kind, config = type(model.llm).__name__, model.llm.lm.config
-    architecture, model_type = _ARCHITECTURES[kind]
+    llm = contents.model.llm
+    kind, config = type(llm).__name__, llm.lm.config
+    architecture, model_type = ARCHITECTURES[kind]
     names = (
         'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
         'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps',
@@ -51,11 +47,11 @@ def llm_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str,
     return {
         'architectures': [architecture],
         'model_type': model_type,
-        'torch_dtype': dtype,
+        'torch_dtype': contents.dtype,
         'tie_word_embeddings': False,
         **fields,
         **_rope(kind, dict(config.rope_parameters)),
-        **llm_ids(config.to_dict(), encoder),
+        **llm_ids(config.to_dict(), contents.encoder),
     }
 
 
@@ -74,14 +70,13 @@ def _rope(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
     return {'rope_theta': theta, 'rope_scaling': scaling}
 
 
-def model_config(
-    model: VLM, encoder: ChatEncoder | None, dtype: str, original: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def model_config(contents: Contents, original: dict[str, Any] | None = None) -> dict[str, Any]:
     """``config.json``.
 
     Args:
         original: the base's own ``config.json`` where it is of this layout: what mmft does not know of it stays.
     """
+    model, dtype = contents.model, contents.dtype
     vision = {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
     vision |= {name: getattr(model.vision, name) for name in VISION_FIELDS if name not in vision}
     own = {
@@ -93,11 +88,11 @@ def model_config(
         'ps_version': model.projector.version,
         'select_layer': model.vision.select_layer,
         'force_image_size': model.vision.image_size,
-        **(_tiler_options(encoder) if encoder is not None else {}),
+        **(_tiler_options(contents) if contents.encoder is not None else {}),
     }
     original = original or {'auto_map': _AUTO_MAP, 'use_backbone_lora': 0, 'use_llm_lora': 0}
     plain_vision = {'architectures': ['InternVisionModel'], 'model_type': 'intern_vit_6b'}
-    language = llm_config(model, encoder, dtype)
+    language = llm_config(contents)
     before = original.get('llm_config', {})
     if before.get('architectures') == language['architectures']:
         language = {**before, **language}
@@ -109,10 +104,10 @@ def model_config(
     }
 
 
-def _tiler_options(encoder: ChatEncoder) -> dict[str, Any]:
-    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {'type': 'Resize'}
+def _tiler_options(contents: Contents) -> dict[str, Any]:
+    tiler = contents.tiler or {'type': 'Resize'}
     options = {
-        'template': encoder.template.name,
+        'template': contents.encoder.template.name,
         'dynamic_image_size': tiler['type'] == 'DynamicTiler',
         'pad2square': tiler['type'] == 'PadSquare',
     }
@@ -127,25 +122,27 @@ def _tiler_options(encoder: ChatEncoder) -> dict[str, Any]:
     return options
 
 
-def check_encoder(encoder: ChatEncoder) -> None:
-    """Raises ``ConfigError`` for image processors that OpenGVLab's code does not have."""
-    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {'type': 'Resize'}
-    if tiler['type'] not in ('DynamicTiler', 'PadSquare', 'Resize'):
-        raise ConfigError(
-            f'the official InternVL2 layout has no {tiler["type"]}', expected='DynamicTiler, PadSquare or Resize'
-        )
+def check(contents: Contents) -> None:
+    """Raises ``ConfigError`` for what OpenGVLab's code does not do with pictures."""
+    kind = contents.tiler.get('type', 'Resize')
+    problems = contents.pixel_problems('InternViT')
+    if kind not in ('DynamicTiler', 'PadSquare', 'Resize'):
+        problems.append(f'{kind}: it has DynamicTiler, PadSquare and Resize')
+    if problems:
+        raise ConfigError.gather([f'the official InternVL2 layout cannot hold {p}' for p in problems])
 
 
-def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype: str, base: Path | None) -> None:
-    """Everything but the weights.
+def fits(contents: Contents) -> dict[str, Fit]:
+    """None: the original classes have a place for everything."""
+    return {}
 
-    Args:
-        base: the directory training began with; where it is of this layout, its Python files and unknown settings go
-            along.
-    """
+
+def write_files(directory: Path, contents: Contents) -> None:
+    """Everything but the weights. Python files and unknown settings of a base of this layout go along."""
+    base, encoder = contents.base, contents.encoder
     original = read_json(base / 'config.json') if base is not None else {}
     original = original if original.get('architectures') == ['InternVLChatModel'] else None
-    config = model_config(model, encoder, dtype, original)
+    config = model_config(contents, original)
     write_json(directory / 'config.json', config)
     ids = llm_ids(config['llm_config'], encoder)
     write_json(directory / 'generation_config.json', generation_config(ids, encoder))

@@ -7,49 +7,34 @@ Sources: ``transformers/models/{internvl,got_ocr2}`` 5.23; LMDeploy 0.18, ``lmde
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmft.errors import ConfigError
-from mmft.export.files import generation_config, llm_ids, write_encoder, write_json
-from mmft.models.vlm import VLM
+from mmft.export.files import Contents, generation_config, llm_ids, text_config, write_encoder, write_json
+from mmft.export.fit import Fit
 
-if TYPE_CHECKING:
-    from mmft.data.encoder import ChatEncoder
+__all__ = ['UNTIE', 'check', 'fits', 'model_config', 'processor_config', 'write_files']
 
-__all__ = ['check_encoder', 'model_config', 'processor_config', 'write_files']
-
-_NOT_THE_MODEL = {
-    'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
-    'problem_type', '_name_or_path', 'chunk_size_feed_forward', 'is_encoder_decoder', 'attn_implementation',
-}  # fmt: skip
+UNTIE = False
 _VIDEO = '<video>'
 
 
-def model_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[str, Any]:
-    """``config.json``.
-
-    Args:
-        model: may be on the meta device; only its numbers are read.
-        dtype: name of the weights' dtype. LMDeploy serves anything but float16 and bfloat16 as float16.
-    """
-    vision, llm = model.vision, model.llm.lm.config
-    text = {k: v for k, v in llm.to_dict().items() if k not in _NOT_THE_MODEL and v is not None}
-    text |= llm_ids(text, encoder)  # null where there is none: left out, a class's own default would take its place
-    # LMDeploy finds the language model by text_config.architectures and reads the tie there; transformers reads the
-    # tie at the top, whose default is true.
-    text |= {'architectures': [type(model.llm.lm).__name__], 'dtype': dtype}
+def model_config(contents: Contents) -> dict[str, Any]:
+    """``config.json``."""
+    vision, llm, dtype = contents.model.vision, contents.model.llm.lm.config, contents.dtype
     config = {
         'architectures': ['InternVLForConditionalGeneration'],
         'model_type': 'internvl',
         'dtype': dtype,
+        # transformers reads the tie here, where its default is true; LMDeploy in text_config.
         'tie_word_embeddings': bool(llm.tie_word_embeddings),
-        'image_token_id': encoder.image_token_id if encoder is not None else model.image_token_id,
-        'image_seq_length': encoder.tokens_per_tile if encoder is not None else model.tokens_per_tile,
-        'downsample_ratio': model.projector.scale,
+        'image_token_id': contents.image_token_id,
+        'image_seq_length': contents.tokens_per_tile,
+        'downsample_ratio': contents.model.projector.scale,
         'projector_hidden_act': 'gelu',
         'vision_feature_layer': -1,
         'vision_feature_select_strategy': 'default',
-        'text_config': text,
+        'text_config': text_config(contents),
         'vision_config': {
             'architectures': ['InternVLVisionModel'],
             'model_type': 'internvl_vision',
@@ -78,13 +63,15 @@ def model_config(model: VLM, encoder: ChatEncoder | None, dtype: str) -> dict[st
     return {name: value for name, value in config.items() if value is not None}
 
 
-def check_encoder(encoder: ChatEncoder) -> None:
+def check(contents: Contents) -> None:
     """Refuse what transformers' InternVLProcessor cannot do as the encoder does it.
 
     Raises:
         ConfigError: with all reasons.
     """
-    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {'type': 'DynamicTiler'}
+    encoder, tiler = contents.encoder, contents.tiler or {'type': 'DynamicTiler'}
+    if encoder is None:
+        return
     problems = []
     if tiler['type'] not in ('DynamicTiler', 'Resize'):
         problems.append(f'it cuts pictures into tiles or stretches them; the encoder has {tiler["type"]}')
@@ -96,9 +83,14 @@ def check_encoder(encoder: ChatEncoder) -> None:
         raise ConfigError.gather([f"transformers' InternVLProcessor: {p}; use --layout official" for p in problems])
 
 
-def processor_config(model: VLM, encoder: ChatEncoder) -> dict[str, Any]:
+def fits(contents: Contents) -> dict[str, Fit]:
+    """None: the classes have a place for everything."""
+    return {}
+
+
+def processor_config(contents: Contents) -> dict[str, Any]:
     """``processor_config.json``; its ``image_processor`` is ``preprocessor_config.json``."""
-    tiler = encoder.image_processor.to_dict() if encoder.image_processor is not None else {}
+    model, tiler = contents.model, contents.tiler
     side = tiler.get('tile_size', model.vision.image_size)
     common = {
         'do_convert_rgb': True,
@@ -119,17 +111,17 @@ def processor_config(model: VLM, encoder: ChatEncoder) -> dict[str, Any]:
     }
     return {
         'processor_class': 'InternVLProcessor',
-        'image_seq_length': encoder.tokens_per_tile,
+        'image_seq_length': contents.tokens_per_tile,
         'image_processor': {'image_processor_type': 'GotOcr2ImageProcessor', **common, **tiles},
         'video_processor': {'video_processor_type': 'InternVLVideoProcessor', **common},
     }
 
 
-def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype: str, base: Path | None) -> None:
-    """Everything but the weights. ``base`` is not needed: all follows from model and encoder."""
-    config = model_config(model, encoder, dtype)
+def write_files(directory: Path, contents: Contents) -> None:
+    """Everything but the weights."""
+    config, encoder = model_config(contents), contents.encoder
     write_json(directory / 'config.json', config)
-    ids = llm_ids(config['text_config'], encoder)
+    ids = llm_ids(contents.model.llm.lm.config.to_dict(), encoder)
     write_json(directory / 'generation_config.json', generation_config(ids, encoder))
     if encoder is None:
         return
@@ -143,7 +135,7 @@ def write_files(directory: Path, model: VLM, encoder: ChatEncoder | None, dtype:
         'video_token': video,
     }
     write_encoder(directory, encoder, tokens, encoder.image_token)
-    processor = processor_config(model, encoder)
+    processor = processor_config(contents)
     write_json(directory / 'processor_config.json', processor)
     write_json(
         directory / 'preprocessor_config.json', {**processor['image_processor'], 'processor_class': 'InternVLProcessor'}

@@ -1,0 +1,119 @@
+"""What is exported: a config's model, the base it started from, the checkpoint over it, and its encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmft.checkpoint.load import TOKENIZER_FILES, as_dtype, build_meta, tokenizer_directory
+from mmft.errors import CheckpointError, ConfigError
+from mmft.export.files import Contents
+from mmft.export.same_model import check_trained_model
+from mmft.export.sources import Base, TrainingCheckpoint, check_base, trained_names
+from mmft.models.vlm import VLM
+from mmft.registry import ENCODERS
+
+if TYPE_CHECKING:
+    from mmft.data.encoder import ChatEncoder
+
+__all__ = ['Training']
+
+
+@dataclass
+class Training:
+    """All that a conversion reads: the config's model, its base, the checkpoint and the encoder it was trained with."""
+
+    model_config: dict[str, Any]
+    base: Base | None
+    checkpoint: TrainingCheckpoint | None
+    model: VLM
+    encoder: ChatEncoder | None
+    dtype: torch.dtype | None
+
+    @classmethod
+    def read(cls, cfg: Mapping[str, Any], checkpoint: str | Path | None) -> Training:
+        """Read and check, before anything is written.
+
+        Raises:
+            CheckpointError: another base, another model, no checkpoint of mmft, tensors missing or left over.
+            ConfigError: the config contradicts the base.
+        """
+        cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else dict(cfg)
+        base = Base.read(cfg['pretrained'], cfg.get('model')) if cfg.get('pretrained') else None
+        model_config = cfg.get('model') or (base.layout.model_config if base is not None else None)
+        if model_config is None:
+            raise ConfigError('a config without model and pretrained', fix='pass the config of the training')
+        trained = TrainingCheckpoint.read(checkpoint) if checkpoint is not None else None
+        if trained is not None:
+            check_base(base, trained)
+            check_trained_model(model_config, trained.meta, str(trained.path))
+            _check_complete(model_config, trained)
+        elif base is None:
+            raise ConfigError('no checkpoint and no pretrained weights', fix='pass a checkpoint')
+        model = build_meta(model_config)
+        encoder = _encoder(cfg, model, trained, base)
+        if encoder is not None:
+            model.image_token_id = encoder.image_token_id
+        model_config = {**model_config, 'image_token_id': model.image_token_id}
+        return cls(model_config, base, trained, model, encoder, as_dtype(cfg.get('dtype')))
+
+    @property
+    def inputs(self) -> list[Path]:
+        """Every directory and file that is read."""
+        found = self.base.directories if self.base is not None else []
+        return [*found, self.checkpoint.path] if self.checkpoint is not None else found
+
+    @property
+    def contents(self) -> Contents:
+        """What the files describe."""
+        base = self.base.path if self.base is not None else None
+        pictures = self.base.layout.encoder_config(base).get('image_processor') if base is not None else None
+        return Contents(self.model, self.model_config, self.encoder, base, pictures=pictures or {})
+
+    def main_dtype(self) -> torch.dtype | None:
+        """Of all weights, where the base does not say it tensor by tensor: there is none, or it is one of parts."""
+        if self.base is None:
+            return self.dtype
+        return self.base.main_dtype() if self.base.path is None else None
+
+
+def _check_complete(model_config: Mapping[str, Any], checkpoint: TrainingCheckpoint) -> None:
+    expected = trained_names(build_meta(model_config), checkpoint.meta['tune']) | checkpoint.initialised
+    found = set(checkpoint.state)
+    if expected != found:
+        missing, extra = sorted(expected - found), sorted(found - expected)
+        raise CheckpointError(
+            f'{checkpoint.path} does not hold what its own settings train: {len(missing)} tensors missing'
+            f'{_such_as(missing)}, {len(extra)} too many{_such_as(extra)}',
+            expected=f'the tensors that tune={checkpoint.meta["tune"]} trains in the model of the config',
+            fix='take config and checkpoint from the same work_dir',
+        )
+
+
+def _such_as(names: list[str]) -> str:
+    return f' ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""})' if names else ''
+
+
+def _encoder(
+    cfg: Mapping[str, Any], model: VLM, checkpoint: TrainingCheckpoint | None, base: Base | None
+) -> ChatEncoder | None:
+    """The encoder of the training; for a bare base the one that the config describes; None without a tokenizer."""
+    if checkpoint is not None:
+        if checkpoint.encoder is None:
+            return None
+        from mmft.data import ChatEncoder
+
+        return ChatEncoder.from_dict(checkpoint.encoder)
+    if not cfg.get('encoder'):
+        from mmft.checkpoint.load import load_encoder
+
+        return load_encoder(base.path, model.tokens_per_tile, base.layout) if base.path is not None else None
+    config = {'tokenizer': tokenizer_directory(base.pretrained), **cfg['encoder']}
+    if not any((Path(config['tokenizer']) / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    side = config.get('image_processor', {}).get('tile_size', model.vision.image_size)
+    return ENCODERS.build({'tokens_per_tile': model.num_image_tokens(side), **config})
