@@ -24,5 +24,6 @@ seed = 0
 work_dir = None  # work_dirs/<config name>
 launcher = 'none'
 resume = False
-load_from = None
+# Start from the trained weights of another run (its folder or a .pth), of a model directory, or an mm_projector.bin.
+init_from = None
 log_level = 'INFO'

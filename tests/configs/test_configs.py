@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from mmft.cli.configs import apply_options
 from mmft.engine import Runner, memory, validate_config
 from mmft.engine.build import build_dataloader, build_encoder, build_model
 from mmft.engine.optim import build_optim_wrapper
+from mmft.engine.plan import GIB, MARGIN, make_plan
 from mmft.errors import ConfigError
+from mmft.models import VLM
 from mmft.models.lora import is_lora_key
 from mmft.models.tuning import part_of
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS, TEMPLATES
@@ -26,6 +30,9 @@ CONFIGS = sorted(path for path in ROOT.rglob('*.py') if '_base_' not in path.par
 NAMES = [path.stem for path in CONFIGS]
 REQUIRED = {f'internvl2_{size}_food_{kind}' for size in ('1b', '2b', '4b', '8b', '26b') for kind in ('full', 'lora')}
 REQUIRED |= {'internvl2_2b_food_qlora', 'internvl2_8b_food_qlora', 'internvl2_tiny_food_lora'}
+REQUIRED |= {f'llava15_{size}_{kind}' for size in ('7b', '13b') for kind in ('align', 'full', 'lora', 'qlora')}
+REQUIRED |= {f'llava15_7b_{task}_lora' for task in ('okvqa', 'boxes', 'codalm')}
+BASES = sorted(path for path in (ROOT / '_base_' / 'models').glob('*.py') if path.stem not in ('internvl2', 'llava'))
 
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
 
@@ -57,24 +64,87 @@ def test_it_reads_and_only_weights_and_data_are_missing(path, tmp_path):
         complaints = [line for line in str(error).splitlines() if line[:1].isdigit() or 'does not exist' in line]
         complaints = [line for line in complaints if 'problems in the config' not in line]
         assert complaints
+        known = (
+            'base weights',
+            'pretrained',
+            'init_from: nothing to start from',
+            'dataset.ann_file',
+            'dataset.image_root',
+        )
         for line in complaints:
-            assert 'pretrained = ' in line or 'dataset.ann_file' in line or 'dataset.image_root' in line, line
+            assert any(name in line for name in known), line
 
 
 @each_config
-def test_it_builds_at_full_size(path):
-    cfg = Config.fromfile(path)
-    model = build_meta(cfg.model.to_dict())
-    tune, _ = memory.tune_on_meta(model, cfg.tune.to_dict())
-    assert all(p.is_meta for p in model.parameters())
-    trained = {part_of(name) for name, p in model.named_parameters() if p.requires_grad}
-    assert trained == {part for part, spec in tune.items() if spec['type'] != 'frozen'}
+def test_it_builds_at_full_size_and_takes_what_it_says(path):
+    cfg, said = Config.fromfile(path), docstring_of(path)
+    cfg.deepspeed = said['deepspeed'] or cfg.get('deepspeed')
+    made = make_plan(cfg, said['gpus'])
+    assert all(p.is_meta for p in made.model.parameters())
+    trained = {part_of(name) for name, p in made.model.named_parameters() if p.requires_grad}
+    assert trained == {part for part, spec in made.tune.items() if spec['type'] != 'frozen'}
+    check_encoder(cfg, made.model)
+    if said['samples']:
+        assert said['samples'] == made.load.samples * cfg.optim_wrapper.accumulative_counts * said['gpus']
+        assert abs(said['gib'] - made.memory.total / GIB) < 1
+        at_most = made.memory.total
+        if said['longest']:
+            assert said['longest'] == cfg.encoder.max_length
+            load = replace(made.load, length=said['longest'])
+            at_most = memory.estimate(made.model, made.tune, made.weights, load, made.setting).total
+            assert abs(said['longest_gib'] - at_most / GIB) < 1
+        assert at_most * MARGIN <= said['card'] * GIB
+
+
+def docstring_of(path: Path) -> dict[str, int | str | None]:
+    """What the docstring of a config says of a step: samples, cards, memory, and the command."""
+    text = path.read_text(encoding='utf-8').split('"""')[1]
+    step = re.search(
+        r'(\d+) samples? a step on (one card|\d+ cards) of (\d+) GB: about (\d+) GiB'
+        r'(?: each)? at the peak \(`--dry-run` adds it up\)(?:,\n(\d+) with samples of ([\d,]+) tokens)?\.\n',
+        text,
+    )
+    gpus, deepspeed = re.search(r'--nproc_per_node=(\d+)', text), re.search(r'--deepspeed (\w+)', text)
+    said = {'gpus': int(gpus[1]) if gpus else 1, 'deepspeed': deepspeed[1] if deepspeed else None, 'samples': None}
+    if step is None:
+        assert 'tiny' in path.stem, 'a docstring says what a step takes'
+        return said
+    assert path.stem in text, 'the command names the config'
+    assert step[2] == ('one card' if said['gpus'] == 1 else f'{said["gpus"]} cards')
+    names = ('samples', 'card', 'gib', 'longest_gib', 'longest')
+    values = (step[1], step[3], step[4], step[5], step[6])
+    return said | {name: value and int(value.replace(',', '')) for name, value in zip(names, values, strict=True)}
+
+
+def check_encoder(cfg: Config, model: VLM) -> None:
+    """The encoder's pictures are those that the model takes, and the largest leaves room for text."""
     assert cfg.encoder.template in TEMPLATES.names()
     assert cfg.encoder.type in ENCODERS.names()
-    tiler = IMAGE_PROCESSORS.build(cfg.encoder.image_processor.to_dict())
-    assert tiler.tile_size == model.vision.image_size
-    longest = tiler.max_tiles + 1 if tiler.thumbnail and tiler.max_tiles > 1 else tiler.max_tiles
-    assert longest * model.tokens_per_tile + 256 <= cfg.encoder.max_length
+    processor = IMAGE_PROCESSORS.build(cfg.encoder.image_processor.to_dict())
+    # A tower whose positions are made for another side, DINOv2's, interpolates them; the others see their own.
+    assert processor.tile_size == model.vision.image_size or cfg.model.vision.type == 'DINOv2'
+    assert (model.merge is not None) == processor.arranges
+    per_tile = model.num_image_tokens(processor.tile_size)
+    longest = processor.tile_counts()[-1] * per_tile
+    if processor.arranges:
+        longest = max(processor.num_tokens(*size, per_tile) for size in processor.grid_pinpoints)
+    assert longest + 256 <= (cfg.encoder.max_length or longest + 256)
+    mean = cfg.encoder.image_processor.get('mean')
+    assert mean is None or tuple(mean) == model.pixel_mean
+
+
+@pytest.mark.parametrize('path', BASES, ids=lambda path: path.stem)
+def test_a_model_base_builds_and_fits_its_encoder(path):
+    cfg = Config.fromfile(path)
+    if path.stem not in {base for config in CONFIGS for base in bases_of(config)}:  # else: see above
+        check_encoder(cfg, build_meta(cfg.model.to_dict()))
+    if isinstance(cfg.get('pretrained'), dict):
+        assert set(cfg.pretrained) == set(cfg.pretrained_repo)
+        assert {'vision', 'llm'} <= set(cfg.pretrained) <= {'vision', 'projector', 'llm'}
+
+
+def bases_of(path: Path) -> set[str]:
+    return set(re.findall(r'_base_\.models\.(\w+) import', path.read_text(encoding='utf-8')))
 
 
 @each_config
@@ -87,7 +157,9 @@ def test_shrunken_it_takes_a_training_step(path, tmp_path):
     moved = {name for name, p in runner.model.named_parameters() if not torch.equal(p.detach(), before[name])}
     trained = {name for name, p in runner.model.named_parameters() if p.requires_grad}
     assert moved <= trained
-    assert trained == {name for name in before if should_train(name, cfg.tune)}
+    named = {id(p): name for name, p in runner.model.named_parameters()}
+    idle = {named[id(p)] for p in runner.model.vision.idle_layers.parameters()}
+    assert trained == {name for name in before if should_train(name, cfg.tune)} - idle - frozen_inside(runner.model)
     assert {part_of(name) for name in moved} == {part_of(name) for name in trained}
     assert (tmp_path / 'work').is_dir()
     logging.shutdown()
@@ -96,8 +168,18 @@ def test_shrunken_it_takes_a_training_step(path, tmp_path):
 def should_train(name: str, tune: dict) -> bool:
     """What ``tune`` says of a parameter, read without the library's help."""
     spec = tune[part_of(name)]
-    kind = spec if isinstance(spec, str) else spec['type']
+    kind, first = (spec, 0) if isinstance(spec, str) else (spec['type'], spec.get('from_layer', 0))
+    if kind == 'full' and first:
+        layer = re.search(r'\.(?:layers?|blocks)\.(\d+)\.', name)
+        return layer is not None and int(layer[1]) >= first
     return kind == 'full' or (kind in ('lora', 'qlora') and is_lora_key('.' + name))
+
+
+def frozen_inside(model: VLM) -> set[str]:
+    """Of MiniGPT-4's projector only the linear map trains."""
+    if not getattr(model.projector, 'frozen_qformer', False):
+        return set()
+    return {name for name, _ in model.named_parameters() if name.startswith('projector.') and '.proj.' not in name}
 
 
 def test_qlora_keeps_its_linear_weights_in_four_bits(tmp_path):

@@ -1,0 +1,12 @@
+"""COCO captions (cocodataset.org), pictures and annotations in data/coco::
+
+python tools/data/coco_captions.py data/coco
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .chat import *
+
+train_dataloader.update(dataset=dict(ann_file='data/coco/captions/train.jsonl', image_root='data/coco'))
+val_dataloader.update(dataset=dict(ann_file='data/coco/captions/val.jsonl', image_root='data/coco'))

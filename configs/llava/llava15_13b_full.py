@@ -1,0 +1,19 @@
+"""LLaVA-1.5-13B, stage two, instruction tuning: projector and language model learn whole, on the mix of 665k.
+
+128 samples a step on 8 cards of 80 GB: about 40 GiB each at the peak (`--dry-run` adds it up),
+56 with samples of 2,048 tokens.
+
+    torchrun --nproc_per_node=8 tools/train.py llava15_13b_full
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.llava_tune import *
+    from .._base_.models.vicuna_13b_clip import *
+    from .._base_.runtime import *
+    from .._base_.schedules.llava_full import *
+
+# Or LLaVA's own: mm_projector.bin of liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-13b-v1.5.
+init_from = 'work_dirs/llava15_13b_align'
+train_dataloader.update(batch_size=16)  # x 1 x 8 GPUs = 128 samples

@@ -1,0 +1,21 @@
+"""Experiment 3 of 22, instruction tuning: TinyLlama-1.1B + CLIP-L/336 + MLP.
+
+Projector and language model learn, on LLaVA-1.5's mix; the tower is frozen as stage one left it.
+128 samples a step on 8 cards of 24 GB: about 10 GiB each at the peak (`--dry-run` adds it up),
+15 with samples of 2,048 tokens.
+
+    torchrun --nproc_per_node=8 tools/train.py exp03_tune
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.llava_tune import *
+    from .._base_.models.tinyllama_clip import *
+    from .._base_.runtime import *
+    from .._base_.schedules.llava_full import *
+
+dtype = 'float16'
+init_from = 'work_dirs/exp03_align'
+train_dataloader.update(batch_size=16)  # x 1 x 8 GPUs = 128 samples
+optim_wrapper.update(dtype='float16', accumulative_counts=1, optimizer=dict(lr=2e-5))

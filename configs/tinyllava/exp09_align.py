@@ -1,0 +1,21 @@
+"""Experiment 9 of 22, alignment: StableLM-2-1.6B + CLIP-L/336 + MLP.
+
+The projector alone learns, on LLaVA-1.5's captions.
+256 samples a step on 8 cards of 24 GB: about 14 GiB each at the peak (`--dry-run` adds it up).
+
+    torchrun --nproc_per_node=8 tools/train.py exp09_align
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.data.llava_align import *
+    from .._base_.models.stablelm2_clip import *
+    from .._base_.runtime import *
+    from .._base_.schedules.llava_align import *
+
+encoder.update(template='plain')
+# The whole picture as CLIP's own processor crops it; only the second stage pads.
+encoder['image_processor'] = dict(type='CenterCrop', tile_size=336)
+train_dataloader.update(batch_size=32)  # x 1 x 8 GPUs = 256 samples
+optim_wrapper.update(dtype='bfloat16', accumulative_counts=1, optimizer=dict(lr=1e-3))
