@@ -17,3 +17,5 @@ encoder.update(template='plain')
 train_dataloader.update(batch_size=32)  # x 1 x 8 GPUs = 256 samples
 # BLIP-2's rate and decay.
 optim_wrapper.update(optimizer=dict(lr=1e-4, weight_decay=0.05))
+# Captions are never answered word for word: the best checkpoint has the least loss.
+default_hooks.update(checkpoint=dict(save_best='loss'))

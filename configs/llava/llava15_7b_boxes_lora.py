@@ -4,6 +4,9 @@ One picture a step, ten steps an epoch. So few are soon learnt by heart: keep ot
 1 sample a step on one card of 40 GB: about 21 GiB at the peak (`--dry-run` adds it up).
 
     mmft train llava15_7b_boxes_lora
+
+On cards of 24 GB: with `--cfg-options tune.llm.type=qlora` about 12 GiB on one; under torchrun on four of them with
+ZeRO-3 about 9 GiB each, four samples a step (docs/recipes.md has the commands).
 """
 
 from mmengine.config import read_base

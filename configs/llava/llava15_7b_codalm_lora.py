@@ -17,7 +17,7 @@ with read_base():
 train_dataloader.update(batch_size=4)
 optim_wrapper.update(accumulative_counts=8)  # 4 x 8 x 1 GPU = 32 samples
 train_cfg.update(max_epochs=5)
-# iter_N.pth at the end of each epoch, and none is deleted.
-default_hooks.update(checkpoint=dict(interval=1, by_epoch=True, max_keep_ckpts=-1))
+# iter_N.pth at the end of each epoch, none is deleted. Descriptions never match word for word: least loss is best.
+default_hooks.update(checkpoint=dict(interval=1, by_epoch=True, max_keep_ckpts=-1, save_best='loss'))
 # Descriptions are long.
 val_cfg.update(max_samples=50, max_new_tokens=512)

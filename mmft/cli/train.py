@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmft.errors import ConfigError
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -40,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--dry-run', action='store_true', help='print parts, parameters, tokens and memory; train nothing'
     )
+    parser.add_argument(
+        '--gpus', type=int, metavar='N', help='with --dry-run: cards that share the work (torchrun says so in a run)'
+    )
     # torch.distributed.launch passes it; torchrun says the same in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=None, help=argparse.SUPPRESS)
 
@@ -66,13 +71,22 @@ def prepare(args: argparse.Namespace) -> Config:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, or print what would be trained."""
+    """Train, or print what would be trained.
+
+    Raises:
+        ConfigError: all that is wrong with the config.
+    """
     cfg = prepare(args)
     if args.dry_run:
         from mmft.engine.plan import plan
 
-        print(plan(cfg))
+        print(plan(cfg, args.gpus))
         return
+    if args.gpus is not None:
+        raise ConfigError(
+            '--gpus counts cards for --dry-run only',
+            fix=f'torchrun --nproc_per_node={args.gpus} tools/train.py {args.config} ...',
+        )
     from mmft.engine import Runner, validate_config
     from mmft.engine.distributed import shutdown
 

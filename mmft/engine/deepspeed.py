@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
-from mmft.engine.distributed import rank, world_size
+from mmft.engine.distributed import model_device, rank, world_size
 from mmft.engine.optim import OptimWrapper, build_optimizer
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS
@@ -96,6 +96,12 @@ def initialize(
     except ImportError as error:
         raise ConfigError('--deepspeed without deepspeed', fix="pip install 'deepspeed>=0.19,<0.20'") from error
     without_deepspeed_compilation()
+    if config['fp16'].get('enabled') and not deepspeed.get_accelerator().is_fp16_supported():
+        raise ConfigError(
+            f"optim_wrapper.dtype = 'float16' with DeepSpeed, which does not compute it on {model_device(model).type}",
+            expected='a GPU',
+            fix="set optim_wrapper.dtype='bfloat16', or deepspeed=None",
+        )
     optimizer = build_optimizer(model, optim)
     trained = [list(group['params']) for group in optimizer.param_groups]
     if not config['bf16'].get('enabled') and not config['fp16'].get('enabled'):
@@ -152,9 +158,11 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         """Clip, step and clear; the engine knows the norm only afterwards.
 
         Returns:
-            The gradient norm before clipping.
+            The gradient norm before clipping; infinite where the float16 engine left the step out.
         """
         self.step()
+        if not self.checks_gradients and not self.engine.was_step_applied():
+            return float('inf')
         norm = float(self.engine.get_global_grad_norm() or 0.0)
         if self.checks_gradients:
             check(norm)
@@ -211,7 +219,8 @@ class DeepSpeedOptimWrapper(OptimWrapper):
                 moments = {key: safe_get_full_optimizer_state(parameter, key).cpu() for key in MOMENTS} if steps else {}
                 state[number] = {'step': torch.tensor(float(steps)), **moments}
             groups.append({**{key: value for key, value in group.items() if key != 'params'}, 'params': numbers})
-        return {'optimizer': {'state': state if steps else {}, 'param_groups': groups}, 'scaler': {}}
+        scaler = {} if self.checks_gradients else scaler_state(self.engine.optimizer.loss_scaler)
+        return {'optimizer': {'state': state if steps else {}, 'param_groups': groups}, 'scaler': scaler}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """What ``state_dict`` gave, here or in a run without DeepSpeed."""
@@ -228,12 +237,36 @@ class DeepSpeedOptimWrapper(OptimWrapper):
             done = float(saved['state'][0]['step'])
             for state in self._inner_states():
                 state['step'] = torch.full_like(torch.as_tensor(state['step']), done)
+        if not self.checks_gradients and state_dict['scaler']:
+            load_scaler_state(self.engine.optimizer.loss_scaler, state_dict['scaler'])
 
     def _inner_states(self) -> list[dict[str, Any]]:
         return [state for state in self.optimizer.state.values() if 'step' in state]
 
     def _steps(self) -> int:
-        return max(int(state['step']) for state in self._inner_states())
+        return max((int(state['step']) for state in self._inner_states()), default=0)  # float16 may have left all out
+
+
+def scaler_state(scaler: Any) -> dict[str, Any]:
+    """DeepSpeed's dynamic loss scale in the form of torch's ``GradScaler``, and what only DeepSpeed counts."""
+    since = scaler.cur_iter - scaler.last_overflow_iter - 1
+    return {
+        'scale': float(scaler.cur_scale),
+        'growth_factor': scaler.scale_factor,
+        'backoff_factor': 1 / scaler.scale_factor,
+        'growth_interval': scaler.scale_window,
+        '_growth_tracker': since % scaler.scale_window,
+        'since_overflow': since,
+        'hysteresis': scaler.cur_hysteresis,
+    }
+
+
+def load_scaler_state(scaler: Any, state: Mapping[str, Any]) -> None:
+    """What ``scaler_state`` gave, or torch's ``GradScaler``."""
+    scaler.cur_scale = float(state['scale'])
+    scaler.cur_iter = 0
+    scaler.last_overflow_iter = -1 - int(state.get('since_overflow', state['_growth_tracker']))
+    scaler.cur_hysteresis = int(state.get('hysteresis', scaler.cur_hysteresis))
 
 
 def _piece(parameter: nn.Parameter, value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from mmft.engine.compat import worker_error
 from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap, world_size
+from mmft.engine.out_of_memory import explained
 from mmft.errors import MMFTError, TrainingError
 from mmft.registry import LOOPS
 from mmft.structures import IGNORE_INDEX
@@ -21,6 +22,13 @@ from mmft.structures import IGNORE_INDEX
 __all__ = ['TrainLoop', 'trained_weight']
 
 MicroBatch = dict[str, Any]
+
+LESS_MEMORY = (
+    'lower train_dataloader.batch_size and raise optim_wrapper.accumulative_counts by as much (the result is the '
+    'same), set gradient_checkpointing=True, lower encoder.image_processor.max_tiles where there are tiles, '
+    "take LoRA ('lora', 'qlora' in tune.llm), or share the work among GPUs (--deepspeed zero2, zero3)"
+)
+LESS_MEMORY_TO_VALIDATE = 'lower val_dataloader.batch_size or val_cfg.max_new_tokens'
 
 
 def trained_weight(batch: Mapping[str, Any]) -> float:
@@ -137,10 +145,8 @@ class TrainLoop(BaseLoop):
         index = self.batch // self.accumulative_counts
         self.runner.call_hook('before_train_iter', batch_idx=index, data_batch=group)
         started = time.perf_counter()
-        try:
+        with explained(lambda: self._doing(group), LESS_MEMORY):
             outputs = self.train_step(group)
-        except torch.OutOfMemoryError as error:
-            raise self._out_of_memory(group) from error
         outputs['tokens_per_second'] = outputs['tokens'] / (time.perf_counter() - started)
         self.batch += len(group)
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=group, outputs=outputs)
@@ -198,7 +204,8 @@ class TrainLoop(BaseLoop):
             due = self.iter % self.val_interval == 0 or self.iter == self.max_iters
         if due:
             self.validated_at = self.iter
-            loop.run()
+            with explained(lambda: f'in the validation after iteration {self.iter}', LESS_MEMORY_TO_VALIDATE):
+                loop.run()
             self.runner.model.train()
 
     # -- failures ---------------------------------------------------------------------------------------------------
@@ -207,16 +214,10 @@ class TrainLoop(BaseLoop):
         if value - value != 0:  # nan or infinite
             raise self.failure(f'the {what} is {value}', group)
 
-    def _out_of_memory(self, group: list[MicroBatch]) -> TrainingError:
+    def _doing(self, group: list[MicroBatch]) -> str:
         rows, longest = max(tuple(batch['input_ids'].shape) for batch in group)
         tiles = max(len(batch['pixel_values']) if batch.get('pixel_values') is not None else 0 for batch in group)
-        return TrainingError(
-            f'out of GPU memory in iteration {self.iter + 1}: micro-batches of up to {rows} samples, {longest} tokens, '
-            f'{tiles} tiles',
-            expected='a step that fits (see --dry-run for an estimate)',
-            fix='lower train_dataloader.batch_size and raise optim_wrapper.accumulative_counts by as much (the result '
-            'is the same), lower encoder.image_processor.max_tiles, set gradient_checkpointing=True, use LoRA or ZeRO',
-        )
+        return f'in iteration {self.iter + 1}: micro-batches of up to {rows} samples, {longest} tokens, {tiles} tiles'
 
     def failure(self, what: str, group: list[MicroBatch]) -> TrainingError:
         """The error of this iteration, naming its samples on every rank."""

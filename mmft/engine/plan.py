@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from mmft.checkpoint.load import build_meta, tokenizer_directory
@@ -33,13 +34,17 @@ MARGIN = 1.2
 """How much larger than its estimate a step may be: what tests/engine/test_memory.py allows it."""
 
 
-def plan(cfg: Config) -> str:
+def plan(cfg: Config, gpus: int | None = None) -> str:
     """The report of ``--dry-run``.
+
+    Args:
+        cfg: the whole config.
+        gpus: see ``make_plan``.
 
     Raises:
         ConfigError: unknown parts, or a ``tune`` that cannot be.
     """
-    made = make_plan(cfg)
+    made = make_plan(cfg, gpus)
     name = Path(cfg.filename).stem if cfg.filename else 'config'
     blocks = [
         f'{name}: nothing is loaded and nothing is trained',
@@ -72,7 +77,8 @@ def _adapters(module: Any) -> int:
 
 def _how(spec: Mapping[str, Any]) -> str:
     shown = {key: spec[key] for key in ('r', 'alpha', 'dropout', 'from_layer') if spec.get(key)}
-    return ' '.join([spec['type'], *(f'{key}={value:g}' for key, value in shown.items())])
+    kind = f'{spec["type"]} (DoRA)' if spec.get('dora') else spec['type']
+    return ' '.join([kind, *(f'{key}={value:g}' for key, value in shown.items())])
 
 
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
@@ -168,6 +174,9 @@ def _memory(cfg: Config, made: Plan) -> Iterator[str]:
     yield _columns([*rows, ('  total', _gib(total))], right=(1,))
     fits = [card for card in CARDS if total * MARGIN <= card * GIB]
     yield f'fits a card of {fits[0]} GB, with a fifth to spare' if fits else f'fits no card of {CARDS[-1]} GB'
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        yield f'of the {_gib(whole)} of the GPU here {_gib(free)} are free'
     cures = sorted(_cures(cfg, made), key=lambda cure: cure[1])
     if cures:
         yield 'to make it smaller:'
@@ -200,9 +209,10 @@ def _lighter_settings(made: Plan) -> Iterator[tuple[str, Plan]]:
     if not setting.checkpointing:
         yield 'gradient_checkpointing=True', replace(made, setting=replace(setting, checkpointing=True))
     if not zero.stage:
-        for stage in (2, 3):
-            sharded = replace(setting, sharding=Sharding(stage, gpus=8))
-            yield f'8 GPUs and --deepspeed zero{stage}', replace(made, setting=sharded)
+        gpus = zero.gpus if zero.gpus > 1 else 8
+        for stage in (2,) if 'qlora' in _kinds(made) else (2, 3):
+            sharded = replace(setting, sharding=Sharding(stage, gpus=gpus))
+            yield f'{gpus} GPUs and --deepspeed zero{stage}', replace(made, setting=sharded)
     elif not zero.offload:
         stage = max(2, zero.stage)
         sharded = replace(setting, sharding=replace(zero, stage=stage, offload=True))
@@ -218,7 +228,15 @@ def _lighter_tunes(cfg: Config, made: Plan) -> Iterator[tuple[str, Plan]]:
         adapted = replace(made, model=model, tune=tune, weights=memory.weigh(model, quantised))
         yield 'LoRA: tune.llm of schedules/lora.py', adapted
     if kind in ('full', 'lora'):
-        yield 'QLoRA: tune.llm of schedules/qlora.py', replace(adapted, weights=memory.weigh(adapted.model, {'llm'}))
+        zero = made.setting.sharding
+        setting = replace(made.setting, sharding=replace(zero, stage=min(zero.stage, 2)))
+        packed = replace(adapted, weights=memory.weigh(adapted.model, {'llm'}), setting=setting)
+        name = 'QLoRA: tune.llm of schedules/qlora.py' if kind == 'full' else 'QLoRA: tune.llm.type=qlora'
+        yield f'{name} --deepspeed zero2' if zero.stage == 3 else name, packed
+
+
+def _kinds(made: Plan) -> set[str]:
+    return {spec['type'] for spec in made.tune.values()}
 
 
 def _gib(size: int) -> str:

@@ -40,6 +40,7 @@ from mmft.engine.distributed import (
 from mmft.engine.init_from import InitFrom
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
+from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import build_schedulers
 from mmft.engine.validation import ValLoop
@@ -58,6 +59,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
 }
 """Hooks of every run; a config changes one by name in ``default_hooks`` (None takes it out)."""
 
+LESS_FOR_WEIGHTS = "take dtype='bfloat16' for frozen weights, 'qlora' in tune.llm, or --deepspeed zero3 on more cards"
 DEFAULT_VISUALIZER = {'type': 'Visualizer', 'vis_backends': [{'type': 'TensorboardVisBackend'}]}
 
 
@@ -167,8 +169,11 @@ class Runner(mmengine.runner.Runner):
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
         """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
-        model = model.to(get_device())
-        if not self.distributed or self.cfg.get('deepspeed'):  # DeepSpeed wraps it together with the optimizer
+        if self.cfg.get('deepspeed'):  # which moves it, after it has made 16-bit weights of float32 ones
+            return model
+        with explained(lambda: 'when the weights were put on the card', LESS_FOR_WEIGHTS):
+            model = model.to(get_device())
+        if not self.distributed:
             return model
         return wrap_ddp(model, **(model_wrapper_cfg or {}))
 
@@ -194,6 +199,7 @@ class Runner(mmengine.runner.Runner):
         """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""
         logger = super().build_logger(log_level, log_file, logger_name='mmft', **kwargs)
         logging.getLogger('mmft').handlers = list(logger.handlers)
+        logging.getLogger('mmft').setLevel(log_level)  # else Python holds back all but warnings
         return logger
 
     def get_hooks_info(self) -> str:

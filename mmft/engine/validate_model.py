@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES
 from mmft.checkpoint.load import build_meta
 from mmft.engine.build import plain_dict, plain_pretrained, plain_value
+from mmft.engine.checkpoint import find_last
 from mmft.engine.init_from import find_source
 from mmft.engine.memory import tune_on_meta
 from mmft.errors import ConfigError, MMFTError
@@ -109,13 +110,19 @@ def weight_problems(cfg: Config) -> list[str]:
         problems.append(f'base weights (looked from {Path.cwd()}):\n' + '\n'.join(missing))
     if isinstance(pretrained, dict) and not pretrained.get('llm') and not (cfg.get('encoder') or {}).get('tokenizer'):
         problems.append('encoder.tokenizer is missing: pretrained names no llm whose tokenizer could be taken')
-    if cfg.get('init_from'):
+    if cfg.get('init_from') and not _resumes(cfg):
         source = plain_value(cfg.init_from)
         try:
             find_source(source.get('path', '') if isinstance(source, dict) else source)
         except MMFTError as error:
             problems.append(str(error))
     return problems
+
+
+def _resumes(cfg: Config) -> bool:
+    """Whether a checkpoint goes on, which holds what came from ``init_from``: the earlier run may be gone by then."""
+    resume = cfg.get('resume', False)
+    return bool(resume) and (isinstance(resume, str) or find_last(cfg.get('work_dir') or '.') is not None)
 
 
 def _is_there(path: Path) -> bool:

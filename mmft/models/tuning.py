@@ -17,7 +17,7 @@ from mmft.errors import ConfigError
 from mmft.models.lora import inject_lora, is_lora_key
 from mmft.models.vlm import VLM
 
-__all__ = ['TUNE_TYPES', 'apply_tune', 'check_tune', 'part_of', 'trainable_summary']
+__all__ = ['TUNE_TYPES', 'apply_tune', 'check_tune', 'count_values', 'part_of', 'trainable_summary']
 
 TUNE_TYPES = ('frozen', 'full', 'lora', 'qlora')
 DEFAULT_TUNE = {'vision': 'frozen', 'projector': 'full', 'llm': 'full'}
@@ -145,8 +145,14 @@ def trainable_summary(model: VLM) -> dict[str, dict[str, int]]:
     summary = {name: {'total': 0, 'trained': 0} for name in model.parts}
     for name, parameter in model.named_parameters():
         row = summary[part_of(name)]
-        # An NF4 weight holds two values a byte; its quant_state knows the shape that it stands for.
-        state = getattr(parameter, 'quant_state', None)
-        row['total'] += math.prod(state.shape) if state is not None else parameter.numel()
-        row['trained'] += parameter.numel() if parameter.requires_grad else 0
+        row['total'] += count_values(parameter)
+        row['trained'] += count_values(parameter) if parameter.requires_grad else 0
     return summary
+
+
+def count_values(parameter: nn.Parameter) -> int:
+    """How many weights a parameter stands for, however it is kept."""
+    # An NF4 weight holds two values a byte; its quant_state knows the shape that it stands for.
+    if (state := getattr(parameter, 'quant_state', None)) is not None:
+        return math.prod(state.shape)
+    return getattr(parameter, 'ds_numel', parameter.numel())  # ZeRO-3 leaves it empty

@@ -104,3 +104,24 @@ def test_validation_counts_tokens_and_right_answers(tmp_path: Path) -> None:
         sums[1] += int((targets != IGNORE_INDEX).sum())
     assert runner.history[-1]['loss'] == pytest.approx(sums[0] / sums[1], rel=1e-5)
     assert len(runner.val_loop.answers) == 6
+
+
+def test_out_of_memory_says_at_what_and_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (2 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, 'memory_reserved', lambda: 20 * gib)
+    runner = toy_runner(tmp_path, val=True)
+    monkeypatch.setattr(runner.train_loop, 'train_step', fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, 'is_available', lambda: True)
+        with pytest.raises(TrainingError, match=r'in iteration 1.*samples(?s:.)*holds 20.0, others 58.0') as caught:
+            runner.train_loop.run_iter(next(runner.train_loop._groups()))
+    assert 'train_dataloader.batch_size' in str(caught.value)
+    assert "'qlora'" in str(caught.value)
+    monkeypatch.setattr(runner.val_loop, 'run', fail)
+    runner.train_loop.iter = 8
+    with pytest.raises(TrainingError, match=r'in the validation after iteration 8(?s:.)*val_dataloader.batch_size'):
+        runner.train_loop._validate_if_due(epoch_ends=True)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 import mmft
 from mmft.cli.configs import apply_options, load_config
-from mmft.engine import Runner
+from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_model
 from mmft.engine.checkpoint import read_checkpoint
 from mmft.engine.measure import make_plan
@@ -90,11 +90,17 @@ def test_the_second_stage_holds_what_the_first_trained(aligned: Path, folder: Pa
     cfg.dtype = 'float32'
     runner = Runner.from_cfg(cfg)
     runner.train()
+    log = next((tmp_path / 'run').rglob('*.log')).read_text()
+    assert f'started from {aligned / "iter_3.pth"}: ' in log
     content = read_checkpoint(tmp_path / 'run' / 'iter_3.pth')
     assert set(content['meta']['initialised']) == set(built.initialised)
     assert torch.equal(content['state_dict'][name], before[name])
     # Resumed without the first stage's file, and exported without it.
-    cfg.resume, cfg.init_from, cfg.train_cfg = True, 'work_dirs/gone', dict(max_epochs=2)
+    cfg.init_from, cfg.train_cfg = 'work_dirs/gone', dict(max_epochs=2)
+    with pytest.raises(ConfigError, match='nothing to start from at work_dirs/gone'):
+        validate_config(cfg)
+    cfg.resume = True
+    validate_config(cfg)
     resumed = Runner.from_cfg(cfg)
     resumed.load_or_resume()
     now, then = weights(resumed.model), weights(runner.model)

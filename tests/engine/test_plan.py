@@ -48,6 +48,11 @@ def test_parts_tokens_and_what_is_missing(cfg):
     assert 'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/InternVL2-2B' in text
 
 
+def test_dora_is_told_from_lora(cfg):
+    cfg.tune.llm.dora = True
+    assert 'lora (DoRA) r=128' in plan(cfg)
+
+
 def test_the_rows_of_memory_add_up(cfg):
     made = make_plan(cfg)
     text = plan(cfg)
@@ -115,3 +120,18 @@ def test_mistakes_are_reported(cfg):
     text = plan(good)
     assert 'too short for a picture of 7 tiles' in text
     assert 'optim_wraper' in text
+
+
+def test_cards_are_counted_and_what_cannot_be_is_not_offered(tmp_path):
+    cfg = read('llava15_7b_boxes_lora', tmp_path)
+    assert '4 GPUs and --deepspeed zero3' in plan(cfg, gpus=4)
+    assert 'QLoRA: tune.llm.type=qlora ' in plan(cfg)
+    cfg.deepspeed = 'zero3'
+    text = plan(cfg, gpus=2)
+    assert 'x 2 GPU = 2 samples' in text
+    assert 'QLoRA: tune.llm.type=qlora --deepspeed zero2' in text
+    offered = float(re.search(r'--deepspeed zero2 +([\d.]+) GiB  saves', text)[1])
+    apply_options(cfg, ['tune.llm.type=qlora', 'deepspeed=zero2'])
+    assert make_plan(cfg, gpus=2).memory.total / GIB == pytest.approx(offered, abs=0.06)
+    cfg.deepspeed = None
+    assert 'zero3' not in plan(cfg).split('before it can train')[0], '4-bit weights cannot be sharded'

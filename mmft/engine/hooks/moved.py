@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from mmft.engine.distributed import unwrap
+from mmft.engine.distributed import gather, unwrap
 from mmft.engine.optim import group_of
 from mmft.errors import TrainingError
 from mmft.registry import HOOKS
@@ -57,6 +57,7 @@ class MovedPartsHook(Hook):
         model = unwrap(runner.model)
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         moved = {name for name, now in _probe(model).items() if not torch.equal(now, self.before[name])}
+        moved = set().union(*gather(moved))  # under ZeRO-3 a small tensor lies on some of the ranks only
         parts = {group_of(name) for name in trained if name in self.before}
         layers = _layers(model)
         watched = {layers[name] for name in trained & layers.keys() if name in self.before}
@@ -120,9 +121,6 @@ def ranges(numbers: set[int]) -> str:
 
 
 def _probe(model: nn.Module) -> dict[str, Tensor]:
-    """The first values of each parameter, on the CPU; empty (partitioned) parameters are left out."""
-    return {
-        name: parameter.detach().flatten()[:PROBE].clone().cpu()
-        for name, parameter in model.named_parameters()
-        if parameter.numel()
-    }
+    """The first values of each parameter, on the CPU; under ZeRO-3, which leaves it empty, of this rank's piece."""
+    pieces = {name: getattr(parameter, 'ds_tensor', parameter) for name, parameter in model.named_parameters()}
+    return {name: piece.detach().flatten()[:PROBE].clone().cpu() for name, piece in pieces.items()}

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 
 from mmft.engine.distributed import is_main, unwrap
 from mmft.engine.optim import group_of
+from mmft.models.tuning import count_values
 from mmft.registry import HOOKS
 
 __all__ = ['ProgressHook', 'peak_memory_mib']
@@ -50,8 +51,8 @@ class ProgressHook(Hook):
         counts: dict[str, list[int]] = {}
         for name, parameter in model.named_parameters():
             row = counts.setdefault(group_of(name), [0, 0])
-            row[0] += parameter.numel()
-            row[1] += parameter.numel() * parameter.requires_grad
+            row[0] += count_values(parameter)
+            row[1] += count_values(parameter) * parameter.requires_grad
         parts = '\n'.join(
             f'  {part:<16}{total:>16,} parameters, {trained:>14,} trained' for part, (total, trained) in counts.items()
         )
