@@ -102,7 +102,8 @@ class Registry(MMEngineRegistry):
     def unknown(self, name: str) -> ConfigError:
         """The error for a name that is not registered here."""
         known = self.names()
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        same = [other for other in known if other.lower() == name.lower()]
+        near = same or difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         return ConfigError(
             f'no {self.name} is named {name!r}',
             expected=f'one of {known}',

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,15 @@ def adapter_base(directory: ModelDirectory) -> ModelDirectory:
     Raises:
         CheckpointError: it is not where the adapter says; tells where it was looked for.
     """
-    settings = read_json(directory.path / ADAPTER_CONFIG)
+    name = read_json(directory.path / ADAPTER_CONFIG).get('base_model_name_or_path')
+    if not name and directory.base is None:
+        raise CheckpointError(
+            f'{directory.path / ADAPTER_CONFIG}: base_model_name_or_path is {name!r}',
+            expected='the model that the adapter was trained on',
+            fix='pass its directory: mmft.load(path, base=...)',
+        )
     path = directory.find(
-        str(settings.get('base_model_name_or_path')),
+        str(name),
         directory.base,
         'the base it was trained on',
         'put the base beside it under this name, or pass its directory: mmft.load(path, base=...)',
@@ -104,8 +110,14 @@ def merged_adapter(directory: ModelDirectory) -> TensorSource:
     """
     settings = read_json(directory.path / ADAPTER_CONFIG)
     where = directory.path
-    if settings.get('fan_in_fan_out') or str(settings.get('peft_type', 'LORA')).upper() != 'LORA':
-        raise CheckpointError(f'{where}: a {settings.get("peft_type")} adapter', expected='LoRA on linear layers')
+    kind = str(settings.get('peft_type', 'LORA')).upper()
+    if settings.get('fan_in_fan_out') or kind != 'LORA':
+        what = f'{kind} adapter' + (' of transposed layers (fan_in_fan_out)' if settings.get('fan_in_fan_out') else '')
+        raise CheckpointError(
+            f'{where}: {what}',
+            expected='LoRA on linear layers',
+            fix="merge it with peft's merge_and_unload, and load what that saves",
+        )
     file = next((where / name for name in _FILES if (where / name).is_file()), None)
     if file is None:
         raise CheckpointError(f'{where} holds no {" or ".join(_FILES)}', fix='download the adapter')
@@ -114,7 +126,11 @@ def merged_adapter(directory: ModelDirectory) -> TensorSource:
     places = {key: (base, key) for key in base}
     if (where / TRAINABLES).is_file():
         trained = TensorFiles([where / TRAINABLES])
-        places |= {plain_name(key): (trained, key) for key in trained}
+        places |= {name: (trained, key) for key, name in trainable_names(trained).items()}
+    elif directory.config.get('mm_projector_type') != 'identity' and not any('mm_projector.' in key for key in places):
+        raise CheckpointError(
+            f'{where} holds no {TRAINABLES}, and its base no projector', fix='copy that file of the run into it'
+        )
     layers: dict[str, dict[str, str]] = {}
     for key in source:
         if match := _LORA.fullmatch(plain_name(key)):
@@ -128,8 +144,11 @@ def merged_adapter(directory: ModelDirectory) -> TensorSource:
             expected='the base it was trained on, under the names of that base',
             fix='pass that base: mmft.load(path, base=...)',
         )
-    adapters = {name: _adapter(name, names, settings, source, where) for name, names in layers.items()}
-    return Merged(Joined(places), source, adapters)
+    joined = Joined(places)
+    adapters = {
+        name: _adapter(name, names, settings, source, joined.meta(name)[1], where) for name, names in layers.items()
+    }
+    return Merged(joined, source, adapters)
 
 
 def plain_name(key: str) -> str:
@@ -142,14 +161,40 @@ def plain_name(key: str) -> str:
     return (key.removeprefix('model.') if key.startswith('model.model.') else key).replace('.modules_to_save.', '.')
 
 
+def trainable_names(keys: Iterable[str]) -> dict[str, str]:
+    """Names in ``non_lora_trainables.bin`` -> names in the model itself, by the two rules of ``builder.py``.
+
+    >>> trainable_names(['base_model.model.model.mm_projector.weight', 'base_model.model.lm_head.weight']).values()
+    dict_values(['model.mm_projector.weight', 'lm_head.weight'])
+    >>> trainable_names(['base_model.model.mm_projector.weight']).values()
+    dict_values(['model.mm_projector.weight'])
+    """
+    names = {key: key.removeprefix('base_model.') for key in keys}
+    if any(name.startswith('model.model.') for name in names.values()):
+        names = {key: name.removeprefix('model.') for key, name in names.items()}
+    return {key: name.replace('.modules_to_save.', '.') for key, name in names.items()}
+
+
 def _adapter(
-    name: str, names: dict[str, str], settings: Mapping[str, Any], source: TensorSource, where: Path
+    name: str,
+    names: dict[str, str],
+    settings: Mapping[str, Any],
+    source: TensorSource,
+    shape: tuple[int, ...],
+    where: Path,
 ) -> Adapter:
     kinds = {'lora_A', 'lora_B', *(('lora_magnitude_vector',) if settings.get('use_dora') else ())}
     if set(names) != kinds:
         raise CheckpointError(f'{where}: {name} has {sorted(names)}', expected=f'{sorted(kinds)}')
     module = name.removesuffix('.weight')
-    rank = source.meta(names['lora_A'])[1][0]
+    down, up = (source.meta(names[kind])[1] for kind in ('lora_A', 'lora_B'))
+    rank = down[0]
+    if (*up, *down) != (shape[0], rank, rank, shape[-1]):
+        raise CheckpointError(
+            f'{where}: {name} is {shape} in the base, its lora_A {down}, its lora_B {up}',
+            expected=f'({rank}, {shape[-1]}) and ({shape[0]}, {rank})',
+            fix='pass the base that it was trained on: mmft.load(path, base=...)',
+        )
     alpha = float(_of_pattern(settings.get('alpha_pattern'), module, settings.get('lora_alpha', rank)))
     # Rank-stabilised LoRA (arXiv:2312.03732) scales by alpha / sqrt(r).
     return Adapter(names, alpha * math.sqrt(rank) if settings.get('use_rslora') else alpha, rank)

@@ -17,7 +17,7 @@ from mmft.checkpoint.layouts.vision import vision_tower
 from mmft.errors import CheckpointError, ConfigError
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN, golden_json, golden_tensors
-from tests.models.test_llava_golden import CASES, IMAGE, batch, mode, samples
+from tests.models.test_llava_golden import CASES, IMAGE, batch, compare_logits, mode, samples
 
 TOLERANCE = {'atol': 1e-5, 'rtol': 1e-5}
 TINY = 'tinyllava_model'
@@ -40,12 +40,7 @@ def test_the_numbers_of_the_original(name):
     inputs = batch(model, made)
     with torch.no_grad():
         logits, loss = model(**inputs, mode='tensor'), model(**inputs)['loss']
-    mask = inputs['attention_mask']
-    if 'logits' in outputs:
-        torch.testing.assert_close(logits[mask], outputs['logits'][mask], **TOLERANCE)
-    elif 'logits_last12_real' in outputs:
-        last = torch.stack([row[keep][-12:] for row, keep in zip(logits, mask, strict=True)])
-        torch.testing.assert_close(last, outputs['logits_last12_real'], **TOLERANCE)
+    compare_logits(logits, inputs['attention_mask'], outputs)
     torch.testing.assert_close(loss, outputs['loss'], **TOLERANCE)
     want = golden_json(name, 'generate.json')['text']
     options = {'max_new_tokens': 10, 'do_sample': False, 'pad_token_id': 0, 'eos_token_id': None}
@@ -164,6 +159,22 @@ def test_the_encoder_that_a_config_describes():
     assert (tiler['type'], tiler['mode'], tiler['grid_pinpoints'][0]) == ('AnyResTiler', 'spatial_unpad', [42, 84])
     square = read_layout(GOLDEN / 'llava15_linear_cls_patch').encoder_config(GOLDEN)['image_processor']
     assert square['type'] == 'CenterCrop'
+
+
+def test_words_of_a_config_that_change_the_encoder_or_the_merge():
+    config = golden_json('llava16_anyres', 'config.json')
+
+    def read(**changes):
+        return LlavaOfficial.from_config({**config, 'mm_vision_tower': 'openai/clip-vit-large-patch14', **changes})
+
+    assert read().model_config['merge']['unpad']
+    # One tile per picture is never merged, whatever the config has inherited.
+    assert 'merge' not in read(image_aspect_ratio='pad').model_config
+    encoder = read(mm_use_im_start_end=True).encoder_config(GOLDEN)
+    assert (encoder['image_start'], encoder['image_token'], encoder['image_end']) == (
+        '<im_start>', '<image>', '<im_end>')  # fmt: skip
+    with pytest.raises(CheckpointError, match="image_aspect_ratio 'anyres_max_9'"):
+        read(image_aspect_ratio='anyres_max_9').encoder_config(GOLDEN)
 
 
 def test_a_directory_with_a_tokenizer(tmp_path):

@@ -99,3 +99,68 @@ def test_another_adapter_is_another_base(tmp_path):
     (run / 'adapter_model.bin').unlink()
     with pytest.raises(CheckpointError, match='download the adapter'):
         mmft.load(run)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize('name', ['../vicuna', './somewhere/vicuna/', '/data/models/vicuna'])
+def test_a_base_named_by_a_path_is_found_beside(tmp_path, name):
+    run, merged, _ = make(tmp_path)
+    rewrite(run / 'adapter_config.json', base_model_name_or_path=name)
+    assert torch.equal(mmft.load(run)[0].llm.lm.model.norm.weight, merged.model.norm.weight)
+
+
+@pytest.mark.parametrize('name', [None, ''])
+def test_no_base_named(tmp_path, monkeypatch, name):
+    """Nothing is looked for, least of all in the folder in which the program happens to run."""
+    run, _, _ = make(tmp_path)
+    rewrite(run / 'adapter_config.json', base_model_name_or_path=name)
+    monkeypatch.chdir(tmp_path / 'vicuna')
+    with pytest.raises(CheckpointError, match=r'base_model_name_or_path is (None|\'\')'):
+        mmft.load(run)
+    assert mmft.load(run, base=tmp_path / 'vicuna')[0].llm.layers
+
+
+def test_what_trained_beside_lora_under_shorter_names(tmp_path):
+    """``builder.py`` takes a wrapper less too."""
+    run, _, tensors = make(tmp_path)
+    trained = torch.load(run / 'non_lora_trainables.bin', weights_only=True)
+    torch.save({k.replace('base_model.model.', 'base_model.'): v for k, v in trained.items()},
+               run / 'non_lora_trainables.bin')  # fmt: skip
+    weight = mmft.load(run)[0].projector.mlp[0].weight
+    assert torch.equal(weight, tensors['model.mm_projector.0.weight'] + 1)
+
+
+@pytest.mark.parametrize('kind', ['linear', 'mlp3x_gelu', None])
+def test_a_config_of_another_projector(tmp_path, kind):
+    run, _, _ = make(tmp_path)
+    rewrite(run / 'config.json', mm_projector_type=kind)
+    with pytest.raises(
+        CheckpointError, match=rf"mm_projector_type '{kind or 'linear'}', the weights hold 'mlp2x_gelu'"
+    ):
+        mmft.load(run)
+    rewrite(run / 'config.json', mm_projector_type='ldpnet')
+    with pytest.raises(CheckpointError, match=r"run: config\.json says mm_projector_type 'ldpnet'"):
+        mmft.load(run)
+
+
+def test_what_a_run_may_lack(tmp_path):
+    run, _, _ = make(tmp_path)
+    settings = json.loads((run / 'adapter_config.json').read_text())
+    for changes, message in (({'peft_type': 'IA3'}, 'IA3 adapter'), ({'fan_in_fan_out': True}, 'fan_in_fan_out')):
+        rewrite(run / 'adapter_config.json', **changes)
+        with pytest.raises(CheckpointError, match=message):
+            mmft.load(run)
+        rewrite(run / 'adapter_config.json', **settings)
+    adapter = torch.load(run / 'adapter_model.bin', weights_only=True)
+    name = 'base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight'
+    for shape in ((96, 5), (95, 4)):
+        torch.save({**adapter, name: torch.ones(shape)}, run / 'adapter_model.bin')
+        with pytest.raises(CheckpointError, match=r'q_proj\.weight is \(96, 96\) in the base, its lora_A \(4, 96\)'):
+            mmft.load(run)
+    torch.save(adapter, run / 'adapter_model.bin')
+    (run / 'non_lora_trainables.bin').unlink()
+    with pytest.raises(CheckpointError, match=r'holds no non_lora_trainables\.bin, and its base no projector'):
+        mmft.load(run)

@@ -232,3 +232,25 @@ def test_the_tower_and_the_qformer_of_a_blip2(tmp_path):
         seen = theirs.vision_model(pixels).last_hidden_state
         want = theirs.qformer(theirs.query_tokens.expand(2, -1, -1), encoder_hidden_states=seen).last_hidden_state
         torch.testing.assert_close(model.projector(model.vision(pixels)), want, atol=1e-5, rtol=1e-5)
+
+
+BARE = {
+    'connector_linear': {'type': 'Linear'},
+    'connector_mlp3x_gelu': {'type': 'MLP', 'depth': 3},
+    'connector_resampler': {'type': 'Resampler', 'num_queries': 5, 'depth': 1},
+    'connector_bench_resampler': {'type': 'BenchResampler', 'num_queries': 6, 'hidden_size': 48, 'depth': 2},
+}
+
+
+@pytest.mark.parametrize('name', BARE)
+def test_a_projector_in_a_file_of_its_own(tmp_path, name):
+    """With its wrapper's name before the tensors or without, it gives the original's numbers."""
+    case, inputs, outputs = golden_json(name, 'config.json'), *(golden_tensors(name, n) for n in ('inputs', 'outputs'))
+    width = case['hidden_size']
+    config = model_config(vision={**CLIP, 'hidden_size': 40}, projector=BARE[name],
+                          llm=dict(type='Llama', **{**LLM, 'hidden_size': width}))  # fmt: skip
+    state = golden_tensors(name, 'model')
+    torch.save({key.removeprefix('_connector.'): value for key, value in state.items()}, tmp_path / 'bare.bin')
+    for path in (GOLDEN / name, tmp_path / 'bare.bin'):
+        model, _ = build_pretrained({'projector': str(path)}, config, dtype='float32')
+        torch.testing.assert_close(model.eval().projector(inputs['x']), outputs['y'], atol=1e-5, rtol=1e-5)

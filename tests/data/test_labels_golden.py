@@ -20,10 +20,10 @@ from mmft.data.images import ImageProcessor
 from mmft.data.tokenizers import load_tokenizer
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX
-from tests.helpers import GOLDEN, golden_json
+from tests.helpers import GOLDEN, golden_json, golden_names
 
 ROLES = {'human': 'user', 'gpt': 'assistant', 'system': 'system'}
-FILES = sorted(path.name for path in (GOLDEN / 'internvl_labels').glob('preprocess*.json'))
+FILES = golden_names('internvl_labels', 'preprocess*.json')
 CONVERSATIONS = golden_json('internvl_labels', 'conversations.json')
 Q = 4  # tokens per tile
 

@@ -26,10 +26,10 @@ from mmft.data.text_encoder import TextEncoder
 from mmft.data.tokenizers import add_special_tokens, load_tokenizer
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
-from tests.helpers import GOLDEN, golden_json
+from tests.helpers import GOLDEN, golden_json, golden_names
 
 CASES = ('llava_labels', 'tinyllava_labels', 'tinyllavabench_labels')
-FILES = [f'{case}/{path.name}' for case in CASES for path in sorted((GOLDEN / case).glob('*__*.json'))]
+FILES = [f'{case}/{name}' for case in CASES for name in golden_names(case, '*__*.json')]
 ROLES = {'human': 'user', 'gpt': 'assistant'}
 PICTURE = -200  # of the originals, in input_ids
 REFUSED = {'gpt_first': 'take turns', 'empty_answer': 'empty answer', 'unanswered': 'last message'}

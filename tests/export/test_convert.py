@@ -383,4 +383,7 @@ def test_command_line(run, tmp_path, capsys):
     assert main(['pth_to_hf', str(config), str(path), str(out)]) == 1
     assert '--force' in capsys.readouterr().err
     assert main(['pth_to_hf', str(config), 'none', str(tmp_path / 'base_hf'), '--check', 'weights']) == 0
-    assert main(['pth_to_hf', str(config), str(path), str(tmp_path / 'adapter'), '--adapter']) == 0
+    assert main(['pth_to_hf', str(config), str(path), str(tmp_path / 'native'), '--layout', 'native']) == 0
+    capsys.readouterr()
+    assert main(['pth_to_hf', str(config), str(path), str(tmp_path / 'adapter'), '--adapter', '--check', 'full']) == 0
+    assert 'difference' in capsys.readouterr().out

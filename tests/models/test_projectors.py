@@ -224,6 +224,10 @@ def test_identity_changes_nothing():
     [
         (Identity, {}, r'(?s)Identity: .* 8 wide, the language model 12.*Linear'),
         (MLP, {'depth': 0}, 'depth 0'),
+        (MLP, {'depth': '2'}, "(?s)depth '2'.*whole number"),
+        (Resampler, {'num_queries': 0, 'depth': 1.5}, '(?s)num_queries 0.*depth 1.5'),
+        (BenchResampler, {'depth': 0}, 'BenchResampler: depth 0'),
+        (QFormer, {'num_queries': 0}, 'QFormer: num_queries 0'),
         (MLP, {'act': 'glu'}, "(?s)act 'glu'.*gelu"),
         (MoFMLP, {'in_dims': [3, 4]}, r'(?s)\[3, 4\] of 8 channels.*add up to 8'),
         (BenchResampler, {'hidden_size': 50}, '(?s)hidden_size 50 with 12 heads.*multiple'),

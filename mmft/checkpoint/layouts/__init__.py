@@ -79,5 +79,6 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
     raise CheckpointError(
         f'{where}: config.json has architectures = {config.get("architectures") or []}',
         expected=f'one of {sorted(LAYOUTS)}',
-        fix='this directory holds another kind of model; mmft reads the ones above',
+        fix='mmft reads the models above; a directory of one part (a tower, a Q-Former or projector, a language model) '
+        'goes into a config: pretrained=dict(vision=..., projector=..., llm=...)',
     )

@@ -146,6 +146,6 @@ class LlavaNextHF(LlavaHF):
 
     def _image_processor(self, directory: ModelDirectory) -> dict[str, Any]:
         # transformers counts (height, width).
-        pairs = [[width, height] for height, width in self.options['image_grid_pinpoints']]
+        pairs = [[width, height] for height, width in self.options.get('image_grid_pinpoints') or []] or None
         side = self._model['vision']['image_size']
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': 'spatial_unpad'}

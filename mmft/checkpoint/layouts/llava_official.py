@@ -85,7 +85,7 @@ class LlavaOfficial(Layout):
                 'select_layer': config.get('mm_vision_select_layer', -2),
                 'select_feature': config.get('mm_vision_select_feature', 'patch'),
             },
-            'projector': cls._projector(config, keys),
+            'projector': cls._projector(config, keys, where),
             'llm': language_model(config, where, kind),
             **PIXELS.get(vision['type'], {}),
             **_merge(config),
@@ -122,10 +122,17 @@ class LlavaOfficial(Layout):
         return family_of_name(match[1] or 'llama') if match else None
 
     @staticmethod
-    def _projector(config: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    def _projector(config: dict[str, Any], keys: list[str], where: str) -> dict[str, Any]:
         kind = config.get('mm_projector_type') or 'linear'
         experts = {key.split('.')[5] for key in keys if key.startswith(f'{_MOE}experts.')}
         match = re.fullmatch(r'mlp(\d+)x_gelu', kind)
+        held = _dense_type(keys)
+        if held not in (None, kind) and (match or kind == 'linear'):
+            raise CheckpointError(
+                f'{where}: config.json says mm_projector_type {kind!r}, the weights hold {held!r}',
+                expected='the config.json that was saved with these weights',
+                fix=f'set mm_projector_type to {held!r}, or take the projector that belongs to it',
+            )
         if experts:
             return {'type': 'MoEMLP', 'num_experts': len(experts), 'depth': int(match[1]) if match else 2}
         if match:
@@ -141,7 +148,9 @@ class LlavaOfficial(Layout):
         if kind in ('linear', 'identity'):
             return {'type': kind.capitalize()}
         raise CheckpointError(
-            f'config.json: mm_projector_type {kind!r}', expected="'linear', 'identity', 'mlp2x_gelu' or 'resampler'"
+            f'{where}: config.json says mm_projector_type {kind!r}',
+            expected="'linear', 'identity', 'mlp2x_gelu' (of any depth) or 'resampler'",
+            fix='mmft has no such projector: write one (CONTRIBUTING.md) and a layout that names its tensors',
         )
 
     @classmethod
@@ -170,7 +179,10 @@ class LlavaOfficial(Layout):
         return Joined.of({'': directory.tensors, _TOWER: TensorDirectory(self.tower)})
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
-        return llava_encoder(self._model, image_processor(self.options, self._model))
+        encoder = llava_encoder(self._model, image_processor(self.options, self._model))
+        if self.options.get('mm_use_im_start_end'):
+            encoder |= {'image_start': '<im_start>', 'image_end': '<im_end>'}
+        return encoder
 
     @property
     def rules(self) -> list[Rule]:
@@ -196,9 +208,22 @@ def llava_encoder(model: dict[str, Any], processor: dict[str, Any]) -> dict[str,
     }
 
 
+def _dense_type(keys: list[str]) -> str | None:
+    """``mm_projector_type`` of the tensors, where they are those of a linear map or an MLP.
+
+    >>> _dense_type(['model.mm_projector.0.weight', 'model.mm_projector.2.weight'])
+    'mlp2x_gelu'
+    """
+    found = {match[1] for key in keys if (match := re.fullmatch(r'model\.mm_projector\.(?:(\d+)\.)?weight', key))}
+    if not found:
+        return None
+    return 'linear' if None in found else f'mlp{len(found)}x_gelu'
+
+
 def _merge(config: dict[str, Any]) -> dict[str, Any]:
     kind = config.get('mm_patch_merge_type') or 'flat'
-    if kind == 'flat':
+    # The original merges pictures that come in several tiles; with 'pad' and the like there is one.
+    if kind == 'flat' or config.get('image_aspect_ratio') in ('pad', 'square'):
         return {}
     if kind not in MERGE_MODES:
         expected = f"'flat' or one of {list(MERGE_MODES)}"
@@ -216,7 +241,13 @@ def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str,
     side, kind = model['vision'].get('image_size', 336), options.get('image_aspect_ratio')
     if kind == 'pad':
         return {'type': 'PadSquare', 'tile_size': side, 'mean': list(model.get('pixel_mean', (0.5, 0.5, 0.5)))}
-    if str(kind).startswith('anyres'):
+    if str(kind).startswith('anyres_'):
+        raise CheckpointError(
+            f'config.json: image_aspect_ratio {kind!r}, which shrinks large pictures after the tower',
+            expected="'anyres', 'pad' or 'square'",
+            fix="the tokens of 'anyres' are another model's; set that only to train anew",
+        )
+    if kind == 'anyres':
         mode = options.get('mm_patch_merge_type') or 'flat'
         pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': mode}

@@ -12,6 +12,15 @@ __all__ = ['PROJECTOR_IGNORED', 'any_projector_rules', 'connector_rules', 'llava
 
 _OURS = {'MLP': 'projector.mlp.{x}', 'Linear': 'projector.linear.{x}'}
 _BLOCK = 'projector.qformer.encoder.layer.{n}.'
+_BARE = {
+    'Linear': {'weight': 'linear.weight', 'bias': 'linear.bias'},
+    'MLP': {'{n}.{k}': 'mlp.{n}.{k}'},
+    **{kind: {name: name for name in names} for kind, names in (
+        ('Resampler', ('latents', 'linear.{k}', 'layers.{x}', 'norm.{k}')),
+        ('BenchResampler', ('queries', 'resampler_blocks.{x}', 'post_norm.{k}', 'final_proj.{k}')),
+    )},
+}  # fmt: skip
+"""Names in a file that holds the original's module and nothing around it, and the module's here."""
 
 
 def llava_projector_rules(kind: str, theirs: str = 'model.mm_projector.') -> list[Rule]:
@@ -116,7 +125,8 @@ def any_projector_rules(kind: str, theirs: str = '') -> list[Rule]:
         for at in ('', 'model.')
         for name, ours in (('linear_1', 'mlp.0'), ('linear_2', 'mlp.2'))
     ]
-    return [*own, *newline, *llava, *tiny, *blip, *hf]
+    bare = [Rule(theirs + there, f'projector.{here}') for there, here in _BARE.get(kind, {}).items()]
+    return [*own, *newline, *llava, *tiny, *blip, *hf, *bare]
 
 
 def optional_names(kind: str) -> tuple[str, ...]:

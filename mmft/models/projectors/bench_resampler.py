@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
-from mmft.models.projectors.resampler import feed_forward
+from mmft.models.projectors.resampler import check_counts, feed_forward
 from mmft.registry import PROJECTORS
 
 __all__ = ['BenchResampler']
@@ -66,6 +66,7 @@ class BenchResampler(Projector):
     ) -> None:
         super().__init__()
         num_heads = num_heads or (8 if hidden_size == 512 else 12)
+        check_counts('BenchResampler', num_queries=num_queries, depth=depth, hidden_size=hidden_size)
         if hidden_size % num_heads:
             raise ConfigError(
                 f'BenchResampler: hidden_size {hidden_size} with {num_heads} heads',

@@ -33,8 +33,8 @@ def mlp(in_dim: int, out_dim: int, depth: int = 2, act: str = 'gelu', hidden_dim
       (4): Linear(in_features=12, out_features=12, bias=True)
     )
     """
-    if depth < 1:
-        raise ConfigError(f'a projector MLP of depth {depth}', expected='1 linear layer or more')
+    if not isinstance(depth, int) or depth < 1:
+        raise ConfigError(f'a projector MLP of depth {depth!r}', expected='a whole number of linear layers, from 1')
     if act not in ACTIVATIONS:
         raise ConfigError(f'a projector MLP with act {act!r}', expected=f'one of {sorted(ACTIVATIONS)}')
     widths = [in_dim, *[hidden_dim or out_dim] * (depth - 1), out_dim]

@@ -11,6 +11,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
+from mmft.models.projectors.resampler import check_counts
 from mmft.registry import PROJECTORS
 
 __all__ = ['QFormer']
@@ -74,6 +75,7 @@ class QFormer(Projector):
         frozen_qformer: bool = False,
     ) -> None:
         super().__init__()
+        check_counts('QFormer', num_queries=num_queries, num_hidden_layers=num_hidden_layers)
         encoder_dim = encoder_dim or in_dim
         if not proj and hidden_size != out_dim:
             raise ConfigError(

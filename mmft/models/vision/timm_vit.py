@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
-from mmft.models.vision.hf import check_feature
+from mmft.models.vision.hf_tower import check_feature
 from mmft.registry import VISION_TOWERS
 
 __all__ = ['TimmViT']

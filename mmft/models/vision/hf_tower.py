@@ -1,0 +1,163 @@
+"""``HFVisionTower``: a transformers vision model as the tower of a ``VLM``; ``hf.py`` has the three there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from mmft.errors import ConfigError, ShapeError
+from mmft.models.base import VisionTower
+
+__all__ = ['HFVisionTower', 'check_feature']
+
+FEATURES = ('patch', 'cls_patch')
+
+
+def check_feature(name: str, select_feature: str) -> None:
+    """Raise ``ConfigError`` unless ``select_feature`` is one of LLaVA's two words."""
+    if select_feature not in FEATURES:
+        raise ConfigError(f'{name}: select_feature {select_feature!r}', expected=f'one of {FEATURES}')
+
+
+class HFVisionTower(VisionTower):
+    """A transformers vision model as the tower of a ``VLM``.
+
+    Args:
+        select_layer: index into the original's ``hidden_states``; 0 is the embeddings, -1 the last block's output.
+        select_feature: ``patch`` drops the class token, ``cls_patch`` keeps it in front.
+        gradient_checkpointing: recompute each block in the backward pass.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``... as transformers names them.
+        config: transformers' own config names.
+
+    Attributes:
+        tower: the transformers model; ``tower.config`` is its config.
+    """
+
+    model_type: str
+    prefix_tokens = 1
+    """Tokens in front of the patches: the class token."""
+    fixed: ClassVar[dict[str, Any]] = {}
+    """Settings that this tower decides, whatever a config says."""
+
+    def __init__(
+        self,
+        select_layer: int,
+        select_feature: str,
+        gradient_checkpointing: bool,
+        attn_implementation: str,
+        **config: Any,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_feature(name, select_feature)
+        known = {*AutoConfig.for_model(self.model_type).to_dict()} - {'model_type', 'architectures'}
+        if unknown := sorted(set(config) - known):
+            raise ConfigError(
+                f'{name}: no setting is named {unknown}',
+                expected=f"the names of transformers' {self.model_type!r} config",
+                fix='correct the config',
+            )
+        _check_counts(name, config)
+        try:
+            hf_config = AutoConfig.for_model(self.model_type, **{**config, **self.fixed})
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            raise ConfigError(
+                f'{name}: transformers refuses this config: {error}',
+                expected=f"the names of transformers' {self.model_type!r} config",
+            ) from error
+        _check_numbers(name, hf_config, select_layer)
+        try:
+            self.tower: PreTrainedModel = AutoModel.from_config(hf_config, attn_implementation=attn_implementation)
+        except (KeyError, ValueError) as error:  # an activation or an attention that it does not know
+            raise ConfigError(
+                f'{name}: transformers cannot build it: {error}',
+                expected="an hidden_act and attn_implementation of transformers, such as 'gelu' and 'sdpa'",
+            ) from error
+        self.hidden_size, self.image_size = hf_config.hidden_size, hf_config.image_size
+        self.patch_size = hf_config.patch_size
+        self.select_layer, self.select_feature = select_layer, select_feature
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        return self.tower.encoder.layers
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last block, which the features never pass."""
+        return self.tower.post_layernorm
+
+    @property
+    def idle_layers(self) -> nn.ModuleList:
+        """Blocks above ``select_layer``, and the final norm."""
+        return nn.ModuleList([*self.layers[self.select_layer % (len(self.layers) + 1) :], self.final_norm])
+
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens ``forward`` drops in front."""
+        return self.prefix_tokens if self.select_feature == 'patch' else 0
+
+    def num_patches(self, image_size: int) -> int:
+        """P of a tile of side ``image_size`` px; a class token that is kept counts."""
+        return (image_size // self.patch_size) ** 2 + self.prefix_tokens - self.dropped_tokens
+
+    def embed(self, pixel_values: Tensor, interpolate: bool) -> Tensor:
+        """(N,3,S,S) -> (N,prefix+P,Dv): what the first block reads. ``interpolate``: S is not the tower's own side."""
+        return self.tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(N,3,S,S) normalised -> (N,P,Dv). Blocks above ``select_layer`` do not run."""
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != 3:
+            raise ShapeError(f'pixel_values of shape {tuple(pixel_values.shape)}', expected='(N,3,S,S)')
+        x = self.embed(pixel_values, pixel_values.shape[-2:] != (self.image_size, self.image_size))
+        for block in self.layers[: self.select_layer % (len(self.layers) + 1)]:
+            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, None, use_reentrant=False)
+            else:
+                x = block(x, None)
+        return x[:, self.dropped_tokens :]
+
+    def reset_buffers(self) -> None:
+        """Position indices, which are in no checkpoint, anew after a build on the meta device."""
+        embeddings = self.tower.embeddings
+        indices = getattr(embeddings, 'position_ids', None)
+        if indices is not None and indices.is_meta:
+            embeddings.position_ids = torch.arange(indices.shape[-1], device='cpu').expand(1, -1)
+
+
+def _check_counts(name: str, config: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for sizes that are none; transformers divides by some and takes others in silence."""
+    problems = []
+    for key in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'image_size', 'patch_size'):
+        value = config.get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            problems.append(f'{name}: {key} {value!r}; expected a whole number from 1')
+    if problems:
+        raise ConfigError.gather(problems)
+
+
+def _check_numbers(name: str, config: PreTrainedConfig, select_layer: int) -> None:
+    """Raise ``ConfigError`` for sizes that do not go together."""
+    problems, depth = [], config.num_hidden_layers
+    if config.hidden_size % config.num_attention_heads:
+        problems.append(
+            f'hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}'
+        )
+    if config.image_size < config.patch_size:
+        problems.append(f'image_size {config.image_size} is less than one patch of {config.patch_size}')
+    if not isinstance(select_layer, int):
+        problems.append(f'select_layer {select_layer!r}; expected a whole number')
+    elif not -depth - 1 <= select_layer <= depth:
+        problems.append(
+            f'select_layer {select_layer} with {depth} blocks; expected {-depth - 1} to {depth} '
+            '(0 is the embeddings, -1 the last block)'
+        )
+    if problems:
+        raise ConfigError.gather([f'{name}: {problem}' for problem in problems])
