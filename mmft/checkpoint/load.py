@@ -91,7 +91,7 @@ def open_pretrained(
         named = {part: place for part, place in pretrained.items() if place is not None}
         where = ', '.join(f'{part}: {place}' for part, place in named.items())
         if model_config is None:
-            raise ConfigError(f'pretrained = {where}', expected='`model` in the config, which joins the parts')
+            raise ConfigError(f'pretrained = {where}', expected='the `model` dict that joins the parts')
         layout, tensors = read_parts(named, model_config)
     else:
         where, directory = str(pretrained), ModelDirectory(pretrained, base, vision)
@@ -160,32 +160,38 @@ def load_encoder(path: str | Path, tokens_per_tile: int, layout: Layout | None =
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     dtype: str | torch.dtype = 'auto',
     device: str | torch.device = 'cpu',
     base: str | Path | None = None,
     vision: str | Path | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> tuple[VLM, ChatEncoder | None]:
     """Read a model directory: InternVL2, LLaVA (also its LoRA directories), TinyLLaVA, llava-hf, an export of mmft.
 
     Args:
         path: the directory; its layout is told by ``config.json`` and the names of its tensors, never by its own name.
+            Or a dict with a directory or file for each part, such as BLIP-2's Q-Former as ``projector``, as a config's
+            ``pretrained``; parts that it leaves out are drawn at random.
         dtype: ``auto`` keeps what is stored.
         base: of a LoRA directory: what it was trained on, where that is not at the place that the adapter names.
         vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names.
+        model: the ``model`` dict that joins the parts of a dict; of a directory, what it must hold.
 
     Returns:
-        The model in eval mode, and its encoder (None where the directory holds no tokenizer).
+        The model in eval mode, and its encoder (None for a dict, and where the directory holds no tokenizer).
 
     Raises:
         CheckpointError: the directory cannot be read; says what is missing.
     """
-    opened = open_pretrained(path, base=base, vision=vision)
-    model, _ = build_opened(opened, dtype=dtype, device=device)
-    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, model)
-    if encoder is not None and model.image_token_id is None:
-        model.image_token_id = encoder.image_token_id
-    return model.eval(), encoder
+    opened = open_pretrained(path, model, base, vision)
+    built, _ = build_opened(opened, model, dtype, device)
+    if isinstance(path, Mapping):
+        return built.eval(), None
+    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, built)
+    if encoder is not None and built.image_token_id is None:
+        built.image_token_id = encoder.image_token_id
+    return built.eval(), encoder
 
 
 def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 
+import mmft
 from mmft.checkpoint.load import build_opened, open_pretrained
 
 DEPTH, WIDTH, SIDE, QUERIES = 3, 16, 56, 4
@@ -65,9 +66,10 @@ def original(tmp_path_factory):
 @torch.no_grad()
 def test_tower_and_q_former_are_transformers(original, place):
     model, path = original
-    opened = open_pretrained({'vision': str(path / place), 'projector': str(path)}, MODEL)
-    ours, drawn = build_opened(opened, MODEL, 'auto')
-    ours.eval()
+    parts = {'vision': str(path / place), 'projector': str(path)}
+    _, drawn = build_opened(open_pretrained(parts, MODEL), MODEL, 'auto')
+    ours, encoder = mmft.load(parts, model=MODEL)
+    assert encoder is None
     assert {name.split('.')[0] for name in drawn} == {'llm'}
     pixels = torch.randn(2, 3, SIDE, SIDE)
     features = model.vision_model(pixels).last_hidden_state

@@ -80,5 +80,5 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
         f'{where}: config.json has architectures = {config.get("architectures") or []}',
         expected=f'one of {sorted(LAYOUTS)}',
         fix='mmft reads the models above; a directory of one part (a tower, a Q-Former or projector, a language model) '
-        'goes into a config: pretrained=dict(vision=..., projector=..., llm=...)',
+        'goes into a dict, pretrained=dict(vision=..., projector=..., llm=...) or mmft.load(dict(...), model=...)',
     )
