@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo demo-llava test lint format bench clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## make .venv with all that training, serving and the tests need (once)
 
@@ -21,6 +21,9 @@ $(VENV)/.installed: setup.py pyproject.toml mmft/data/_tiling.c
 
 demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/demo/report.html
 	$(PY) tools/demo.py
+
+demo-llava: install  ## a small LLaVA in two stages on the same pictures; report in work_dirs/demo_llava/report.html
+	$(PY) tools/demo.py llava
 
 test: install  ## the whole test-suite
 	$(PY) -m ruff check .

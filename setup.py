@@ -35,13 +35,19 @@ REQUIRES = [
     'setuptools<81',
 ]
 EXTRAS = {
+    # `mmft serve`: the gateway, and transformers' own server behind it where there is no GPU.
+    'serve': ['transformers[serving]', 'httpx>=0.28', 'starlette>=0.46', 'uvicorn>=0.34'],
     'deploy': ['lmdeploy==0.18.0'],
     'deepspeed': ['deepspeed>=0.19,<0.20'],
     'qlora': ['bitsandbytes>=0.49'],
+    'webui': ['gradio>=6.31,<7'],
     'track': ['wandb>=0.17'],
-    'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'pre-commit>=3.7'],
+    # aiohttp drives the browser that the web page is tested in.
+    'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'pre-commit>=3.7', 'aiohttp>=3.10'],
 }
-EXTRAS['all'] = [requirement for name in ('deploy', 'deepspeed', 'qlora') for requirement in EXTRAS[name]]
+EXTRAS['all'] = [
+    requirement for name in ('serve', 'deploy', 'deepspeed', 'qlora', 'webui') for requirement in EXTRAS[name]
+]
 
 setup(
     name='mmft',
@@ -54,7 +60,10 @@ setup(
     packages=[*find_packages(include=['mmft', 'mmft.*']), 'mmft._configs'],
     # The config tree travels with the package, so that `mmft train NAME` works from any folder.
     package_dir={'mmft._configs': 'configs'},
-    package_data={'mmft._configs': ['*.py', '**/*.py'], 'mmft': ['data/*.c', 'demo/tokenizer/*', 'demo/*.html']},
+    package_data={
+        'mmft._configs': ['*.py', '**/*.py'],
+        'mmft': ['data/*.c', 'data/check/*.html', 'demo/tokenizer/*', 'demo/*.html', 'serve/*.html', 'serve/*.css'],
+    },
     # Optional: without a compiler pictures are tiled through PIL, to the same pixels.
     ext_modules=[
         Extension(

@@ -17,11 +17,11 @@ gradient_checkpointing = False
 encoder.update(tokenizer='mmft/demo/tokenizer')
 
 train_dataloader.update(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     dataset=dict(ann_file='data/demo_food/base.jsonl', image_root='data/demo_food'),
 )
 val_dataloader = None
-optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=8e-4, betas=(0.9, 0.98)))
+optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=6e-4, betas=(0.9, 0.98)))
 train_cfg.update(max_epochs=2)
 default_hooks.update(checkpoint=dict(interval=0), answers=None)

@@ -14,11 +14,11 @@ with read_base():
 
 # Of a question only its picture remains; the answer is the caption.
 encoder.update(template='plain')
-train_dataloader.update(batch_size=16, num_workers=0)
+train_dataloader.update(batch_size=8, num_workers=0)
 val_dataloader = None
 tune.update(vision=dict(from_layer=2))
-optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=5e-4))
+optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=6e-4))
 gradient_checkpointing = False
 deepspeed = None
-train_cfg.update(max_epochs=2)
+train_cfg.update(max_epochs=4)
 default_hooks.update(answers=None)

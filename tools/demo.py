@@ -1,22 +1,25 @@
-"""`make demo`: see a vision-language model learn ten dishes, on two CPU cores, from nothing."""
+"""`make demo`, `make demo-llava`: see a vision-language model learn ten dishes, on two CPU cores, from nothing."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from mmft.demo.stages import FAMILIES
+
 
 def main() -> int:
     """Run the demo; the exit status is not zero when a step fails."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('family', nargs='?', choices=FAMILIES, default='internvl2', help='kind of model')
     parser.add_argument('--data', type=Path, default=Path('data/demo_food'), help='where the pictures go')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where models and report go')
+    parser.add_argument('--work-dir', type=Path, help='where models and report go (default: work_dirs/demo[_llava])')
     args = parser.parse_args()
 
     from mmft.demo.recipe import Demo
     from mmft.errors import MMFTError
 
     try:
-        Demo(args.data, args.work_dir).run()
+        Demo(FAMILIES[args.family], args.data, args.work_dir).run()
     except MMFTError as error:
         print(f'\nerror: {error}', file=sys.stderr)
         return 1

@@ -18,6 +18,11 @@ COMMANDS = {
     'train': ('mmft.cli.train', 'fine-tune the model of a config'),
     'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory for LMDeploy and others'),
     'list-cfg': ('mmft.cli.list_cfg', 'list the configs that there are'),
+    'check-data': ('mmft.cli.check_data', 'look the data of a config over: every problem at once, a page of samples'),
+    'serve': ('mmft.cli.serve', 'serve a model: an OpenAI-compatible API for a directory or a checkpoint'),
+    'chat': ('mmft.cli.chat', 'talk with a model about pictures, on the terminal'),
+    'webui': ('mmft.cli.webui', 'a page in the browser: chat with one model, or with two side by side'),
+    'compare': ('mmft.cli.compare', 'ask two models the same questions: a page with both answers and their scores'),
     'copy-cfg': ('mmft.cli.copy_cfg', 'copy a config, its bases worked in, to change it'),
 }
 """Command -> (module, one line of help). A module has ``add_arguments(parser)`` and ``run(args)``; it is imported only

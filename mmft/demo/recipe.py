@@ -1,4 +1,4 @@
-"""`make demo`, step by step: draw, train a base, ask, fine-tune, convert, ask again, compare.
+"""`make demo` and `make demo-llava`, step by step: draw, train a base, ask, fine-tune, convert, ask again, compare.
 
 Training and conversion are the commands a user would type, run as they stand; what they print is shown.
 """
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,12 @@ from typing import Any
 from mmft.demo import report
 from mmft.demo.asking import ask, compare, read_exam
 from mmft.demo.food import Plan, prepare
+from mmft.demo.stages import INTERNVL2, Family, Stage
 from mmft.errors import CheckpointError, TrainingError
 
 __all__ = ['Demo']
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE_CONFIG = 'configs/internvl2_tiny_base.py'
-FOOD_CONFIG = 'configs/internvl2_tiny_food_lora.py'
 
 
 @dataclass
@@ -35,19 +34,23 @@ class Demo:
     """One run of the demo.
 
     Attributes:
-        data: where the pictures go.
-        work_dir: where checkpoints, models and the report go.
+        family: the kind of model, and the stages of its training.
+        data: where the pictures go; the families share them.
+        work_dir: where checkpoints, models and the report go; None: the family's own place.
         plan: which pictures are drawn.
-        base_options, food_options: further ``--cfg-options`` of the two trainings.
+        options: further ``--cfg-options`` of a stage, by its name.
         seconds: of each phase, filled while it runs.
     """
 
+    family: Family = INTERNVL2
     data: Path = Path('data/demo_food')
-    work_dir: Path = Path('work_dirs/demo')
+    work_dir: Path | None = None
     plan: Plan = field(default_factory=Plan)
-    base_options: Sequence[str] = ()
-    food_options: Sequence[str] = ()
+    options: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.work_dir = self.work_dir or self.family.work_dir
 
     def run(self) -> dict[str, Any]:
         """All phases in order.
@@ -58,7 +61,7 @@ class Demo:
         Raises:
             TrainingError: a command failed; its own message stands above.
         """
-        data, work = self.data.resolve(), self.work_dir.resolve()
+        data, work, family = self.data.resolve(), self.work_dir.resolve(), self.family
         base, tuned = work / 'base', work / 'food'
         # Nothing of an earlier run may pass for a result of this one. (Pictures carry a stamp of their own.)
         self.clear()
@@ -66,16 +69,16 @@ class Demo:
             fresh = prepare(data, self.plan)
             self.say('done' if fresh else 'the pictures of an earlier run are the same: kept')
         exam = read_exam(data / 'heldout.jsonl')
-        with self.phase('base', 'training the base: it sees tableware, colours, shapes and six other dishes'):
-            self.train(BASE_CONFIG, work / 'base_run', data / 'base.jsonl', None, self.base_options)
-            self.convert(BASE_CONFIG, work / 'base_run', base)
+        with self.phase(family.base.name, family.base.told):
+            self.train(family.base)
+            self.convert(family.base, base)
         with self.phase('ask before', f'asking the base {len(exam)} questions about dishes it has never seen'):
             before = ask(base, exam)
-        with self.phase('fine-tune', 'fine-tuning with LoRA on the ten dishes'):
-            options = [f'pretrained={base}', *self.food_options]
-            self.train(FOOD_CONFIG, work / 'food_run', data / 'train.jsonl', data / 'val.jsonl', options)
-        with self.phase('convert', 'merging LoRA and writing safetensors'):
-            self.convert(FOOD_CONFIG, work / 'food_run', tuned)
+        for stage in family.stages:
+            with self.phase(stage.name, stage.told):
+                self.train(stage)
+        with self.phase('convert', family.converting):
+            self.convert(family.stages[-1], tuned)
         with self.phase('ask after', 'asking the exported model the same questions'):
             after = ask(tuned, exam)
         return self.conclude(compare(exam, before, after))
@@ -83,29 +86,34 @@ class Demo:
     def clear(self) -> None:
         """Remove what an earlier run left in the work_dir, and nothing else that may lie there."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        for name in ('base', 'base_run', 'food', 'food_run'):
+        for name in ('base', 'food', *(stage.run for stage in (self.family.base, *self.family.stages))):
             if (self.work_dir / name).is_dir():
                 shutil.rmtree(self.work_dir / name)
         for name in ('report.json', 'report.html'):
             (self.work_dir / name).unlink(missing_ok=True)
 
-    def train(self, config: str, out: Path, train: Path, val: Path | None, options: Sequence[str]) -> None:
-        """``tools/train.py`` on the given annotation files."""
-        loaders = {'train': train} if val is None else {'train': train, 'val': val}
-        paths = [
+    def train(self, stage: Stage) -> None:
+        """``tools/train.py`` on the stage's splits, from what the stages before it made."""
+        data, work = self.data.resolve(), self.work_dir.resolve()
+        loaders = {'train': stage.train} if stage.val is None else {'train': stage.train, 'val': stage.val}
+        options = [
             f'{name}_dataloader.dataset.{key}={value}'
-            for name, file in loaders.items()
-            for key, value in (('ann_file', file), ('image_root', file.parent))
+            for name, split in loaders.items()
+            for key, value in (('ann_file', data / f'{split}.jsonl'), ('image_root', data))
         ]
-        self.command('tools/train.py', config, '--work-dir', str(out), '--cfg-options', *paths, *options)
+        options += [f'{key}={work / made}' for key, made in stage.starts.items()]
+        options += self.options.get(stage.name, ())
+        config = f'configs/{stage.config}'
+        self.command('tools/train.py', config, '--work-dir', str(work / stage.run), '--cfg-options', *options)
 
-    def convert(self, config: str, run: Path, out: Path) -> None:
+    def convert(self, stage: Stage, out: Path) -> None:
         """``tools/pth_to_hf.py`` on the last checkpoint of a run, with the copy of the config that the run kept."""
+        run = self.work_dir.resolve() / stage.run
         pointer = run / 'last_checkpoint'
         if not pointer.is_file():
             raise CheckpointError(f'{run} holds no checkpoint', expected='one, written at the end of training')
         checkpoint = run / pointer.read_text().strip()
-        self.command('tools/pth_to_hf.py', str(run / Path(config).name), str(checkpoint), str(out))
+        self.command('tools/pth_to_hf.py', str(run / stage.config), str(checkpoint), str(out))
 
     def command(self, script: str, *args: str) -> None:
         """Run one of the project's scripts with this Python, and show what it prints."""
@@ -120,7 +128,7 @@ class Demo:
         results = {**results, 'seconds': {**seconds, 'total': round(sum(self.seconds.values()), 1)}}
         work = self.work_dir.resolve()
         (work / 'report.json').write_text(json.dumps(results, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
-        (work / 'report.html').write_text(report.page(results, seconds), encoding='utf-8')
+        (work / 'report.html').write_text(report.page(results, seconds, self.family), encoding='utf-8')
         print(f'\n{report.table(results, color=sys.stdout.isatty())}\n')
         self.say(f'{self.work_dir}/report.html shows every picture; {self.work_dir}/food is the fine-tuned model')
         return results
@@ -128,9 +136,9 @@ class Demo:
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
         """Announce and time one phase."""
-        number = len(self.seconds) + 1
+        number, phases = len(self.seconds) + 1, 5 + len(self.family.stages)
         bold, off = ('\033[1;36m', '\033[0m') if sys.stdout.isatty() else ('', '')
-        print(f'\n{bold}[{number}/6] {what}{off}', flush=True)
+        print(f'\n{bold}[{number}/{phases}] {what}{off}', flush=True)
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start

@@ -10,6 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from mmft.demo.stages import Family
+
 __all__ = ['page', 'table']
 
 GREEN, RED, BOLD, DIM, OFF = '\033[32m', '\033[31m', '\033[1m', '\033[2m', '\033[0m'
@@ -48,7 +50,7 @@ def table(results: Mapping[str, Any], color: bool = False) -> str:
     return '\n'.join(lines)
 
 
-def page(results: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
+def page(results: Mapping[str, Any], seconds: Mapping[str, float], family: Family) -> str:
     """A self-contained HTML page: both accuracies, the dishes, and every picture with its question and both answers."""
     cards = '\n'.join(_card(row) for row in results['answers'])
     dishes = '\n'.join(_dish(name, own) for name, own in results['dishes'].items())
@@ -56,6 +58,8 @@ def page(results: Mapping[str, Any], seconds: Mapping[str, float]) -> str:
     phases = ' · '.join(f'{html.escape(name)} {value:.0f} s' for name, value in seconds.items())
     template = Template((Path(__file__).parent / 'page.html').read_text(encoding='utf-8'))
     return template.substitute(
+        model=html.escape(family.model),
+        between=html.escape(family.between),
         n=results['n'],
         before=_bar('before fine-tuning', results['before'], 'bad'),
         after=_bar('after fine-tuning', results['after'], 'good'),

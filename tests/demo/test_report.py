@@ -7,6 +7,7 @@ from PIL import Image
 
 from mmft.demo.asking import Item, compare
 from mmft.demo.report import page, table
+from mmft.demo.stages import INTERNVL2, LLAVA
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_table_lines_up_whatever_the_script(results):
 
 
 def test_page_carries_pictures_questions_and_both_answers(results):
-    text = page(results, {'draw': 1.0, 'base': 2.0})
+    text = page(results, {'draw': 1.0, 'base': 2.0}, INTERNVL2)
     assert text.count('data:image/jpeg;base64,') == 3
     assert '这是什么菜？' in text
     assert '叉烧' in text
@@ -56,3 +57,11 @@ def test_page_carries_pictures_questions_and_both_answers(results):
     assert 'http' not in text  # nothing is fetched
     assert '67%' in text
     assert '3 s in all' in text
+
+
+def test_page_says_what_was_trained_and_how(results):
+    internvl, llava = (page(results, {}, family) for family in (INTERNVL2, LLAVA))
+    assert 'A small InternVL2 was asked 3 questions' in internvl
+    assert 'after a LoRA fine-tune, export and reload' in internvl
+    assert 'A small LLaVA was asked 3 questions' in llava
+    assert LLAVA.between in llava

@@ -8,7 +8,10 @@ scheduler, sampler, kernels and 16-bit numerics.
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,10 @@ from lmdeploy.serve.processors import MultimodalProcessor
 from lmdeploy.tokenizer import Tokenizer
 from lmdeploy.vl.engine import ImageEncoder
 from lmdeploy.vl.model.builder import load_vl_model
+from PIL import Image
 from torch import Tensor
 
-__all__ = ['Served', 'preprocess']
+__all__ = ['Served', 'preprocess', 'user']
 
 BLOCK, BLOCKS = 64, 64
 
@@ -103,14 +107,19 @@ class CpuBackend(DefaultOpsBackend):
 class Served:
     """A model directory in LMDeploy's model class, filled by LMDeploy's weight loader.
 
+    Args:
+        trust: run the Python files in the directory, as ``--trust-remote-code`` does.
+
     Attributes:
         never_written: parameters that the loader left as they were (they were filled with NaN before).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trust: bool = False) -> None:
         # In place of the choice by device name; this process serves nothing else.
         selector._get_backend = lambda: CpuBackend
-        self.config = ModelConfig.from_pretrained(str(path), dtype='float32', device_type='cpu')
+        self.config = ModelConfig.from_pretrained(
+            str(path), trust_remote_code=trust, dtype='float32', device_type='cpu'
+        )
         context = BuildModelContext(
             quant_config=self.config.quant_config, fp32_lm_head=self.config.fp32_lm_head,
             tie_word_embeddings=self.config.tie_word_embeddings, max_batch_size=1,
@@ -120,15 +129,31 @@ class Served:
             parameter.data.fill_(float('nan'))
         load_model_weights(self.model, str(path), device=torch.device('cpu'))
         self.never_written = [name for name, p in self.model.named_parameters() if p.isnan().any()]
-        shape = (BLOCKS, BLOCK, self.config.num_key_value_heads, self.config.k_head_dim)
         self._cache = CacheConfig(
             max_batches=1, block_size=BLOCK, num_cpu_blocks=0, num_gpu_blocks=BLOCKS, device_type='cpu'
         )
-        self._kv = [[torch.zeros(shape), torch.zeros(shape)] for _ in range(self.config.num_layers)]
+        self._one = self.room()
+
+    def room(self) -> list[list[Tensor]]:
+        """An empty cache for one conversation: keys and values of each layer."""
+        shape = (BLOCKS, BLOCK, self.config.num_key_value_heads, self.config.k_head_dim)
+        return [[torch.zeros(shape), torch.zeros(shape)] for _ in range(self.config.num_layers)]
+
+    def take_in(self, prompt: Mapping[str, Any]) -> tuple[list[int], Any]:
+        """Ids and pictures of a prompt from LMDeploy's preprocessing, as the model takes them; pictures in float32."""
+        ids, pictures = list(prompt['input_ids']), None
+        if prompt.get('multimodal'):
+            pictured = [{**item, 'pixel_values': item['pixel_values'].float()} for item in prompt['multimodal']]
+            made = self.model.get_input_processor().preprocess_input(ids, pictured)
+            ids, pictures = list(made.input_ids), made.input_multimodals
+        return ids, pictures
 
     @torch.inference_mode()
-    def step(self, ids: list[int], history: int = 0, pictures: Any = None) -> Tensor:
+    def step(
+        self, ids: list[int], history: int = 0, pictures: Any = None, room: list[list[Tensor]] | None = None
+    ) -> Tensor:
         """Logits (L,V) of new tokens after ``history`` cached ones."""
+        room = self._one if room is None else room
         pictures = (
             VisionModelInputs(history_lengths=torch.tensor([history]), input_multimodals=[pictures])
             if pictures
@@ -141,19 +166,16 @@ class Served:
             max_kv_seqlen=len(ids) + history, sum_kv_seqlen=len(ids) + history, vision_inputs=pictures,
         )  # fmt: skip
         with step_ctx_manager(self.model.ctx_mgr):
-            context = self.model.ctx_mgr.build_context(inputs, self.config, self._cache, self._kv)
+            context = self.model.ctx_mgr.build_context(inputs, self.config, self._cache, room)
             with self.model.ctx_mgr.context(context):
-                arguments = self.model.prepare_inputs_for_generation(past_key_values=self._kv, context=context)
+                arguments = self.model.prepare_inputs_for_generation(past_key_values=room, context=context)
                 hidden = self.model(**arguments)
         return self.model.get_logits(hidden)[0]
 
     def answer(self, prompt: dict[str, Any], count: int) -> tuple[Tensor, list[int]]:
         """Logits (L,V) of a prompt from ``preprocess``, and ``count`` greedy ids."""
-        ids, pictures = list(prompt['input_ids']), None
-        if prompt.get('multimodal'):
-            made = self.model.get_input_processor().preprocess_input(ids, prompt['multimodal'])
-            ids, pictures = made.input_ids, made.input_multimodals
-        first = logits = self.step(list(ids), 0, pictures)
+        ids, pictures = self.take_in(prompt)
+        first = logits = self.step(ids, 0, pictures)
         answer: list[int] = []
         for _ in range(count):
             answer.append(int(logits[-1].argmax()))
@@ -161,13 +183,29 @@ class Served:
         return first, answer
 
 
-def preprocess(path: Path, messages: list[dict[str, Any]]) -> dict[str, Any]:
+def url(image: Image.Image) -> dict[str, Any]:
+    """A picture as OpenAI clients send it; PNG keeps every pixel."""
+    data = io.BytesIO()
+    image.save(data, 'PNG')
+    text = base64.b64encode(data.getvalue()).decode()
+    return {'type': 'image_url', 'image_url': {'url': f'data:image/png;base64,{text}'}}
+
+
+def user(text: str, *images: Image.Image) -> dict[str, Any]:
+    """A question, its pictures in front."""
+    return {'role': 'user', 'content': [*map(url, images), {'type': 'text', 'text': text}]}
+
+
+def preprocess(path: Path, messages: list[dict[str, Any]], trust: bool = False) -> dict[str, Any]:
     """LMDeploy's own way from OpenAI messages to ``input_ids`` and tiles, the chat template found by itself."""
     vision = ImageEncoder.__new__(ImageEncoder)  # its __init__ asks for a GPU
-    vision.model = load_vl_model(str(path), backend='pytorch')
+    vision.model = load_vl_model(str(path), backend='pytorch', trust_remote_code=trust)
     vision.executor, vision.max_batch_size = ThreadPoolExecutor(1), 1
     vision._uses_new_preprocess = ImageEncoder._is_new_preprocess_api(vision.model)
     processor = MultimodalProcessor(
-        Tokenizer(str(path)), get_chat_template(str(path)), vl_encoder=vision, backend='pytorch'
+        Tokenizer(str(path), trust),
+        get_chat_template(str(path), trust_remote_code=trust),
+        vl_encoder=vision,
+        backend='pytorch',
     )
     return asyncio.run(processor.get_prompt_input(messages, do_preprocess=True))

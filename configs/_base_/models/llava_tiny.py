@@ -1,6 +1,6 @@
 """A LLaVA-1.5 that two CPU cores can train from nothing: CLIP, a two-layer MLP, a Llama-type LLM.
 
-The model of `make demo-llava`, which makes its weights: 1.1M + 0.1M + 1.6M parameters; a picture is 64 tokens.
+The model of `make demo-llava`, which makes its weights: 1.1M + 0.1M + 1.6M parameters; a picture is 36 tokens.
 """
 
 from mmengine.config import read_base
@@ -18,7 +18,7 @@ model.update(
         num_attention_heads=4,
         intermediate_size=512,
         image_size=96,
-        patch_size=12,
+        patch_size=16,
         hidden_act='quick_gelu',
         layer_norm_eps=1e-5,
         select_layer=-2,

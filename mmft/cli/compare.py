@@ -1,0 +1,135 @@
+"""``mmft compare A B DATASET``: two models, before and after as a rule, asked the same; a page and a json file."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmft.cli.chat import add_answering, settings_of
+
+if TYPE_CHECKING:
+    from mmft.serve.compare import Comparison
+
+__all__ = ['add_arguments', 'dataset_of', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``compare``."""
+    parser.add_argument('a', metavar='A', help='a model directory, or the URL of a server with the OpenAI API')
+    parser.add_argument('b', metavar='B', help='likewise')
+    parser.add_argument('dataset', metavar='DATASET', help='an annotation file, or a config, whose val set is taken')
+    parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
+    parser.add_argument(
+        '--metric', default='exact_match', metavar='NAME', help='exact_match (default), contains, vqa or anls'
+    )
+    parser.add_argument('--limit', type=int, metavar='N', help='only so many questions, chosen with --seed')
+    parser.add_argument(
+        '--out', metavar='FILE.html', help='default: work_dirs/compare/A_B_DATASET.html; json beside it'
+    )
+    parser.add_argument('--force', action='store_true', help='replace what is there')
+    parser.add_argument('--names', nargs=2, metavar=('A', 'B'), help='what the page calls them')
+    add_answering(parser, max_new_tokens=128)
+    parser.add_argument(
+        '--workers', type=int, default=4, metavar='N', help='questions at a time for a server (default 4)'
+    )
+    parser.add_argument('--models', nargs=2, metavar=('A', 'B'), help="which of a server's models; '-': the only one")
+    parser.add_argument('--api-keys', nargs=2, metavar=('A', 'B'), help="where the servers' keys differ; '-' for none")
+    parser.add_argument('--shown', type=int, default=400, metavar='N', help='answers on the page (default: 400)')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, and write. The status is 1 where answers failed, 130 where Ctrl-C came before the last."""
+    from mmft.errors import ConfigError
+    from mmft.evaluation.metrics import find_metric
+    from mmft.serve.answerer import open_answerer
+    from mmft.serve.asking import read_questions
+    from mmft.serve.compare import compare
+
+    find_metric(args.metric)
+    if args.workers < 1 or args.shown < 0:
+        raise ConfigError(f'--workers {args.workers} --shown {args.shown}', expected='at least 1, and not below 0')
+    out = _out(args)
+    seed = args.seed or 0
+    questions = read_questions(dataset_of(args.dataset, args.image_root, args.cfg_options), args.limit, seed)
+    shared = {name: getattr(args, name) for name in ('device', 'dtype')}
+    keys = _pair(args.api_keys) if args.api_keys else (args.api_key, args.api_key)
+    openers = tuple(
+        functools.partial(open_answerer, target, model=model, api_key=key, **shared)
+        for target, model, key in zip((args.a, args.b), _pair(args.models), keys, strict=True)
+    )
+    found = compare(
+        openers,
+        questions,
+        args.metric,
+        settings_of(args),
+        names=args.names or _paths_where_names_are_equal(args.a, args.b),
+        dataset=args.dataset,
+        workers=args.workers,
+        seed=seed,
+    )
+    _write(found, out, args.shown)
+    if isinstance(found.ended, KeyboardInterrupt):
+        return 130
+    return 1 if found.failed or found.ended is not None else 0
+
+
+def _pair(given: list[str] | None) -> tuple[str | None, ...]:
+    return tuple(None if text == '-' else text for text in given or ('-', '-'))
+
+
+def _out(args: argparse.Namespace) -> Path:
+    from mmft.errors import ConfigError
+
+    words = [text.rstrip('/').split('//')[-1].rsplit('/', 1)[-1] for text in (args.a, args.b)]
+    words = [re.sub(r'[^\w.-]+', '-', word) or 'x' for word in (*words, Path(args.dataset).stem)]
+    out = Path(args.out or Path('work_dirs', 'compare', '_'.join(words) + '.html'))
+    if out.suffix.lower() not in ('.html', '.htm'):
+        raise ConfigError(f'--out {out}', expected='a name that ends with .html')
+    there = [path for path in (out, out.with_suffix('.json')) if path.exists()]
+    if there and not args.force:
+        raise ConfigError(f'{there[0]} exists', fix='name another --out, or replace it with --force')
+    return out
+
+
+def dataset_of(named: str, image_root: str | None, cfg_options: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of ``ChatDataset`` for an annotation file, or for the val set of a config."""
+    if named.endswith(('.json', '.jsonl')):
+        return {'ann_file': named, 'image_root': image_root}
+    from mmft.cli.configs import load_config
+    from mmft.engine.build import plain_dict
+    from mmft.errors import ConfigError
+
+    loader = load_config(named, cfg_options).get('val_dataloader')
+    dataset = plain_dict(loader.dataset) if loader else {}
+    if not any(dataset.get(name) for name in ('ann_file', 'meta_file')):
+        raise ConfigError(f'{named} has no val set', fix='set val_dataloader.dataset, or name a file')
+    return dataset
+
+
+def _paths_where_names_are_equal(a: str, b: str) -> tuple[str, str] | None:
+    if a.startswith('http') or b.startswith('http') or a == b or Path(a).resolve().name != Path(b).resolve().name:
+        return None
+    return a, b
+
+
+def _write(found: Comparison, out: Path, shown: int) -> None:
+    from mmft.data.splits import write_text
+    from mmft.serve.compare_page import page, verdict
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out.with_suffix('.json'), json.dumps(found.to_json(), ensure_ascii=False, indent=1) + '\n')
+    write_text(out, page(found, shown))
+    for name, (value, low, high) in zip(found.names, found.scores, strict=True):
+        print(f'{name}: {found.metric} {value:.1%} ({low:.1%} to {high:.1%})')
+    print(verdict(found))
+    print(', '.join(f'{count} {kind}' for kind, count in found.counts().items()))
+    print(f'wrote {out} and {out.with_suffix(".json").name}')
+    if found.failed or found.ended is not None:
+        print(f'error: {found.failed} answers failed; {len(found.rows)} of {found.asked} questions', file=sys.stderr)

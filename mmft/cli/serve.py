@@ -1,0 +1,75 @@
+"""``mmft serve DIR``: an OpenAI-compatible server for a model directory, or for a training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+
+__all__ = ['add_arguments', 'run']
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``serve``."""
+    parser.add_argument('directory', nargs='?', help='an exported directory, or any that mmft reads')
+    parser.add_argument('--config', help='instead of a directory: the config of a training, exported into a cache')
+    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='such as pretrained=PATH')
+    parser.add_argument(
+        '--backend',
+        choices=('auto', 'lmdeploy', 'turbomind', 'pytorch', 'transformers'),
+        default='auto',
+        help='auto: LMDeploy where a GPU is and it runs the model, else transformers serve; turbomind and pytorch are '
+        "LMDeploy's engines (default: auto)",
+    )
+    parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0: for other machines too (default: 127.0.0.1)')
+    parser.add_argument('--port', type=int, default=8000, help='0: any that is free (default: 8000)')
+    parser.add_argument(
+        '--api-key',
+        action='append',
+        default=[],
+        metavar='KEY',
+        help='every request must bring it; may be given several times, or as MMFT_API_KEY in the environment',
+    )
+    parser.add_argument('--tp', type=int, default=1, metavar='N', help='GPUs that share one model (LMDeploy)')
+    parser.add_argument('--replicas', type=int, default=1, metavar='N', help='servers beside each other')
+    parser.add_argument('--session-len', type=int, metavar='N', help="tokens, answer included (default: the model's)")
+    parser.add_argument('--max-batch-size', type=int, metavar='N', help='requests answered together (LMDeploy)')
+    parser.add_argument('--queue', type=int, default=256, metavar='N', help='how many requests may wait (default: 256)')
+    parser.add_argument('--model-name', help="what clients call it (default: the directory's name)")
+    parser.add_argument('--image-root', metavar='DIR', help='let requests name pictures in this folder by path')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda (default: auto)')
+    parser.add_argument('--dtype', default='auto', help='of the weights (default: as stored)')
+    parser.add_argument(
+        '--trust-remote-code',
+        action='store_true',
+        help='serve an original InternVL2 directory as it is: LMDeploy then runs the Python files in it',
+    )
+    parser.add_argument('--cache', metavar='DIR', help='of exports (default: exports/ beside the checkpoint)')
+    parser.add_argument('--start-timeout', type=float, default=1800.0, metavar='SECONDS', help='for loading the model')
+    parser.add_argument('--backend-args', default='', metavar='"..."', help="more arguments of the backend's own")
+    parser.add_argument('--verbose', action='store_true', help='show what the backend prints')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
+    from mmft.serve.server import ServeSettings, serve
+
+    config = None
+    if args.config is not None:
+        from mmft.cli.configs import load_config
+
+        config = load_config(args.config, args.cfg_options)
+    own = ('directory', 'checkpoint', 'backend', 'host', 'port', 'tp', 'session_len', 'max_batch_size', 'replicas',
+           'model_name', 'image_root', 'device', 'dtype', 'trust_remote_code', 'cache', 'queue',
+           'start_timeout')  # fmt: skip
+    keys = [*args.api_key, *filter(None, [os.environ.get('MMFT_API_KEY')])]
+    return serve(
+        ServeSettings(
+            **{name: getattr(args, name) for name in own},
+            config=config,
+            api_keys=tuple(keys),
+            backend_args=tuple(shlex.split(args.backend_args)),
+            echo=args.verbose,
+        )
+    )

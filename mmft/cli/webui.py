@@ -1,0 +1,141 @@
+"""``mmft webui A [B]``: a page in the browser, one or two models that are asked the same questions about pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mmft.cli.chat import add_answering, settings_of
+
+__all__ = ['add_arguments', 'run']
+
+_MODELS = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``webui``."""
+    parser.add_argument(
+        'targets',
+        nargs='*',
+        metavar='MODEL',
+        help='one or two: a model directory, or the URL of a server with the OpenAI API; before and after, as a rule',
+    )
+    parser.add_argument(
+        '--config', help='of a training whose checkpoint is the last model; exported first, into a cache'
+    )
+    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
+    parser.add_argument('--names', nargs='+', metavar='NAME', help='what the page calls the models')
+    parser.add_argument(
+        '--examples', metavar='DATASET', help='an annotation file, a config (its val set) or a folder of pictures'
+    )
+    parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
+    parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0: for other machines too (default: 127.0.0.1)')
+    parser.add_argument('--port', type=int, default=7860, help='0: any that is free (default: 7860)')
+    parser.add_argument(
+        '--auth',
+        action='append',
+        default=[],
+        metavar='USER:PASSWORD',
+        help='let in only who knows it; may be repeated; @FILE: a file with such lines, which no process list shows',
+    )
+    parser.add_argument('--open', action='store_true', help='open the page in a browser of this machine')
+    parser.add_argument('--system', metavar='TEXT', help="a system message (default: the chat template's own)")
+    add_answering(parser, max_new_tokens=512)
+    parser.add_argument('--models', nargs='+', metavar='NAME', help="which of a server's models; '-': the only one")
+    parser.add_argument('--base', metavar='DIR', help='what LoRA directories were trained on, if not where they say')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
+    from mmft.errors import ConfigError
+    from mmft.serve.child import bound_socket
+    from mmft.serve.webui_host import LOOPBACK, parse_auth
+
+    if importlib.util.find_spec('gradio') is None:
+        raise ConfigError('gradio is not installed', fix="pip install 'mmft[webui]'")
+    if ':' in args.host:
+        raise ConfigError(f'--host {args.host}', expected='a name or an IPv4 address', fix='gradio knows no IPv6')
+    auth, targets = parse_auth(args.auth), _targets(args)
+    if args.names and len(args.names) != len(targets):
+        raise ConfigError(f'{len(args.names)} names', expected=f'{len(targets)}, one for each model')
+    with contextlib.ExitStack() as stack:
+        # First of all: it would be a pity to load two models and find the port taken.
+        with contextlib.closing(bound_socket(args.host, args.port)) as held:
+            port = held.getsockname()[1]
+            examples = _examples(args)
+            answerers = [stack.enter_context(_open(args, *target)) for target in targets]
+            from mmft.serve.webui import WebUI
+
+            page = WebUI(answerers, args.names or _names(args, answerers), examples, settings_of(args), args.system)
+        url = page.start(args.host, port, auth, args.open)
+        stack.callback(page.close)
+        if args.host not in LOOPBACK and not auth:
+            print(
+                'note: whoever reaches this machine can use the page; --auth USER:PASSWORD asks who it is', flush=True
+            )
+        print(f'{" and ".join(page.names)}: {url}  (Ctrl-C stops it)', flush=True)
+        return _wait()
+
+
+def _targets(args: argparse.Namespace) -> list[tuple[Any, str | None]]:
+    """What each model is, and which of a server's."""
+    from mmft.errors import ConfigError
+
+    targets: list[Any] = list(args.targets)
+    if (args.config is None) != (args.checkpoint is None):
+        raise ConfigError('--config and --checkpoint belong together', fix='give both, or a model directory')
+    if args.config is not None:
+        from mmft.cli.configs import load_config
+
+        targets.append((load_config(args.config, args.cfg_options), args.checkpoint))
+    if not 1 <= len(targets) <= _MODELS:
+        raise ConfigError(
+            f'{len(targets)} models', expected='one or two: directories, URLs, or --config and --checkpoint'
+        )
+    names = args.models or ['-'] * len(targets)
+    if len(names) != len(targets):
+        raise ConfigError(f'{len(names)} --models', expected=f'{len(targets)}: one for each, or -')
+    return [(target, None if name == '-' else name) for target, name in zip(targets, names, strict=True)]
+
+
+def _open(args: argparse.Namespace, target: Any, model: str | None) -> Any:
+    from mmft.serve.answerer import open_answerer
+
+    print(f'opening {target if isinstance(target, str) else target[1]}', file=sys.stderr)
+    options = {name: getattr(args, name) for name in ('base', 'device', 'dtype', 'api_key')}
+    return open_answerer(target, model=model, **options)
+
+
+def _names(args: argparse.Namespace, answerers: list[Any]) -> list[str] | None:
+    """The directories as they were given, where their last parts are the same."""
+    same = len({answerer.name for answerer in answerers}) < len(answerers)
+    return args.targets if same and len(set(args.targets)) == len(answerers) else None
+
+
+def _examples(args: argparse.Namespace) -> Any:
+    if args.examples is None:
+        return None
+    from mmft.cli.compare import dataset_of
+    from mmft.serve.examples import Examples
+
+    if Path(args.examples).is_dir():
+        return Examples(args.examples)
+    return Examples(dataset_of(args.examples, args.image_root, args.cfg_options), Path(args.examples).name)
+
+
+def _wait() -> int:
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        while not ended.wait(1):
+            pass
+    except KeyboardInterrupt:
+        return 130
+    return 0

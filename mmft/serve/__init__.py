@@ -1,0 +1,1 @@
+"""Talking to models: in this process, or on servers; and serving them."""

@@ -1,0 +1,187 @@
+"""``Answerer``: one face for everything that answers questions about pictures, a model in this process or on a server.
+
+``open_answerer`` makes one of a model directory, a config with its checkpoint, or the URL of any server that speaks
+OpenAI's chat completions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmft.errors import ConfigError, DataError
+from mmft.structures import IMAGE_PLACEHOLDER, Message
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ['Answerer', 'Picture', 'Target', 'is_url', 'open_answerer', 'place_pictures']
+
+Picture: TypeAlias = 'str | os.PathLike | Image.Image'
+"""A path, or a PIL picture."""
+
+Target: TypeAlias = 'str | os.PathLike | tuple[Any, str | os.PathLike]'
+"""A model directory, the URL of a server, or (config, checkpoint)."""
+
+
+class Answerer(ABC):
+    """Answers conversations about pictures. Safe to call from several threads.
+
+    Attributes:
+        name: what people call it: the directory, or the model and its server.
+        parallel: whether several questions at a time are answered sooner than one after the other.
+    """
+
+    name: str
+    parallel: bool = False
+
+    def stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[Picture] = (),
+        *,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The answer to the last message, in pieces as it is made; closing the iterator stops the making.
+
+        Args:
+            messages: turns ``{'role', 'content'}``, the last one a question. ``<image>`` stands for a picture; a last
+                question without one gets one in front for each picture that the turns before have no place for.
+            images: the pictures of all turns, in order.
+            max_new_tokens: longest answer.
+            temperature: 0 takes the likeliest token each time.
+            top_p: of the likeliest tokens, as many as together have this probability are drawn from.
+            seed: of what is drawn; None: another answer each time. (A server may ignore it.)
+
+        Yields:
+            Text that is not empty; all together is the answer, without outer spaces.
+
+        Raises:
+            ConfigError: a sampling setting out of range.
+            DataError: a conversation that does not fit, or a picture that cannot be read.
+            ServerError: from a server.
+        """
+        if max_new_tokens < 1 or not temperature >= 0 or not 0 < top_p <= 1:
+            raise ConfigError(
+                f'max_new_tokens={max_new_tokens}, temperature={temperature}, top_p={top_p}',
+                expected='at least 1 token, a temperature from 0 up, and 0 < top_p <= 1',
+            )
+        settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
+        return _trimmed(self._pieces(place_pictures(messages, len(images)), list(images), settings))
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Picture] = (), **settings: Any) -> str:
+        """The whole answer; arguments as of ``stream``."""
+        return ''.join(self.stream(messages, images, **settings))
+
+    @abstractmethod
+    def _pieces(self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any]) -> Iterator[str]:
+        """The answer's text as it comes; ``messages`` have a ``<image>`` for each picture, ``settings`` are checked."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to let go of)
+        """Let go of memory and connections. The answerer is of no use afterwards."""
+
+    def __enter__(self) -> Answerer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_answerer(
+    target: Target,
+    base: str | os.PathLike | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = 'auto',
+    api_key: str | None = None,
+    model: str | None = None,
+    timeout: float = 600.0,
+) -> Answerer:
+    """An answerer for a model directory, a config with its checkpoint, or a server.
+
+    Args:
+        target: a directory that ``mmft.load`` reads; ``(config, checkpoint)``, which is exported first, into a cache;
+            or the ``http(s)://`` address of an OpenAI-compatible server, with or without ``/v1``.
+        base: of a LoRA directory, as for ``mmft.load``.
+        device: of a model in this process; None: the GPU, if there is one.
+        dtype: of its weights; ``auto`` keeps what is stored.
+        api_key: of a server.
+        model: which of a server's models; None: the only one it has.
+        timeout: seconds that a server may be silent.
+
+    Raises:
+        CheckpointError: a directory that cannot be read.
+        ServerError: nothing answers at this address, or not as an OpenAI-compatible server would.
+    """
+    if is_url(target):
+        from mmft.serve.remote import RemoteAnswerer
+
+        return RemoteAnswerer(str(target), api_key=api_key, model=model, timeout=timeout)
+    from mmft.serve.local import LocalAnswerer
+
+    if isinstance(target, tuple):
+        from mmft.serve.cache import cached_export
+
+        config, checkpoint = target
+        # Standard output is for answers.
+        directory = cached_export(config, checkpoint, log=lambda line: print(line, file=sys.stderr))
+        return LocalAnswerer(directory, device=device, dtype=dtype, name='/'.join(Path(checkpoint).parts[-2:]))
+    return LocalAnswerer(target, base, device=device, dtype=dtype)
+
+
+def is_url(target: Any) -> bool:
+    """Whether this is the address of a server.
+
+    >>> is_url('http://127.0.0.1:23333/v1'), is_url('exported/food')
+    (True, False)
+    """
+    return isinstance(target, str) and target.lower().startswith(('http://', 'https://'))
+
+
+def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> list[Message]:
+    """The messages with a ``<image>`` for each picture (see ``Answerer.stream``).
+
+    Raises:
+        DataError: no question at the end, or placeholders that do not come out even with the pictures.
+
+    >>> place_pictures([{'role': 'user', 'content': 'What is it?'}], 1)
+    [{'role': 'user', 'content': '<image>\\nWhat is it?'}]
+    """
+    turns = [Message(role=turn['role'], content=turn['content']) for turn in messages]
+    if not turns or turns[-1]['role'] != 'user':
+        raise DataError('a conversation without a question at its end', expected='a last message of the user')
+    last = turns[-1]['content']
+    if not last.replace(IMAGE_PLACEHOLDER, '').strip() and num_images == 0:
+        raise DataError('an empty question', expected='text, or a picture')
+    placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in turns if turn['role'] == 'user')
+    if IMAGE_PLACEHOLDER not in last:
+        turns[-1]['content'] = f'{IMAGE_PLACEHOLDER}\n' * (num_images - placed) + last
+        placed = max(placed, num_images)
+    if placed != num_images:
+        raise DataError(
+            f'{placed} {IMAGE_PLACEHOLDER} in the questions, {num_images} pictures',
+            expected='one placeholder for each picture',
+            fix=f'leave {IMAGE_PLACEHOLDER} out: pictures then come first in the last question',
+        )
+    return turns
+
+
+def _trimmed(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces without the spaces that the whole text begins and ends with."""
+    held, begun = '', False
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            text = held + (piece if begun else piece.lstrip())
+            shown = text.rstrip()
+            held = text[len(shown) :]
+            if shown:
+                begun = True
+                yield shown

@@ -1,0 +1,151 @@
+"""Many questions to one model: the last question of every record of a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tqdm import tqdm
+
+from mmft.errors import MMFTError
+from mmft.registry import DATASETS
+from mmft.serve.answerer import Answerer
+from mmft.serve.screen import one_line
+from mmft.structures import Message
+
+__all__ = ['NOT_ASKED', 'Answers', 'Question', 'ask_all', 'read_questions']
+
+NOT_ASKED = 'not asked'
+"""The error of a question that the asking ended before."""
+
+_FAILURES_IN_A_ROW = 10
+"""After so many the model is not there; going on would only count them."""
+
+
+@dataclass
+class Question:
+    """A question of a dataset.
+
+    Attributes:
+        key: its number in the dataset, from 0; ``id`` is the one in the record, where it has one.
+        messages: the turns before, with the dataset's answers, and the last question.
+        images: paths of all pictures, in order.
+        references: what counts as right: the record's ``answers``, else its last answer.
+    """
+
+    key: int
+    messages: list[Message]
+    images: list[str]
+    references: list[str]
+    id: str = ''
+
+
+@dataclass
+class Answers:
+    """What a model said to each question: its text, or None and why there is none.
+
+    Attributes:
+        ended: what ended the asking before the last question.
+    """
+
+    texts: list[str | None]
+    errors: list[str]
+    ended: BaseException | None = None
+
+
+def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Question]:
+    """The last question of every record of a dataset.
+
+    Args:
+        dataset: arguments of ``ChatDataset``, such as ``ann_file`` and ``image_root``.
+        limit: at most this many, a seeded choice.
+        seed: of the choice.
+
+    Raises:
+        DataError: as ``ChatDataset``.
+    """
+    limits = {} if limit is None else {'max_samples': limit, 'seed': seed}
+    records = DATASETS.build({'type': 'ChatDataset', **dataset, **limits})
+    found = []
+    for number in range(len(records)):
+        record = records.record(number)
+        own = record.meta.get('id', '')
+        found.append(Question(number, record.messages[:-1], record.images, _references(record), str(own)))
+    return found
+
+
+def _references(record: Any) -> list[str]:
+    given = record.raw.get('answers')
+    if not isinstance(given, list) or not given:
+        return [record.answer]
+    texts = [answer.get('answer') if isinstance(answer, Mapping) else answer for answer in given]
+    return [str(text) for text in texts if text is not None] or [record.answer]
+
+
+def ask_all(
+    answerer: Answerer, questions: Sequence[Question], settings: Mapping[str, Any], workers: int = 1, bar: bool = True
+) -> Answers:
+    """What a model says to every question.
+
+    Args:
+        settings: as of ``Answerer.stream``.
+        workers: questions at a time, where the answerer gains by it.
+        bar: show a progress bar, on a terminal.
+
+    Raises:
+        MMFTError: the model answers nothing.
+        KeyboardInterrupt: before it has answered anything.
+    """
+    answers = Answers([None] * len(questions), [NOT_ASKED] * len(questions))
+    stop, places = threading.Event(), max(1, workers) if answerer.parallel else 1
+
+    def ask(number: int) -> MMFTError | None:
+        try:
+            text = _answer(answerer, questions[number], settings, stop)
+        except MMFTError as error:
+            answers.errors[number] = one_line(error)
+            return error
+        if text is not None:
+            answers.texts[number], answers.errors[number] = text, ''
+        return None
+
+    left, in_a_row = iter(range(len(questions))), 0
+    with (
+        tqdm(total=len(questions), desc=answerer.name, unit=' questions', disable=None if bar else True) as progress,
+        ThreadPoolExecutor(places) as pool,
+    ):
+        running = {pool.submit(ask, number) for number in islice(left, places)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for error in [future.result() for future in done]:
+                    in_a_row = 0 if error is None else in_a_row + 1
+                    if in_a_row == min(_FAILURES_IN_A_ROW, len(questions)):
+                        raise error
+                progress.update(len(done))
+                running |= {pool.submit(ask, number) for number in islice(left, len(done))}
+        except (MMFTError, KeyboardInterrupt) as error:
+            if all(text is None for text in answers.texts):
+                raise
+            answers.ended = error
+        finally:
+            stop.set()
+            for future in running:
+                future.cancel()
+    return answers
+
+
+def _answer(answerer: Answerer, question: Question, settings: Mapping[str, Any], stop: threading.Event) -> str | None:
+    """The answer, or None if ``stop`` came before its end."""
+    said = ''
+    with contextlib.closing(answerer.stream(question.messages, question.images, **settings)) as pieces:
+        for piece in pieces:
+            said += piece
+            if stop.is_set():
+                return None
+    return said

@@ -1,0 +1,99 @@
+"""Exports made in order to be served: kept, and made anew when anything they come from has changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmft import __version__
+from mmft.errors import ConfigError
+
+__all__ = ['cached_export', 'default_cache']
+
+
+def default_cache() -> Path:
+    """Where exports go that belong to no work_dir: ``$XDG_CACHE_HOME/mmft/exports``, by default below ``~/.cache``."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmft' / 'exports'
+
+
+def cached_export(
+    config: str | os.PathLike | Mapping[str, Any],
+    checkpoint: str | os.PathLike | None,
+    cache: str | os.PathLike | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """A directory that backends serve, of a training or of a directory in another layout.
+
+    Args:
+        config: of the training: a dict or a file; ``{'pretrained': DIR}`` for a directory as it is.
+        checkpoint: the ``.pth``; None: the base alone.
+        cache: where it goes; None: ``exports/`` beside the checkpoint, or ``default_cache()``.
+        log: is told when something is written.
+
+    Raises:
+        CheckpointError, ConfigError: as ``mmft.export.convert``.
+    """
+    if isinstance(config, (str, os.PathLike)):
+        from mmengine.config import Config
+
+        if not Path(config).is_file():
+            raise ConfigError(f'no config {config}', expected='a file', fix='name the copy in the work_dir')
+        config = Config.fromfile(config)
+    cfg = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+    sources = [*([Path(checkpoint)] if checkpoint is not None else []), *_directories(cfg.get('pretrained'))]
+    for path in sources:
+        if not path.exists():
+            raise ConfigError(f'{path} does not exist', fix='check --checkpoint, and `pretrained` in the config')
+    folder = Path(cache) if cache is not None else _folder(checkpoint)
+    out = folder / f'{sources[0].stem if sources else "model"}-{_mark(cfg, sources)}'
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / f'.{out.name}.lock'):
+        if (out / 'config.json').is_file():
+            log(f'exported before: {out}')
+            return out
+        from mmft.export import convert
+
+        convert(cfg, checkpoint, out, log=log)
+    return out
+
+
+def _folder(checkpoint: str | os.PathLike | None) -> Path:
+    if checkpoint is None:
+        return default_cache()
+    folder = Path(checkpoint).parent / 'exports'
+    return folder if os.access(Path(checkpoint).parent, os.W_OK) else default_cache()
+
+
+def _directories(pretrained: Any) -> list[Path]:
+    found = pretrained.values() if isinstance(pretrained, Mapping) else [pretrained]
+    return [Path(path) for path in found if path]
+
+
+def _mark(cfg: Mapping[str, Any], sources: list[Path]) -> str:
+    """Tells exports apart: by the model and encoder of the config, and by name, size and time of every file read."""
+    read = {name: cfg.get(name) for name in ('model', 'encoder', 'pretrained', 'dtype')}
+    digest = hashlib.sha256(json.dumps([__version__, read], sort_keys=True, default=repr).encode())
+    for source in sources:
+        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
+        for file in files:
+            status = file.stat()
+            digest.update(f'{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode())
+    return digest.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One process at a time; a second one waits and finds the export made."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks there: the last one wins
+        yield
+        return
+    with open(file, 'w') as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,81 @@
+"""Which processes a server is made of, and how the gateway asks each."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from mmft.serve.backend import Choice, devices, lmdeploy_command, proxy_command, transformers_command
+from mmft.serve.check import LLAVA, ServedDirectory
+from mmft.serve.child import Child, free_port
+from mmft.serve.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.fleet import Fleet, Member
+from mmft.serve.settings import ServeSettings, gpus
+from mmft.serve.upstream import Upstream
+
+__all__ = ['build_fleet']
+
+_ENV = {
+    'HF_HUB_OFFLINE': '1',
+    'HF_HUB_DISABLE_UPDATE_CHECK': '1',  # transformers' command line asks PyPI for its newest version
+    'TOKENIZERS_PARALLELISM': 'false',
+}
+_BATCH = 256  # LMDeploy's largest default
+
+
+def build_fleet(
+    settings: ServeSettings, served: ServedDirectory, choice: Choice, name: str, log: Callable[[str], None]
+) -> Fleet:
+    """The processes, not started yet.
+
+    Args:
+        name: of the model.
+        log: is told of ends and starts.
+    """
+    ports = [free_port() for _ in range(settings.replicas)]
+    if choice.name == 'transformers':
+        members = [_transformers(settings, served, number, port) for number, port in enumerate(ports)]
+        return Fleet(members, None, settings.start_timeout, log)
+    # A name of this run: LMDeploy's proxy remembers servers of earlier ones.
+    dialect = LMDeployDialect(
+        f'{name}-{uuid.uuid4().hex[:8]}',
+        greedy=not served.json('generation_config.json').get('do_sample'),
+        pictures_first=served.architecture == LLAVA,
+    )
+    slots = 2 * (
+        settings.max_batch_size or _BATCH
+    )  # while one batch is answered, the pictures of the next are prepared
+    proxy = _proxy(settings, dialect, slots * settings.replicas) if settings.replicas > 1 else None
+    members = []
+    for number, port in enumerate(ports):
+        command = lmdeploy_command(
+            served.path, choice.name, dialect.model, port, settings.tp, settings.session_len, settings.max_batch_size,
+            settings.dtype, proxy.child.url if proxy else '', settings.trust_remote_code, settings.backend_args,
+        )  # fmt: skip
+        env = {**_ENV, 'CUDA_VISIBLE_DEVICES': devices(number, settings.tp)} if proxy else _ENV
+        child = Child(_label('LMDeploy', settings, number), command, _url(port), env, settings.echo)
+        upstream = None if proxy else Upstream(child.url, dialect, slots)
+        members.append(Member(child, upstream, registered=proxy is not None))
+    return Fleet(members, proxy, settings.start_timeout, log)
+
+
+def _transformers(settings: ServeSettings, served: ServedDirectory, number: int, port: int) -> Member:
+    command = transformers_command(served.path, port, settings.device, settings.dtype, settings.backend_args)
+    env = {**_ENV, 'CUDA_VISIBLE_DEVICES': devices(number % gpus(settings), 1)} if gpus(settings) > 1 else _ENV
+    child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
+    # One question at a time: more are answered no faster, and its random numbers are the whole process's.
+    return Member(child, Upstream(child.url, TransformersDialect(str(served.path)), slots=1))
+
+
+def _proxy(settings: ServeSettings, dialect: LMDeployDialect, slots: int) -> Member:
+    port = free_port()
+    child = Child("LMDeploy's proxy", proxy_command(port), _url(port), _ENV, settings.echo, ready='/nodes/status')
+    return Member(child, Upstream(child.url, dialect, slots))
+
+
+def _label(kind: str, settings: ServeSettings, number: int) -> str:
+    return f'{kind} {number + 1}' if settings.replicas > 1 else kind
+
+
+def _url(port: int) -> str:
+    return f'http://127.0.0.1:{port}'

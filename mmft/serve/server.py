@@ -1,0 +1,185 @@
+"""``mmft serve``: a directory checked, a backend chosen and started, the gateway in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmft.errors import ServerError
+from mmft.serve.backend import Choice, choose_backend
+from mmft.serve.check import HF_NATIVE, INTERNVL_CHAT, ServedDirectory, check_directory, needs_export
+from mmft.serve.child import bound_socket
+from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
+
+__all__ = ['ServeSettings', 'serve']
+
+
+def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        log: is told what happens; None: standard output.
+
+    Returns:
+        The exit status: 0 after SIGTERM, 130 after SIGINT.
+
+    Raises:
+        ConfigError: the directory cannot be served, or not in this way; everything that is wrong with it.
+        ServerError: the port is taken, or the backend does not start or stay.
+    """
+    log = log or (lambda line: print(line, flush=True))
+    check_settings(settings)
+    # First of all: it would be a pity to load a model and find the port taken.
+    with contextlib.closing(bound_socket(settings.host, settings.port)) as listener:
+        directory = servable(settings, log)
+        problems = check_directory(directory)
+        choice = choose_backend(directory, settings.backend, gpus(settings), problems)
+        log(f'backend: {choice.reason}')
+        check_fit(settings, choice)
+        for problem in problems:
+            if not problem.stops and choice.name != 'transformers':
+                log(f'note: {problem.what} ({problem.fix})')
+        return asyncio.run(_Server(settings, directory, choice, listener, log).run())
+
+
+def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
+    """The directory that is served: as given, or an export of what is given."""
+    from mmft.serve.cache import cached_export
+
+    if settings.directory is None:
+        return cached_export(settings.config, settings.checkpoint, settings.cache, log)
+    path = Path(settings.directory)
+    original = ServedDirectory(path).architecture == INTERNVL_CHAT
+    if (original and not (settings.trust_remote_code and gpus(settings))) or needs_export(path):
+        log(f'{path} is in a layout that is not served as it is: exporting it')
+        return cached_export({'pretrained': str(path)}, None, settings.cache, log)
+    return path
+
+
+class _Server:
+    """One run."""
+
+    def __init__(
+        self, settings: ServeSettings, directory: Path, choice: Choice, listener: socket.socket,
+        log: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.settings, self.directory, self.choice, self.listener, self.log = settings, directory, choice, listener, log
+        self.served = ServedDirectory(directory)
+        self.name = settings.model_name or Path(settings.directory or directory).resolve().name
+        self.signal = 0
+
+    async def run(self) -> int:
+        """Start, serve, stop."""
+        import uvicorn
+
+        from mmft.serve.gateway import Gateway
+        from mmft.serve.launch import build_fleet
+        from mmft.serve.upstream import Pool
+
+        fleet = build_fleet(self.settings, self.served, self.choice, self.name, self.log)
+        stop = asyncio.Event()
+        with self._signals(stop):
+            try:
+                counter = await self._started(fleet, stop)
+                if stop.is_set():
+                    return self._status()
+                upstreams = [member.upstream for member in fleet.everyone if member.upstream is not None]
+                gateway = Gateway(self._allowed(), Pool(upstreams, self.settings.queue), counter)
+                config = uvicorn.Config(
+                    gateway.app, log_level='warning', access_log=False, lifespan='on', timeout_graceful_shutdown=10,
+                    h11_max_incomplete_event_size=1 << 16,
+                )  # fmt: skip
+                server = uvicorn.Server(config)
+                server.capture_signals = contextlib.nullcontext  # this class looks after them
+                serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
+                self._announce()
+                await _first(serving, stop.wait(), fleet.lost.wait())
+                server.should_exit = True
+                await serving
+                if fleet.lost.is_set():
+                    raise ServerError('the backend cannot be kept alive', fix='its last lines stand above')
+                return self._status()
+            finally:
+                await fleet.stop()
+
+    async def _started(self, fleet: Any, stop: asyncio.Event) -> Any:
+        """The prompt counter, once all processes are ready; or nothing, if a signal comes before."""
+        loading = asyncio.gather(fleet.start(), asyncio.to_thread(self._counter))
+        await _first(loading, stop.wait())
+        if loading.done():
+            return loading.result()[1]
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+        return None
+
+    def _counter(self) -> Any:
+        """For HF-native directories; LMDeploy looks after the session's length of the others."""
+        if self.served.architecture not in HF_NATIVE:
+            return None
+        from mmft.serve.counting import PromptCounter
+
+        return PromptCounter(self.directory)
+
+    def _allowed(self) -> Any:
+        from mmft.serve.counting import session_length
+        from mmft.serve.gateway import GatewaySettings
+
+        settings = self.settings
+        session = settings.session_len or session_length(self.served.config)
+        given = str(settings.directory or self.directory)
+        names = tuple(dict.fromkeys([self.name, given, given.rstrip(os.sep), str(self.directory)]))
+        about = {'model': self.name, 'backend': self.choice.name, 'session_len': session}
+        root = str(settings.image_root) if settings.image_root is not None else None
+        return GatewaySettings(names, about, settings.api_keys, session, image_root=root)
+
+    def _announce(self) -> None:
+        host, port = self.listener.getsockname()[:2]
+        shown = f'[{host}]' if ':' in host else host
+        session = self._allowed().session_len
+        self.log(
+            f'{self.name!r} is served at http://{shown}:{port}/v1 (chat completions; session of {session} tokens; '
+            f'{"with" if self.settings.api_keys else "no"} api key)'
+        )
+        if not self.settings.api_keys and host not in ('127.0.0.1', '::1'):
+            self.log(f'note: everybody who can reach {shown} can ask; --api-key KEY asks for a key')
+
+    def _status(self) -> int:
+        return 130 if self.signal == signal.SIGINT else 0
+
+    @contextlib.contextmanager
+    def _signals(self, stop: asyncio.Event) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def caught(number: int) -> None:
+            if stop.is_set():
+                sys.stderr.write('stopping already\n')
+            self.signal = self.signal or number
+            stop.set()
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, caught, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+async def _first(*awaitables: Any) -> None:
+    """Wait for the first of them; the others that were made here are dropped, an error of the first is raised."""
+    given = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(given, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in given[1:]:
+            task.cancel()
+    if given[0] in done:
+        given[0].result()

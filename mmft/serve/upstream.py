@@ -1,0 +1,219 @@
+"""The backends behind the gateway: asked, and shared out.
+
+A backend is always asked for a stream, also where the client wants the answer whole: closing a stream is the only way
+to make ``transformers serve`` and LMDeploy's proxy stop generating for a client that has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from mmft.serve.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.protocol import ApiError, ChatRequest
+
+__all__ = ['Piece', 'Pool', 'Upstream']
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of an answer: text, and at its end why it ended and what it cost.
+
+    Attributes:
+        whole: the answer in full, where what came before may not be its beginning.
+    """
+
+    text: str = ''
+    finish: str | None = None
+    usage: dict[str, int] | None = None
+    whole: str | None = None
+
+
+@dataclass
+class Upstream:
+    """One backend.
+
+    Attributes:
+        slots: how many questions it is asked at a time.
+        alive: False while its process is being started anew.
+    """
+
+    url: str
+    dialect: TransformersDialect | LMDeployDialect
+    slots: int
+    alive: bool = True
+    busy: int = 0
+    client: httpx.AsyncClient | None = field(default=None, repr=False)
+
+    async def open(self) -> None:
+        """Make its client."""
+        # No connection is used twice: a server may close an idle one in the moment in which it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        timeout = httpx.Timeout(None, connect=10.0)
+        self.client = httpx.AsyncClient(base_url=self.url, limits=limits, timeout=timeout, trust_env=False)
+
+    async def close(self) -> None:
+        """Close its client."""
+        if self.client is not None:
+            await self.client.aclose()
+
+    async def ask(self, request: ChatRequest) -> AsyncIterator[Piece]:
+        """The answer, piece by piece. Closing the iterator makes the backend stop.
+
+        Raises:
+            ApiError: the backend refuses, fails or is gone.
+        """
+        body, said = self.dialect.body(request), ''
+        try:
+            try:
+                async for piece in self._stream(body):
+                    said += piece.text
+                    yield piece
+            except _CannotStreamError:
+                yield await self._whole(body, said)
+        except httpx.TransportError as error:
+            message = f'The backend broke off ({type(error).__name__}); it is started anew if it has ended.'
+            raise ApiError(503, message, 'backend_gone', retry_after=5) from error
+
+    async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
+        async with self.client.stream('POST', '/v1/chat/completions', json=body) as answer:
+            if answer.status_code != 200:
+                raise _refusal(answer.status_code, await answer.aread())
+            async for event in _events(answer):
+                if event == b'[DONE]':
+                    return
+                yield _piece(event)
+
+    async def _whole(self, body: Mapping[str, Any], said: str) -> Piece:
+        """The same answer once more, at once."""
+        answer = await self.client.post('/v1/chat/completions', json={**body, 'stream': False})
+        if answer.status_code != 200:
+            raise _refusal(answer.status_code, answer.content)
+        content = answer.json()
+        choice = content['choices'][0]
+        text = choice['message'].get('content') or ''
+        same = next((i for i, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), min(len(text), len(said)))
+        return Piece(text[same:], choice['finish_reason'], _usage(content), text)
+
+
+class _CannotStreamError(Exception):
+    """The decoder of transformers' streams gives up on bytes that make no character.
+
+    ``tokenizers`` 0.23 raises 'Invalid prefix encountered while decoding stream' there; decoding the whole answer at
+    once works.
+    """
+
+
+async def _events(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The data of server-sent events; also a line of bare JSON, which LMDeploy's proxy sends for an error."""
+    rest = b''
+    async for content in answer.aiter_bytes():
+        # Not aiter_lines: that also splits at U+2028 and the like, which stand unescaped in answers.
+        *lines, rest = (rest + content).split(b'\n')
+        for line in lines:
+            if data := _data(line):
+                yield data
+    if data := _data(rest):
+        yield data
+
+
+def _data(line: bytes) -> bytes:
+    line = line.strip()
+    return line.removeprefix(b'data:').strip() if line.startswith((b'data:', b'{')) else b''
+
+
+def _piece(event: bytes) -> Piece:
+    try:
+        content = json.loads(event)
+    except ValueError:
+        content = {'error': event}
+    if isinstance(content, dict) and b'while decoding stream' in event and 'choices' not in content:
+        raise _CannotStreamError
+    if content == {'error': event}:
+        # transformers serve puts the text of an error into its JSON as it is.
+        raise ApiError(500, f'The backend failed: {event.decode(errors="replace")[:500]}', 'backend_failed')
+    if not isinstance(content, dict) or not ('choices' in content or 'usage' in content):
+        raise _refusal(502, event)
+    usage = _usage(content)
+    for choice in content.get('choices') or ():
+        delta = choice.get('delta') or {}
+        return Piece(delta.get('content') or '', choice.get('finish_reason'), usage)
+    return Piece(usage=usage)
+
+
+def _usage(content: Mapping[str, Any]) -> dict[str, int] | None:
+    usage = content.get('usage') or {}
+    names = ('prompt_tokens', 'completion_tokens', 'total_tokens')
+    return {name: usage[name] for name in names if name in usage} or None
+
+
+def _refusal(status: int, content: bytes) -> ApiError:
+    """What a backend says instead of an answer, in whichever of its forms."""
+    message, code = content.decode(errors='replace')[:500], None
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = {}
+    if isinstance(body, dict):
+        error = body.get('error') if isinstance(body.get('error'), dict) else body
+        message = next((error[key] for key in ('message', 'detail', 'text', 'error') if error.get(key)), message)
+        code = error.get('code')
+    if isinstance(code, int) and 400 <= code < 600:
+        status = code  # LMDeploy's proxy passes the errors of its servers on with the status 200
+    if status >= 500:
+        return ApiError(500, f'The backend failed on this request: {message}', 'backend_failed')
+    return ApiError(status, f'The backend refuses: {message}', 'backend_refused')
+
+
+class Pool:
+    """The backends of a server; questions wait in order until one has a slot.
+
+    Args:
+        upstreams: at least one.
+        most_waiting: how many may wait; None: any number.
+    """
+
+    def __init__(self, upstreams: Sequence[Upstream], most_waiting: int = 256) -> None:
+        self.upstreams, self.most_waiting, self.waiting = list(upstreams), most_waiting, 0
+        self._slots = asyncio.Semaphore(sum(upstream.slots for upstream in upstreams))
+
+    @property
+    def running(self) -> int:
+        """Questions that are being answered."""
+        return sum(upstream.busy for upstream in self.upstreams)
+
+    def check_room(self) -> None:
+        """Raise ``ApiError`` if no further question may wait, or nobody is there to answer."""
+        if not any(upstream.alive for upstream in self.upstreams):
+            raise ApiError(503, 'The backend is being started anew.', 'backend_gone', retry_after=10)
+        if self.waiting >= self.most_waiting:
+            message = f'{self.running} requests are being answered and {self.waiting} wait: ask again a little later.'
+            raise ApiError(429, message, 'overloaded', retry_after=5)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[Upstream]:
+        """The backend with the most free slots; waits for one."""
+        self.check_room()
+        self.waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            alive = [upstream for upstream in self.upstreams if upstream.alive]
+            if not alive:
+                self.check_room()
+            chosen = max(alive, key=lambda upstream: upstream.slots - upstream.busy)
+            chosen.busy += 1
+            try:
+                yield chosen
+            finally:
+                chosen.busy -= 1
+        finally:
+            self._slots.release()

@@ -1,0 +1,181 @@
+"""Directories with one thing wrong each: it is named, with what to do, for the engines that it stops."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmft.errors import ConfigError
+from mmft.export import convert
+from mmft.serve.backend import choose_backend
+from mmft.serve.check import ENGINES, check_directory, needs_export
+from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
+
+ALL, LMDEPLOY, TRANSFORMERS = set(ENGINES), {'turbomind', 'pytorch'}, {'transformers'}
+
+
+@pytest.fixture(scope='module')
+def exports(tmp_path_factory):
+    """An InternVL export in two shards, and a LLaVA directory of small files as llava-hf's."""
+    root = tmp_path_factory.mktemp('exports')
+    encoder, config = make_encoder(), model_config()
+    cfg = {'model': config, 'pretrained': str(make_base(root / 'base', config, encoder=encoder)), 'tune': LORA}
+    path, _ = make_checkpoint(root / 'iter_1.pth', cfg, encoder)
+    convert(cfg, path, root / 'food', check='none', max_shard_size='200KB')
+    convert(cfg, path, root / 'adapter', check='none', adapter=True)
+    llava = root / 'lion'
+    shutil.copytree(root / 'food', llava, ignore=shutil.ignore_patterns('model*', 'encoder.json'))
+    text = {'architectures': ['LlamaForCausalLM'], 'eos_token_id': 2, 'max_position_embeddings': 512}
+    write(llava, 'config.json', {
+        'architectures': ['LlavaForConditionalGeneration'], 'pad_token_id': 7, 'text_config': text,
+        'vision_config': {'model_type': 'clip_vision_model'},
+    })  # fmt: skip
+    save_file({'vision_tower.vision_model.embeddings.x': torch.zeros(2)}, llava / 'model.safetensors')
+    return root
+
+
+def write(directory, name, content):
+    (directory / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding='utf-8')
+
+
+def change(directory, name, **keys):
+    content = json.loads((directory / name).read_text(encoding='utf-8'))
+    for key, value in keys.items():
+        node, *last = key.split('__')
+        (content.setdefault(node, {}).__setitem__(last[0], value)) if last else content.__setitem__(node, value)
+    write(directory, name, content)
+
+
+def remove(*names):
+    return lambda d: [file.unlink() for name in names for file in d.glob(name)]
+
+
+def cut(directory):
+    shard = sorted(directory.glob('model-*.safetensors'))[0]
+    shard.write_bytes(shard.read_bytes()[:-10])
+
+
+def another_shard(directory):
+    first, second = sorted(directory.glob('model-*.safetensors'))[:2]
+    shutil.copy(first, second)
+
+
+LISTS_ONLY = (
+    "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] if p['type'] == 'text' else '<image>' }}"
+    '{% endfor %}{% endfor %}'
+)
+STRINGS_ONLY = "{% for m in messages %}{{ 'USER: ' + m['content'] }}{% endfor %}"
+NO_PICTURE = (
+    "{% for m in messages %}{% for p in m['content'] if p['type'] == 'text' %}{{ p['text'] }}{% endfor %}{% endfor %}"
+)
+
+WRONG = {
+    # name: (directory, what is done to it, what is said, what to do, who is stopped)
+    'no config': ('food', remove('config.json'), 'no config.json', 'name the directory', ALL),
+    'broken config': ('food', lambda d: write(d, 'config.json', '{'), 'not valid JSON', 'again', ALL),
+    'a foreign class': (
+        'food', lambda d: change(d, 'config.json', architectures=['BertModel']), 'BertModel', 'serve one of', ALL,
+    ),
+    'no class': ('food', lambda d: change(d, 'config.json', architectures=None), 'names nothing', 'serve one of', ALL),
+    'no weights': ('food', remove('model*'), 'no weights', '--config and --checkpoint', ALL),
+    'a missing shard': ('food', remove('model-00002*'), 'shards are missing: model-00002', 'download', ALL),
+    'a cut shard': ('food', cut, 'is cut off', 'download', ALL),
+    'a mixed-up shard': ('food', another_shard, 'not in their shards', 'different exports', ALL),
+    'a broken index': ('food', lambda d: write(d, 'model.safetensors.index.json', '[]'), 'not an index', 'again', ALL),
+    'git-lfs': ('lion', lambda d: write(d, 'model.safetensors', 'version https://git-lfs'), 'git-lfs', 'pull', ALL),
+    'an empty file': ('lion', lambda d: write(d, 'model.safetensors', ''), 'cut off (0 bytes)', 'again', ALL),
+    'no safetensors': ('lion', lambda d: write(d, 'model.safetensors', 'x' * 500), 'not a safetensors', 'again', ALL),
+    'no tokenizer': ('food', remove('tokenizer.*', 'vocab*'), 'no tokenizer', 'copy', ALL),
+    'no template': ('food', remove('chat_template.jinja'), 'no chat template', 'pth_to_hf', ALL),
+    'no processor': ('food', remove('*processor_config.json'), 'no preprocessor_config.json', 'pth_to_hf', ALL),
+    'no picture tokens': (
+        'food', lambda d: change(d, 'tokenizer_config.json', extra_special_tokens={'video_token': '<video>'}),
+        'no start_image_token, end_image_token, context_image_token', '<IMG_CONTEXT>', ALL,
+    ),
+    'no class of the text': (
+        'food', lambda d: change(d, 'config.json', text_config__architectures=None),
+        'text_config.architectures is missing', 'LlamaForCausalLM', LMDEPLOY,
+    ),
+    'a template for strings': (
+        'food', lambda d: write(d, 'chat_template.jinja', STRINGS_ONLY), 'a list of parts', 'pth_to_hf', TRANSFORMERS,
+    ),
+    'a template without pictures': (
+        'food', lambda d: write(d, 'chat_template.jinja', NO_PICTURE), 'no place for a', 'pth_to_hf', TRANSFORMERS,
+    ),
+    'a template for lists': (
+        'lion', lambda d: write(d, 'chat_template.jinja', LISTS_ONLY), 'plain text', 'pth_to_hf', LMDEPLOY,
+    ),
+    'pad is end': (
+        'lion', lambda d: change(d, 'config.json', pad_token_id=2), 'pad_token_id is 2', 'id of a token', LMDEPLOY,
+    ),
+    'the tower as transformers 5 writes it': (
+        'lion', lambda d: save_file({'vision_tower.embeddings.x': torch.zeros(2)}, d / 'model.safetensors'),
+        'vision_tower.embeddings.x', 'pth_to_hf', LMDEPLOY,
+    ),
+}  # fmt: skip
+
+
+def served(exports, tmp_path, name):
+    target = tmp_path / name
+    shutil.copytree(exports / name, target)
+    return target
+
+
+@pytest.mark.parametrize('name', ['food', 'lion'])
+def test_a_good_directory(exports, tmp_path, name):
+    assert [problem for problem in check_directory(served(exports, tmp_path, name)) if problem.stops] == []
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_what_is_wrong_is_named(exports, tmp_path, name):
+    directory, spoil, what, fix, stops = WRONG[name]
+    path = served(exports, tmp_path, directory)
+    spoil(path)
+    found = [problem for problem in check_directory(path) if problem.stops]
+    assert len(found) == 1, [str(problem) for problem in found]
+    assert what in found[0].what
+    assert fix in found[0].fix
+    assert found[0].stops == stops
+    if 'transformers' in stops:
+        with pytest.raises(ConfigError, match='cannot'):
+            choose_backend(path, gpus=0)
+
+
+def test_the_name_that_changes_the_template(exports, tmp_path):
+    path = tmp_path / 'llava-v1.5-mine'
+    shutil.copytree(exports / 'food', path)
+    [problem] = [problem for problem in check_directory(path) if problem.stops]
+    assert ('rename' in problem.fix, problem.stops) == (True, LMDEPLOY)
+
+
+def test_an_adapter_only(exports):
+    [problem] = check_directory(exports / 'adapter')
+    assert 'a LoRA adapter only' in problem.what
+    assert '--config CONFIG --checkpoint CKPT' in problem.fix
+
+
+def test_what_is_no_directory(exports):
+    [problem] = check_directory(exports / 'iter_1.pth')
+    assert '--checkpoint FILE' in problem.fix
+    [problem] = check_directory(exports / 'none')
+    assert 'there is no directory' in problem.what
+    [problem] = check_directory(exports)
+    assert 'did you mean' in problem.fix
+
+
+def test_layouts_that_are_exported_first(exports, tmp_path):
+    encoder, config = make_encoder(), model_config()
+    native = make_base(tmp_path / 'native', config, layout='native', encoder=encoder)
+    assert needs_export(native)
+    assert 'exports it first' in check_directory(native)[0].fix
+    assert not needs_export(exports / 'food')
+    assert not needs_export(exports / 'adapter')
+
+
+def test_an_original_internvl2_without_its_files(exports):
+    found = check_directory(exports / 'base')
+    assert any('configuration_internvl_chat.py' in problem.what and problem.stops == LMDEPLOY for problem in found)

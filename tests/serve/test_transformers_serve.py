@@ -1,0 +1,61 @@
+"""What the table says of ``transformers serve``: one server, asked about an export of every row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mmft.serve.child import free_port
+from mmft.serve.remote import RemoteAnswerer
+from tests.serve.served import CASES, LESSONS
+
+SERVED = [case for case in CASES if not case.row.transformers]
+REFUSED = [case for case in CASES if case.row.transformers]
+
+
+@pytest.fixture(scope='module')
+def url(tmp_path_factory):
+    """``transformers serve`` that loads whatever directory a request names."""
+    log, port = tmp_path_factory.mktemp('transformers') / 'log', free_port()
+    command = [sys.executable, '-m', 'transformers.cli.transformers', 'serve', '--host', '127.0.0.1',
+               '--port', str(port), '--device', 'cpu', '--dtype', 'float32']  # fmt: skip
+    environment = {'HF_HUB_OFFLINE': '1', 'HF_HUB_DISABLE_UPDATE_CHECK': '1', 'OMP_NUM_THREADS': '1'}
+    with open(log, 'wb') as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **environment})
+    try:
+        yield ready(f'http://127.0.0.1:{port}', server, log)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def ready(url: str, server: subprocess.Popen, log: Path, seconds: float = 300) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            if httpx.get(f'{url}/health', trust_env=False).status_code == 200:
+                return url
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise AssertionError(f'transformers serve does not answer; it printed:\n{log.read_text(errors="replace")[-3000:]}')
+
+
+@pytest.mark.parametrize('case', SERVED, ids=lambda case: case.name)
+def test_it_answers_as_chat_does(case, made, url):
+    model = made(case)
+    with RemoteAnswerer(url, model=str(model.path)) as remote:
+        for lesson in LESSONS.values():
+            assert remote.answer(lesson.messages[:-1], lesson.images, max_new_tokens=64) == lesson.answers[-1]
+
+
+@pytest.mark.parametrize('case', REFUSED, ids=lambda case: case.name)
+def test_it_fails_on_what_the_table_refuses(case, made, url):
+    request = {'model': str(made(case).path), 'messages': [{'role': 'user', 'content': 'Hello'}]}
+    answer = httpx.post(f'{url}/v1/chat/completions', json=request, timeout=120, trust_env=False)
+    assert answer.status_code >= 400
