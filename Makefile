@@ -17,6 +17,8 @@ $(VENV)/.installed: setup.py pyproject.toml mmft/data/_tiling.c
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade 'pip>=24' 'setuptools<81' wheel
 	$(PY) -m pip install --quiet --no-build-isolation --editable '.[all,dev]'
+# yapf, which mmengine imports, caches its grammar at its first import: of two first imports at once one reads half of it.
+	@$(PY) -c 'import mmengine'
 	@touch $@
 
 demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/demo/report.html

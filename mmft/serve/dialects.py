@@ -22,27 +22,31 @@ class TransformersDialect:
 
     Attributes:
         model: the directory, as it was given to it.
+        greedy: whether the directory's generation config is.
     """
 
     model: str
+    greedy: bool = True
     extra: tuple[str, ...] = ('logit_bias',)
+
+    def alone(self, request: ChatRequest) -> bool:
+        """Whether a question needs the backend for itself: random numbers are drawn from one generator for all."""
+        return request.sampling.get('temperature', 0 if self.greedy else 1) > 0
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The JSON of the question."""
         sampling = dict(request.sampling)
-        temperature = sampling.pop('temperature', None)
         config = {name: sampling[name] for name in ('top_k', 'min_p', 'repetition_penalty') if name in sampling}
-        if temperature is not None:
-            config['do_sample'] = temperature > 0
-            if temperature > 0:
-                sampling['temperature'] = temperature
-        if config.get('do_sample'):
-            # Of which it may have to make the same answer twice, see `Upstream.ask`.
+        if 'temperature' in sampling:
+            config['do_sample'] = sampling['temperature'] > 0
+        if self.alone(request):
+            # The same answer may have to be made twice, see `Upstream.ask`.
             sampling.setdefault('seed', random.getrandbits(32))
-        if not config.get('do_sample', True):
-            config.pop('top_k', None)
-            config.pop('min_p', None)
-            sampling.pop('top_p', None)
+        else:
+            for name in ('top_k', 'min_p'):
+                config.pop(name, None)
+            for name in ('temperature', 'top_p'):
+                sampling.pop(name, None)
         fields = {name: sampling[name] for name in ('temperature', 'top_p', 'seed') if name in sampling}
         if config:
             fields['generation_config'] = json.dumps(config)
@@ -66,6 +70,10 @@ class LMDeployDialect:
     greedy: bool = True
     pictures_first: bool = False
     extra: tuple[str, ...] = ('response_format', 'logit_bias')
+
+    def alone(self, request: ChatRequest) -> bool:
+        """Never: each question has a generator of its own."""
+        return False
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """The JSON of the question."""

@@ -183,7 +183,7 @@ class Gateway:
         try:
             request = await self._checked(content)
             del content
-            async with self.pool.slot() as upstream, aclosing(upstream.ask(request)) as pieces:
+            async with self.pool.slot(request) as upstream, aclosing(upstream.ask(request)) as pieces:
                 if request.stream:
                     await self._stream(request, pieces, send)
                 else:

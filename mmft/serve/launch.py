@@ -39,7 +39,7 @@ def build_fleet(
     # A name of this run: LMDeploy's proxy remembers servers of earlier ones.
     dialect = LMDeployDialect(
         f'{name}-{uuid.uuid4().hex[:8]}',
-        greedy=not served.json('generation_config.json').get('do_sample'),
+        greedy=_greedy(served),
         pictures_first=served.architecture == LLAVA,
     )
     slots = 2 * (
@@ -63,8 +63,13 @@ def _transformers(settings: ServeSettings, served: ServedDirectory, number: int,
     command = transformers_command(served.path, port, settings.device, settings.dtype, settings.backend_args)
     env = {**_ENV, 'CUDA_VISIBLE_DEVICES': devices(number % gpus(settings), 1)} if gpus(settings) > 1 else _ENV
     child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
-    # One question at a time: more are answered no faster, and its random numbers are the whole process's.
-    return Member(child, Upstream(child.url, TransformersDialect(str(served.path)), slots=1))
+    # It answers one question after the other; meanwhile the pictures of a second one are prepared.
+    dialect = TransformersDialect(str(served.path), _greedy(served))
+    return Member(child, Upstream(child.url, dialect, slots=2))
+
+
+def _greedy(served: ServedDirectory) -> bool:
+    return not served.json('generation_config.json').get('do_sample')
 
 
 def _proxy(settings: ServeSettings, dialect: LMDeployDialect, slots: int) -> Member:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,15 +42,31 @@ class Upstream:
 
     Attributes:
         slots: how many questions it is asked at a time.
-        alive: False while its process is being started anew.
+        busy: slots that are taken.
+        changed: is called when it comes back.
     """
 
     url: str
     dialect: TransformersDialect | LMDeployDialect
     slots: int
-    alive: bool = True
     busy: int = 0
+    changed: Callable[[], None] = field(default=lambda: None, repr=False)
     client: httpx.AsyncClient | None = field(default=None, repr=False)
+    _alive: bool = True
+
+    @property
+    def alive(self) -> bool:
+        """False while its process is being started anew."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, alive: bool) -> None:
+        self._alive = alive
+        self.changed()
+
+    def has_room(self, alone: bool) -> bool:
+        """For one more question; ``alone``: for one beside which there is no other."""
+        return self._alive and (self.busy == 0 if alone else self.busy < self.slots)
 
     async def open(self) -> None:
         """Make its client."""
@@ -176,17 +193,22 @@ class Pool:
 
     Args:
         upstreams: at least one.
-        most_waiting: how many may wait; None: any number.
+        most_waiting: how many may wait.
+
+    Attributes:
+        running: questions that are being answered.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], most_waiting: int = 256) -> None:
-        self.upstreams, self.most_waiting, self.waiting = list(upstreams), most_waiting, 0
-        self._slots = asyncio.Semaphore(sum(upstream.slots for upstream in upstreams))
+        self.upstreams, self.most_waiting, self.running = list(upstreams), most_waiting, 0
+        self._queue: deque[tuple[asyncio.Future[Upstream], bool]] = deque()
+        for upstream in upstreams:
+            upstream.changed = self._share_out
 
     @property
-    def running(self) -> int:
-        """Questions that are being answered."""
-        return sum(upstream.busy for upstream in self.upstreams)
+    def waiting(self) -> int:
+        """Questions that wait."""
+        return len(self._queue)
 
     def check_room(self) -> None:
         """Raise ``ApiError`` if no further question may wait, or nobody is there to answer."""
@@ -197,23 +219,40 @@ class Pool:
             raise ApiError(429, message, 'overloaded', retry_after=5)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[Upstream]:
+    async def slot(self, request: ChatRequest) -> AsyncIterator[Upstream]:
         """The backend with the most free slots; waits for one."""
         self.check_room()
-        self.waiting += 1
+        alone = self.upstreams[0].dialect.alone(request)
+        turn: asyncio.Future[Upstream] = asyncio.get_running_loop().create_future()
+        self._queue.append((turn, alone))
+        self._share_out()
         try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
+            chosen = await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # in the same moment
+                self._give_back(turn.result(), alone)
+            self._share_out()
+            raise
         try:
-            alive = [upstream for upstream in self.upstreams if upstream.alive]
-            if not alive:
-                self.check_room()
-            chosen = max(alive, key=lambda upstream: upstream.slots - upstream.busy)
-            chosen.busy += 1
-            try:
-                yield chosen
-            finally:
-                chosen.busy -= 1
+            yield chosen
         finally:
-            self._slots.release()
+            self._give_back(chosen, alone)
+
+    def _share_out(self) -> None:
+        """Give the first in the queue what they wait for, as far as it is free."""
+        while self._queue:
+            turn, alone = self._queue[0]
+            if not turn.done():
+                free = [upstream for upstream in self.upstreams if upstream.has_room(alone)]
+                if not free:
+                    return
+                chosen = max(free, key=lambda upstream: upstream.slots - upstream.busy)
+                chosen.busy += chosen.slots if alone else 1
+                self.running += 1
+                turn.set_result(chosen)
+            self._queue.popleft()
+
+    def _give_back(self, upstream: Upstream, alone: bool) -> None:
+        upstream.busy -= upstream.slots if alone else 1
+        self.running -= 1
+        self._share_out()

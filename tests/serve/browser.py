@@ -133,17 +133,24 @@ class Browser:
             TimeoutError: it does not become true; the text of the page is in the message.
         """
         deadline = time.monotonic() + seconds
-        # An element has no value to return.
-        while not (value := self.js(f'(value => value instanceof Node || value)({code})')):
+        while not (value := self._now(code)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f'never true: {code}\npage: {self.js("document.body.innerText")[:3000]}')
             time.sleep(0.05)
         return value
 
+    def _now(self, code: str) -> Any:
+        try:  # an element has no value to return
+            return self.js(f'(value => value instanceof Node || value)({code})')
+        except RuntimeError as error:
+            if any(words in str(error) for words in ('navigated', 'context')):  # the page is just being left
+                return None
+            raise
+
     def click(self, selector: str) -> None:
-        """Click the middle of an element."""
+        """Click the middle of an element, once it is there and can be used."""
         code = (
-            f'(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e) return null;'
+            f'(() => {{ const e = document.querySelector({json.dumps(selector)}); if (!e || e.disabled) return null;'
             "e.scrollIntoView({block: 'center', behavior: 'instant'}); const r = e.getBoundingClientRect();"
             'return r.width ? [r.x + r.width / 2, r.y + r.height / 2] : null })()'
         )

@@ -447,6 +447,18 @@ def test_many_at_once_are_asked_one_after_the_other(make):
     assert httpx.get(f'{setup.url}/health').json()['answered'] == 64
 
 
+def test_random_answers_are_made_one_at_a_time(make):
+    """transformers draws from one generator: a seed would be another answer's beside it."""
+    setup = make(FakeBackend(pause=0.02), slots=2)
+    with ThreadPoolExecutor(16) as clients:
+        asked = [clients.submit(setup.ask, question(temperature=1.0, seed=i)) for i in range(4)]
+        assert all(answer.result().status_code == 200 for answer in asked)
+        assert setup.backend.most == 1
+        asked = [clients.submit(setup.ask, question(temperature=i % 3 / 2)) for i in range(12)]
+        assert all(answer.result().status_code == 200 for answer in asked)
+    assert (setup.backend.most, setup.upstream.busy, setup.gateway.pool.running) == (2, 0, 0)
+
+
 def test_a_full_queue_says_so(make):
     setup = make(FakeBackend(pause=0.3), most_waiting=2)
     with ThreadPoolExecutor(8) as clients:
