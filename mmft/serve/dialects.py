@@ -80,6 +80,8 @@ class LMDeployDialect:
         sampling = dict(request.sampling)
         if sampling.get('temperature', 0.0 if self.greedy else None) == 0:
             sampling |= {'temperature': 1.0, 'top_k': 1}
+        if 'seed' in sampling:
+            sampling['seed'] %= 2**63  # its generators take no negative ones
         return {
             'model': self.model,
             'messages': pictures_first(request.messages) if self.pictures_first else request.messages,

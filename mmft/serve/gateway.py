@@ -49,6 +49,7 @@ class GatewaySettings:
         max_tokens: of an answer, where a request says nothing.
         max_body: bytes of a request.
         max_held: bytes of all requests that are waiting or being answered.
+        patience: seconds that a client may leave an answer unread.
         image_root: the folder whose pictures requests may name by path; None: none.
     """
 
@@ -60,6 +61,7 @@ class GatewaySettings:
     max_body: int = 64 << 20
     max_held: int = 1 << 30
     max_pictures: int = 64
+    patience: float = 60.0
     image_root: str | None = None
 
 
@@ -159,7 +161,7 @@ class Gateway:
         self._check_key(request)
         self.pool.check_room()
         body = await self._body(request)
-        return Reply(lambda send: self._serve(body, send), self._count)
+        return Reply(lambda send: self._serve(body, send), self._count, self.settings.patience)
 
     async def _body(self, request: Request) -> bytes:
         kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()

@@ -22,10 +22,13 @@ class Reply(Response):
     Args:
         work: sends the answer.
         count: is told how it ended.
+        patience: seconds that a client may read nothing while there is something to read.
     """
 
-    def __init__(self, work: Callable[[Send], Awaitable[None]], count: Callable[[str], None]) -> None:
-        self._work, self._count = work, count
+    def __init__(
+        self, work: Callable[[Send], Awaitable[None]], count: Callable[[str], None], patience: float = 60.0
+    ) -> None:
+        self._work, self._count, self._patience = work, count, patience
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,7 +37,8 @@ class Reply(Response):
         async def watched(message: Any) -> None:
             nonlocal begun
             begun = True
-            await send(message)
+            # A client that does not read would keep its place at the backend for ever.
+            await asyncio.wait_for(send(message), self._patience)
 
         work = asyncio.ensure_future(self._work(watched))
         gone = asyncio.ensure_future(_until_gone(receive))
@@ -46,10 +50,10 @@ class Reply(Response):
                     task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await work
-        if work.cancelled():
+        error = None if work.cancelled() else work.exception()
+        if work.cancelled() or (begun and isinstance(error, (asyncio.TimeoutError, TimeoutError))):
             self._count('left')
             return
-        error = work.exception()
         if error is None:
             self._count('answered')
             return

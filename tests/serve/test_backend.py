@@ -18,6 +18,7 @@ from mmft.serve.backend import choose_backend, devices, lmdeploy_command, proxy_
 from mmft.serve.cache import cached_export
 from mmft.serve.check import Problem
 from mmft.serve.child import Child, bound_socket
+from mmft.serve.server import servable
 from mmft.serve.settings import ServeSettings, check_fit, check_settings
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.serve.running import eventually
@@ -172,10 +173,15 @@ def test_an_export_is_made_once_and_anew_after_a_change(tmp_path):
         cached_export(tmp_path / 'none.py', checkpoint)
 
 
-def test_a_directory_in_another_layout_is_exported(tmp_path):
-    native = make_base(tmp_path / 'native', model_config(), layout='native', encoder=make_encoder())
-    made = cached_export({'pretrained': str(native)}, None, tmp_path / 'cache', log=lambda line: None)
+@pytest.mark.parametrize('layout', ['native', 'official'])
+def test_a_directory_in_another_layout_is_exported(tmp_path, layout):
+    path, lines = make_base(tmp_path / layout, model_config(), layout=layout, encoder=make_encoder()), []
+    settings = ServeSettings(path, cache=tmp_path / 'cache', device='cpu')
+    made = servable(settings, lines.append)
+    assert made.parent == tmp_path / 'cache'
+    assert 'exporting it' in lines[0]
     assert choose_backend(made, gpus=0).name == 'transformers'
+    assert servable(ServeSettings(made), lines.append) == made
 
 
 async def start(code, echo=False):
