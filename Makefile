@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: help install demo demo-llava test lint format bench clean
+.PHONY: help install demo demo-llava test test-serve lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,10 @@ demo-llava: install  ## a small LLaVA in two stages on the same pictures; report
 test: install  ## the whole test-suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/serve
+
+test-serve: install  ## tests that start real servers, terminals and a browser (minutes; they want a machine to themselves)
+	$(PY) -m pytest tests/serve
 
 lint: install  ## ruff, as pre-commit runs it
 	$(PY) -m ruff check .
