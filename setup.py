@@ -62,7 +62,15 @@ setup(
     package_dir={'mmft._configs': 'configs'},
     package_data={
         'mmft._configs': ['*.py', '**/*.py'],
-        'mmft': ['data/*.c', 'data/check/*.html', 'demo/tokenizer/*', 'demo/*.html', 'serve/*.html', 'serve/*.css'],
+        'mmft': [
+            'pages.html',
+            'data/*.c',
+            'data/check/*.html',
+            'demo/tokenizer/*',
+            'demo/*.html',
+            'serve/*.html',
+            'serve/*.css',
+        ],
     },
     # Optional: without a compiler pictures are tiled through PIL, to the same pixels.
     ext_modules=[

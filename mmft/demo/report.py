@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from mmft import pages
 from mmft.demo.stages import Family
 
 __all__ = ['page', 'table']
@@ -56,8 +55,9 @@ def page(results: Mapping[str, Any], seconds: Mapping[str, float], family: Famil
     dishes = '\n'.join(_dish(name, own) for name, own in results['dishes'].items())
     total = sum(seconds.values())
     phases = ' · '.join(f'{html.escape(name)} {value:.0f} s' for name, value in seconds.items())
-    template = Template((Path(__file__).parent / 'page.html').read_text(encoding='utf-8'))
-    return template.substitute(
+    return pages.render(
+        Path(__file__).parent / 'page.html',
+        'mmft demo: what dish is this?',
         model=html.escape(family.model),
         between=html.escape(family.between),
         n=results['n'],
@@ -86,11 +86,10 @@ def _dish(name: str, own: Mapping[str, Any]) -> str:
 
 
 def _card(row: Mapping[str, Any]) -> str:
-    data = base64.b64encode(Path(row['image']).read_bytes()).decode()
-    kind = 'png' if str(row['image']).endswith('.png') else 'jpeg'
+    path = Path(row['image'])
+    picture = pages.image_tag(path.read_bytes(), row['expected'], 'png' if path.suffix == '.png' else 'jpeg')
     return (
-        f'<figure><img loading="lazy" alt="{html.escape(row["expected"])}" src="data:image/{kind};base64,{data}">'
-        f'<figcaption><p class="q">{html.escape(row["question"])}</p>'
+        f'<figure>{picture}<figcaption><p class="q">{html.escape(row["question"])}</p>'
         f'{_answer("before", row["before"], row["right_before"])}{_answer("after", row["after"], row["right_after"])}'
         f'<p class="truth">{html.escape(row["expected"])}</p></figcaption></figure>'
     )

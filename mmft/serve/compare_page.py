@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
+from mmft import pages
 from mmft.errors import DataError
 from mmft.evaluation.bootstrap import Interval
 from mmft.serve.compare import CHANGES, Comparison, Row
@@ -28,11 +27,11 @@ def page(found: Comparison, most: int = 400) -> str:
         most: how many answers it shows, those that changed first.
     """
     counts, rows = found.counts(), found.rows[:most]
-    template = Template((Path(__file__).parent / 'compare.html').read_text(encoding='utf-8'))
     a, b = map(html.escape, found.names)
     more = len(found.rows) - len(rows)
-    return template.substitute(
-        title=f'{a} and {b}',
+    return pages.render(
+        Path(__file__).parent / 'compare.html',
+        ' and '.join(found.names),
         heading=f'<span>{_side("a")} {a}<span class="to">→</span></span><span>{_side("b")} {b}</span>',
         lead=html.escape(_lead(found)),
         notice=_notice(found),
@@ -143,7 +142,6 @@ def _references(references: Sequence[str]) -> str:
 
 def _picture(path: str) -> str:
     try:
-        data = base64.b64encode(small_jpeg(Path(path), _SHOWN)).decode()
+        return pages.image_tag(small_jpeg(Path(path), _SHOWN), Path(path).name)
     except DataError:  # its answers say why
         return ''
-    return f'<img loading="lazy" alt="{html.escape(Path(path).name)}" src="data:image/jpeg;base64,{data}">'

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from mmft import pages
 from mmft.data.loading import load_image
 from mmft.errors import DataError
 from mmft.serve.side_by_side import Reply, Turn
@@ -35,9 +34,9 @@ def page(names: Sequence[str], turns: Sequence[Turn], when: datetime | None = No
         raise DataError('nothing has been asked yet', fix='ask a question first')
     when = when or datetime.now().astimezone()
     questions = 'one question' if len(turns) == 1 else f'{len(turns)} questions'
-    template = Template((Path(__file__).parent / 'comparison.html').read_text(encoding='utf-8'))
-    return template.substitute(
-        title=html.escape(' · '.join(names)),
+    return pages.render(
+        Path(__file__).parent / 'comparison.html',
+        ' · '.join(names),
         columns=len(names),
         lead=f'{questions}, {when:%Y-%m-%d %H:%M}',
         turns='\n'.join(_turn(names, turn, bool(number) and not turn.alone) for number, turn in enumerate(turns)),
@@ -102,10 +101,9 @@ def _turn(names: Sequence[str], turn: Turn, follows: bool) -> str:
 
 def _picture(path: Path) -> str:
     try:
-        data = base64.b64encode(small_jpeg(path)).decode()
+        return pages.image_tag(small_jpeg(path), path.name)
     except DataError:  # taken away since it was shown
         return f'<p class="note">{html.escape(path.name)} is gone</p>'
-    return f'<img alt="{html.escape(path.name)}" src="data:image/jpeg;base64,{data}">'
 
 
 def _reply(reply: Reply) -> str:

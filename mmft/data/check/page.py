@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from PIL import Image
 
+from mmft import pages
 from mmft.data.check.report import Histogram, histogram, span, too_long
 from mmft.data.check.survey import Part, Survey
 from mmft.data.images import AnyResTiler
@@ -42,9 +41,10 @@ def page(survey: Survey, title: str, allow: Sequence[str] = (), samples: int = 1
     tokens = histogram([n for part in survey.parts for n in part.tokens], bins=32)
     tiles = histogram([n for part in survey.parts for n in part.tiles], bins=32)
     cards = [_card(part, i, why) for part, i, why in choose(survey, samples, seed)]
-    template = Template((Path(__file__).parent / 'page.html').read_text(encoding='utf-8'))
-    return template.substitute(
-        title=html.escape(title),
+    return pages.render(
+        Path(__file__).parent / 'page.html',
+        f'data check: {title}',
+        name=html.escape(title),
         verdict=_verdict(problems, records, good),
         files=''.join(_file_row(part) for part in survey.parts),
         problems=''.join(_group(group, allow) for group in survey.groups) or '<p class="soft">None.</p>',
@@ -223,8 +223,7 @@ def _image(tile: Any) -> str:
         picture = picture.resize((2 * _TILE, 2 * _TILE), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     picture.save(data, format='JPEG', quality=82)
-    code = base64.b64encode(data.getvalue()).decode()
-    return f'<span class="tile"><img loading="lazy" alt="tile" src="data:image/jpeg;base64,{code}"></span>'
+    return f'<span class="tile">{pages.image_tag(data.getvalue(), "tile")}</span>'
 
 
 def _mask(encoder: Any, sample: Sample) -> str:
