@@ -45,6 +45,9 @@ class ChatEncoder(KeptEncoder):
         max_length: most tokens of a training sample; None for any. Prompts for generation are not limited by it.
         too_long: ``'error'``, or ``'truncate'``: text is cut off at the end, pictures never.
         image_start, image_token, image_end: around and in a picture's place; image_start and image_end may be ''.
+        images_first: move the pictures of a question before its text, a newline after each, as LLaVA does in training
+            (``preprocess_multimodal``, which also makes one of several: here all stay). A picture stays where it stands
+            otherwise, as in InternVL.
         add_tokens: give the tokenizer those of the three that it lacks, and a pad token that is not its end token too.
 
     Raises:
@@ -62,6 +65,7 @@ class ChatEncoder(KeptEncoder):
         image_start: str = '<img>',
         image_token: str = '<IMG_CONTEXT>',
         image_end: str = '</img>',
+        images_first: bool = False,
         add_tokens: bool = False,
     ) -> None:
         if isinstance(tokenizer, (str, os.PathLike)):
@@ -74,6 +78,7 @@ class ChatEncoder(KeptEncoder):
         self.image_processor = IMAGE_PROCESSORS.build(image_processor)
         self.tokens_per_tile, self.max_length, self.too_long = tokens_per_tile, max_length, too_long
         self.image_start, self.image_token, self.image_end = image_start, image_token, image_end
+        self.images_first = images_first
         tokens = [text for text in (image_start, image_end, image_token) if text]
         if add_tokens:
             add_special_tokens(tokenizer, tokens)
@@ -164,14 +169,22 @@ class ChatEncoder(KeptEncoder):
         """Token ids (int64) and whether each is trained (bool), with one image token per picture."""
         self.template.check(messages, add_generation_prompt)
         self._check_placeholders(messages, num_images)
-        slot = self.image_start + self.image_token + self.image_end
-        turns = self.template.normalise(messages, add_generation_prompt)
         turns = [
-            {**turn, 'content': turn['content'].replace(IMAGE_PLACEHOLDER, slot)} if turn['role'] == 'user' else turn
-            for turn in turns
+            {**turn, 'content': self.place_images(turn['content'])} if turn['role'] == 'user' else turn
+            for turn in self.template.normalise(messages, add_generation_prompt)
         ]
         ids, trained = self.encode_text(self.template.render(turns, add_generation_prompt))
         return ids, np.zeros_like(trained) if add_generation_prompt else trained
+
+    def place_images(self, question: str) -> str:
+        """A question with the image tokens in it."""
+        count = question.count(IMAGE_PLACEHOLDER)
+        if self.template.caption_only:  # nothing stands around a picture there (LLaVA's preprocess_plain)
+            return question.replace(IMAGE_PLACEHOLDER, self.image_token)
+        if count and self.images_first:
+            text = question.replace(IMAGE_PLACEHOLDER, '').strip()
+            question = (f'{IMAGE_PLACEHOLDER}\n' * count + text).strip()
+        return question.replace(IMAGE_PLACEHOLDER, self.image_start + self.image_token + self.image_end)
 
     def _check_placeholders(self, messages: Sequence[Mapping[str, Any]], num_images: int) -> None:
         found = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in messages if turn['role'] == 'user')
@@ -266,10 +279,11 @@ class ChatEncoder(KeptEncoder):
                 transformers' InternVLProcessor puts ``<img>`` and ``</img>`` itself.
         """
         image = self.image_token if image is None else image
-        return self.template.to_jinja(image, self.text_prefix, self.picture_gap)
+        return self.template.to_jinja(image, self.text_prefix, self.picture_gap, self.images_first)
 
     def _config(self) -> dict[str, Any]:
-        names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end')
+        names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end',
+                 'images_first')  # fmt: skip
         return {
             'template': self.template.to_dict(),
             'image_processor': None if self.image_processor is None else self.image_processor.to_dict(),

@@ -156,6 +156,44 @@ def test_the_exported_jinja_template_leads_to_the_same_ids(tokenizer, template):
     assert ids == prompt
 
 
+LLAVA = {'image_start': '', 'image_token': '<image>', 'image_end': '', 'images_first': True, 'add_tokens': True}
+
+
+@pytest.mark.parametrize('text', ['What is it?\n<image>', 'A <image> or B <image>, which?  ', ' <image>', 'none: '])
+@pytest.mark.parametrize('template', ['vicuna_v1', 'llava_llama_2', 'mistral'])
+@pytest.mark.parametrize('tokenizer', ['llama_legacy', 'llama_nonlegacy'])
+def test_pictures_before_the_text_also_in_the_exported_template(tokenizer, template, text):
+    encoder = make(tokenizer, template, **LLAVA)
+    count = text.count('<image>')
+    messages = talk(text, 'Yes.', 'Sure?')
+    sample = encoder(messages, [picture(20, 20)] * count, add_generation_prompt=True)
+    bare = text.replace('<image>', '').strip() if count else text
+    moved = '\n'.join(['<image>'] * count + [bare] * bool(bare))
+    kept = make(tokenizer, template, **{**LLAVA, 'images_first': False})
+    again = kept(talk(moved, 'Yes.', 'Sure?'), [picture(20, 20)] * count, add_generation_prompt=True)
+    assert torch.equal(sample.input_ids, again.input_ids)
+    parts = [{'type': 'text', 'text': piece} for piece in text.split('<image>')]
+    for place in range(count):
+        parts.insert(2 * place + 1, {'type': 'image'})
+    encoder.tokenizer.chat_template = encoder.chat_template()
+    for content in (parts, text):
+        asked = [{'role': 'user', 'content': content}, *messages[1:]]
+        written = encoder.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        ids = encoder.tokenizer(written.replace('<image>', '<image>' * 4))['input_ids']
+        assert ids == sample.input_ids.tolist()
+
+
+def test_a_caption_has_nothing_around_its_picture():
+    around = {**LLAVA, 'image_start': '<im_start>', 'image_end': '<im_end>'}
+    messages = talk('What is it? <image>', 'A cat.')
+    texts = [
+        ''.join(text for text, _ in encoder.describe(encoder(messages, [picture(20, 20)])))
+        for encoder in (make('llama_legacy', 'plain', **around), make('llama_legacy', 'plain', **LLAVA))
+    ]
+    assert texts[0] == texts[1]
+    assert 'im_start' not in texts[0]
+
+
 def test_several_pictures_share_the_tiles():
     encoder = make()
     sizes = [(200, 20), (20, 200), (100, 100)]

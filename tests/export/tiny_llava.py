@@ -46,6 +46,7 @@ def llava_encoder(kind: str = 'Llama', image_processor: dict[str, Any] | None = 
         'image_start': '',
         'image_token': '<image>',
         'image_end': '',
+        'images_first': True,
         'add_tokens': True,
     }
     return ChatEncoder(**{**options, **more})

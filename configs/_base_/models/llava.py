@@ -19,6 +19,8 @@ encoder = dict(
     image_token='<image>',
     image_start='',
     image_end='',
+    # Before the text of a question, wherever the data has them: LLaVA's training does so, and so do its servers.
+    images_first=True,
     add_tokens=True,
     max_length=2048,
     # As the originals: a longer sample loses the end of its text, never a picture. 'error' refuses it.

@@ -187,7 +187,9 @@ class ChatTemplate:
         """``render`` as one string."""
         return ''.join(piece for piece, _ in self.render(messages, add_generation_prompt))
 
-    def to_jinja(self, image: str = IMAGE_PLACEHOLDER, prefix: str = '', gap: str = '') -> str:
+    def to_jinja(
+        self, image: str = IMAGE_PLACEHOLDER, prefix: str = '', gap: str = '', images_first: bool = False
+    ) -> str:
         """The template in Jinja, as ``chat_template`` of a tokenizer or processor: the same text as ``render``.
 
         Content may be a string, or a list of ``{'type': 'text', 'text': ...}`` and ``{'type': 'image'}`` parts; a
@@ -198,8 +200,9 @@ class ChatTemplate:
             image: what stands for a picture: the image token of the processor that will read the text.
             prefix: text before everything else (``ChatEncoder.text_prefix``).
             gap: text between a picture and what follows it (``ChatEncoder.picture_gap``).
+            images_first: the pictures of a message stand before its text (``ChatEncoder``).
         """
-        return to_jinja(self, image, prefix, gap)
+        return to_jinja(self, image, prefix, gap, images_first)
 
     def to_dict(self) -> dict[str, Any]:
         """The config that ``build_template`` turns into an equal template; it needs no registered name."""

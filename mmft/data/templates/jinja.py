@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ['to_jinja']
 
 
-def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str) -> str:
+def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str, images_first: bool) -> str:
     """The Jinja source; ``ChatTemplate.to_jinja`` has the arguments."""
     q = _quote
     first = ' + opening.text' if template.system_in_question else ''
@@ -22,7 +22,7 @@ def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str) -> str:
     answer = f"{q(template.assistant + template.lead)} + flat(message['content']) + {q(template.end + template.tail)}"
     between = f'{{% if not loop.first %}}{{{{ {q(template.between)} }}}}{{% endif %}}' if template.between else ''
     return (
-        _flat(template, image, gap)
+        _macros(template, image, gap, images_first)
         + _opening(template, prefix)
         + "{% for message in turns %}{% if message['role'] == 'user' %}"
         + f'{between}{{{{ {question} }}}}{done}'
@@ -55,8 +55,15 @@ def _content(template: ChatTemplate) -> str:
     return "pictures(message['content'])" if template.caption_only else "flat(message['content'])"
 
 
-def _flat(template: ChatTemplate, image: str, gap: str) -> str:
-    """Macros: ``flat`` writes a message's content; ``pictures`` its pictures alone."""
+def _macros(template: ChatTemplate, image: str, gap: str, images_first: bool) -> str:
+    """``flat`` writes a message's content; ``pictures`` its pictures alone, where the text of questions is dropped."""
+    if template.caption_only:
+        return _flat(image, gap) + _pictures(image)
+    return _in_front(image, gap) if images_first else _flat(image, gap)
+
+
+def _flat(image: str, gap: str) -> str:
+    """A message as it is."""
     text = '{{ content }}'
     if gap:  # strings hold image tokens too, where the caller wrote them
         between = f'{{{{ {_quote(image)} }}}}{{% if piece or loop.last %}}{{{{ {_quote(gap)} }}}}{{% endif %}}'
@@ -64,22 +71,40 @@ def _flat(template: ChatTemplate, image: str, gap: str) -> str:
             f'{{% for piece in content.split({_quote(image)}) %}}'
             f'{{% if not loop.first %}}{between}{{% endif %}}{{{{ piece }}}}{{% endfor %}}'
         )
-    flat = _macro(
+    return _macro(
         'flat',
         text,
         "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif 'image' in part['type'] %}"
         f'{{{{ {_quote(image + gap + chr(10))} }}}}{{% else %}}'
         "{{ raise_exception('no text for a part of type ' + part['type']) }}{% endif %}",
     )
-    if not template.caption_only:
-        return flat
+
+
+def _in_front(image: str, gap: str) -> str:
+    """A message's pictures, a newline after each, and then its text; a message without one as it is."""
+    parts = (
+        "{% for part in content %}{% if part['type'] == 'text' %}{% set found.text = found.text + part['text'] %}"
+        "{% elif 'image' in part['type'] %}{% set found.count = found.count + 1 %}{% else %}"
+        "{{ raise_exception('no text for a part of type ' + part['type']) }}{% endif %}{% endfor %}"
+    )
+    return (
+        "{% macro flat(content) %}{% set found = namespace(count=0, text='') %}"
+        '{% if content is string %}{% set found.text = content %}{% else %}'
+        f'{parts}{{% endif %}}{{% set found.count = found.count + found.text.count({_quote(image)}) %}}'
+        f"{{% if found.count %}}{{% set text = found.text.replace({_quote(image)}, '') | trim %}}"
+        f'{{{{ {_quote(image + gap + chr(10))} * (found.count - 1) + {_quote(image + gap)} }}}}'
+        f'{{% if text %}}{{{{ {_quote(chr(10))} + text }}}}{{% endif %}}'
+        '{% else %}{{ found.text }}{% endif %}{% endmacro %}'
+    )
+
+
+def _pictures(image: str) -> str:
     tokens = ' + '.join(f'content.count({_quote(text)})' for text in dict.fromkeys((image, IMAGE_PLACEHOLDER)))
-    pictures = _macro(
+    return _macro(
         'pictures',
         f'{{{{ {_quote(image)} * ({tokens}) }}}}',
         f"{{% if 'image' in part['type'] %}}{{{{ {_quote(image)} }}}}{{% endif %}}",
     )
-    return flat + pictures
 
 
 def _macro(name: str, for_string: str, for_part: str) -> str:

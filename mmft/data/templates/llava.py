@@ -1,6 +1,7 @@
 """Templates of LLaVA: llava/conversation.py of haotian-liu/LLaVA at c121f043. ``also`` are its names for them.
 
-LLaVA moves the pictures of a turn to its front and makes one of several. mmft leaves each where the data has it.
+LLaVA moves the pictures of a turn to its front (``ChatEncoder.images_first``) and makes one of several, which mmft does
+not. Left out are its v0 templates, whose '###' is no token to stop at, and the mmtag ones, which no release uses.
 """
 
 from __future__ import annotations
