@@ -10,7 +10,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.data.llava_align import *
     from .._base_.models.minigpt4_7b import *
-    from .._base_.runtime import *
+    from .._base_.runtime_long import *
     from .._base_.schedules.llava_align import *
 
 encoder.update(template='plain')

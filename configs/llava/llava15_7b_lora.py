@@ -11,7 +11,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.data.llava_tune import *
     from .._base_.models.vicuna_7b_clip import *
-    from .._base_.runtime import *
+    from .._base_.runtime_long import *
     from .._base_.schedules.llava_lora import *
 
 # Or LLaVA's own: mm_projector.bin of liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5.

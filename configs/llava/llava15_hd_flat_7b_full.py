@@ -11,7 +11,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.data.llava_tune import *
     from .._base_.models.llava15_hd_flat_7b import *
-    from .._base_.runtime import *
+    from .._base_.runtime_long import *
     from .._base_.schedules.llava_full import *
 
 init_from = 'work_dirs/llava15_hd_flat_7b_align'

@@ -12,7 +12,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.data.llava_tune import *
     from .._base_.models.tinyllama_siglip import *
-    from .._base_.runtime import *
+    from .._base_.runtime_long import *
     from .._base_.schedules.llava_full import *
 
 dtype = 'float16'

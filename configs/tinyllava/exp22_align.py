@@ -11,7 +11,7 @@ from mmengine.config import read_base
 with read_base():
     from .._base_.data.sharegpt4v_align import *
     from .._base_.models.phi2_clip import *
-    from .._base_.runtime import *
+    from .._base_.runtime_long import *
     from .._base_.schedules.llava_align_open import *
 
 encoder.update(template='plain')

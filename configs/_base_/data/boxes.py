@@ -1,6 +1,8 @@
-"""Pictures of boxes in data/boxes/OK and data/boxes/NG, a folder per class::
+"""Pictures of boxes, a folder per class: the ten in data/boxes/train/OK and NG, others in data/boxes/val/OK and NG.
 
-python tools/data/folder.py data/boxes --wording en-inspection --val 0.2
+    python tools/data/folder.py data/boxes --wording en-inspection
+
+Or all in data/boxes/OK and NG, and `--val 0.2` sets a fifth of them apart.
 """
 
 from mmengine.config import read_base
