@@ -12,7 +12,6 @@ from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.fill import fill
 from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
-from mmft.checkpoint.merged import adapter_base
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint
 from mmft.errors import ConfigError
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['Pretrained', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same', 'load',
-           'load_encoder', 'open_pretrained', 'read_layout', 'tokenizer_directory']  # fmt: skip
+__all__ = ['Pretrained', 'as_device', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same',
+           'load', 'load_encoder', 'open_pretrained', 'read_layout', 'tokenizer_directory']  # fmt: skip
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
@@ -53,6 +52,24 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise ConfigError(f'dtype {dtype!r}', expected="'auto', 'float32', 'bfloat16' or 'float16'")
     return value
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """``'cuda:0'`` -> the device.
+
+    Raises:
+        ConfigError: no such device, or not in this machine.
+    """
+    try:
+        made = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f'device {device!r}', expected="'cpu', 'cuda', 'cuda:1' or the like") from None
+    if made.type == 'cuda' and (made.index or 0) >= torch.cuda.device_count():
+        found = f'{torch.cuda.device_count()} CUDA devices that torch sees here'
+        raise ConfigError(
+            f'device {device!r}', expected=f'one of the {found}', fix="pass device='cpu', or see nvidia-smi"
+        )
+    return made
 
 
 def read_layout(path: str | Path) -> Layout:
@@ -111,7 +128,7 @@ def build_opened(
     """A model with the weights of ``open_pretrained``, and the names of tensors that no file held, drawn at random."""
     config = model_config or opened.layout.model_config
     model = build_meta(config)
-    drawn = fill(model, config, opened.layout, opened.tensors, as_dtype(dtype), torch.device(device), opened.where)
+    drawn = fill(model, config, opened.layout, opened.tensors, as_dtype(dtype), as_device(device), opened.where)
     return model, drawn
 
 
@@ -167,15 +184,17 @@ def load(
     vision: str | Path | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> tuple[VLM, ChatEncoder | None]:
-    """Read a model directory: InternVL2, LLaVA (also its LoRA directories), TinyLLaVA, llava-hf, an export of mmft.
+    """Read a model directory: InternVL2, LLaVA, TinyLLaVA (also their LoRA runs), llava-hf, an export of mmft.
 
     Args:
         path: the directory; its layout is told by ``config.json`` and the names of its tensors, never by its own name.
             Or a dict with a directory or file for each part, such as BLIP-2's Q-Former as ``projector``, as a config's
             ``pretrained``; parts that it leaves out are drawn at random.
         dtype: ``auto`` keeps what is stored.
-        base: of a LoRA directory: what it was trained on, where that is not at the place that the adapter names.
-        vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names.
+        base: of a LoRA directory: what it was trained on, where that is not at the place that the adapter names; of
+            LLaVA's first stage (``config.json`` and ``mm_projector.bin``): its language model.
+        vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names;
+            of a MoF: the second tower's, of which the ``config.json`` is enough.
         model: the ``model`` dict that joins the parts of a dict; of a directory, what it must hold.
 
     Returns:
@@ -183,6 +202,7 @@ def load(
 
     Raises:
         CheckpointError: the directory cannot be read; says what is missing.
+        ConfigError: no such ``dtype`` or ``device``.
     """
     opened = open_pretrained(path, model, base, vision)
     built, _ = build_opened(opened, model, dtype, device)
@@ -195,8 +215,8 @@ def load(
 
 
 def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:
-    """The directory's own, or, of an adapter directory without a tokenizer, one with that of its base."""
-    places = [directory.path, *([adapter_base(directory).path] if directory.is_adapter else [])]
+    """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
+    places = [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
     for place in places:
         side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
         encoder = load_encoder(place, model.num_image_tokens(side), layout)

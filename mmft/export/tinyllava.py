@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.layouts.llava_official import unpadded
 from mmft.errors import ConfigError
 from mmft.export.files import (
     Contents,
@@ -24,7 +25,6 @@ from mmft.export.llava_official import projector_name
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
 
 UNTIE = False
-_ASPECT = {'PadSquare': 'pad', 'CenterCrop': 'square'}
 
 
 def model_config(contents: Contents) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def model_config(contents: Contents) -> dict[str, Any]:
         'resampler_hidden_size': None,
         'vision_feature_layer': model.vision.select_layer,
         'vision_feature_select_strategy': model.vision.select_feature,
-        'image_aspect_ratio': _ASPECT.get(contents.tiler.get('type'), 'square'),
+        'image_aspect_ratio': _aspects(contents).get(contents.tiler.get('type'), 'square'),
         'tokenizer_use_fast': True,
         'tokenizer_padding_side': 'right',
         'tokenizer_model_max_length': text.get('max_position_embeddings'),
@@ -65,12 +65,17 @@ def _kind(projector: Any) -> str:
     return type(projector).__name__.lower()
 
 
+def _aspects(contents: Contents) -> dict[str, str]:
+    """``image_aspect_ratio`` of the image processors that it has."""
+    return {'PadSquare': 'pad', unpadded(type(contents.model.vision).__name__): 'square'}
+
+
 def check(contents: Contents) -> None:
     """Raises ``ConfigError`` for what its programs do not do with pictures."""
-    kind = contents.tiler.get('type', 'CenterCrop')
+    kind, aspects = contents.tiler.get('type'), _aspects(contents)
     problems = contents.pixel_problems(type(contents.model.vision).__name__)
-    if kind not in _ASPECT:
-        problems.append(f'{kind}: it has {", ".join(_ASPECT)}')
+    if kind is not None and kind not in aspects:
+        problems.append(f'{kind}: with this tower it has {", ".join(aspects)}')
     if problems:
         raise ConfigError.gather([f"TinyLLaVA's own layout cannot hold {p}; use --layout native" for p in problems])
 

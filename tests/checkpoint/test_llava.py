@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import mmft
 from mmft.checkpoint import TensorDirectory, build_meta, read_layout
 from mmft.checkpoint.layouts import LlavaOfficial, TinyLlava, layout_for
+from mmft.checkpoint.layouts.llava_official import image_processor
 from mmft.checkpoint.layouts.vision import vision_tower
 from mmft.errors import CheckpointError, ConfigError
 from mmft.structures import IGNORE_INDEX
@@ -161,6 +162,28 @@ def test_the_encoder_that_a_config_describes():
     assert square['type'] == 'CenterCrop'
 
 
+@pytest.mark.parametrize(
+    ('file', 'text', 'template'),
+    [
+        ('added_tokens.json', '{"<|im_start|>": 64000}', 'chatml'),  # as LLaVA-1.6-34B
+        ('tokenizer_config.json', '{"chat_template": "..."}', 'vicuna_v1'),
+    ],
+)
+def test_a_llama_s_tokenizer_tells_its_chat_template(file, text, template, tmp_path):
+    (tmp_path / file).write_text(text)
+    for case in ('llava15', 'llava16_anyres'):
+        assert read_layout(GOLDEN / case).encoder_config(tmp_path)['template'] == template
+
+
+def test_several_scales_are_refused(tmp_path):
+    shutil.copytree(GOLDEN / 'llava15', tmp_path / 's2')
+    path = tmp_path / 's2' / 'config.json'
+    path.chmod(0o644)
+    path.write_text(json.dumps({**golden_json('llava15', 'config.json'), 's2': True}))
+    with pytest.raises(CheckpointError, match='s2'):
+        mmft.load(tmp_path / 's2')
+
+
 def test_words_of_a_config_that_change_the_encoder_or_the_merge():
     config = golden_json('llava16_anyres', 'config.json')
 
@@ -169,7 +192,12 @@ def test_words_of_a_config_that_change_the_encoder_or_the_merge():
 
     assert read().model_config['merge']['unpad']
     # One tile per picture is never merged, whatever the config has inherited.
-    assert 'merge' not in read(image_aspect_ratio='pad').model_config
+    for aspect in ('pad', 'square', None):
+        assert 'merge' not in read(image_aspect_ratio=aspect).model_config
+    # What is neither padded nor tiled goes through the tower's own processor.
+    for tower, kind in (('CLIP', 'CenterCrop'), ('SigLIP', 'Resize')):
+        options, model = {'image_aspect_ratio': 'square'}, {'vision': {'type': tower, 'image_size': 56}}
+        assert image_processor(options, model) == {'type': kind, 'tile_size': 56}
     encoder = read(mm_use_im_start_end=True).encoder_config(GOLDEN)
     assert (encoder['image_start'], encoder['image_token'], encoder['image_end']) == (
         '<im_start>', '<image>', '<im_end>')  # fmt: skip

@@ -76,7 +76,7 @@ OFFICIAL = {
     'start and end': ({}, {'image_start': '<im_start>', 'image_end': '<im_end>'}, 'LlavaLlamaForCausalLM'),
     'TinyLLaVA': (
         {'kind': 'StableLM', 'tower': 'SigLIP', 'vision': {'drop_first': True}, 'projector': {'depth': 3}},
-        {'kind': 'StableLM', 'image_processor': {'type': 'CenterCrop', 'tile_size': 56}, 'tokens_per_tile': 15},
+        {'kind': 'StableLM', 'image_processor': {'type': 'Resize', 'tile_size': 56}, 'tokens_per_tile': 15},
         'TinyLlavaForConditionalGeneration',
     ),
 }

@@ -14,13 +14,14 @@ from typing import Any
 from mmft.checkpoint.directory import ModelDirectory, first_key
 from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.checkpoint.layouts.language import language_model
-from mmft.checkpoint.layouts.llava_official import llava_encoder, refuse
+from mmft.checkpoint.layouts.llava_official import llava_encoder, refuse, unpadded
 from mmft.checkpoint.layouts.vision import PIXELS, tower_ignored, tower_rules, vision_tower
 from mmft.errors import CheckpointError
 
 __all__ = ['LlavaHF', 'LlavaNextHF']
 
 _PROJECTOR = {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'}
+_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # transformers' LlavaNextConfig
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')
 
 
@@ -59,6 +60,9 @@ class LlavaHF(Layout):
         if config.get('multimodal_projector_bias') is False:
             raise CheckpointError(f'{where}: a projector without bias', expected='multimodal_projector_bias = true')
         strategy = config.get('vision_feature_select_strategy', 'default')
+        if strategy not in ('default', 'full'):
+            what = f'{where}: vision_feature_select_strategy = {strategy!r}'
+            raise CheckpointError(what, expected="'default' or 'full'")
         feature = {'select_feature': 'patch' if strategy == 'default' else 'cls_patch'}
         if vision['type'] == 'SigLIP':
             feature = {'drop_first': strategy == 'default'}
@@ -101,15 +105,15 @@ class LlavaHF(Layout):
         return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
-        return llava_encoder(self._model, self._image_processor(ModelDirectory(directory)))
+        return llava_encoder(self._model, self._image_processor(ModelDirectory(directory)), directory)
 
     def _image_processor(self, directory: ModelDirectory) -> dict[str, Any]:
         numbers, side = _image_numbers(directory), self._model['vision']['image_size']
         if numbers.get('do_pad'):
             return {'type': 'PadSquare', 'tile_size': side, 'mean': numbers.get('image_mean', (0.5, 0.5, 0.5))}
-        # SigLIP's own processor stretches, CLIP's crops.
-        cropped = numbers.get('do_center_crop', self._model['vision']['type'] != 'SigLIP')
-        return {'type': 'CenterCrop' if cropped else 'Resize', 'tile_size': side}
+        own = unpadded(self._model['vision']['type'])
+        kind = {True: 'CenterCrop', False: 'Resize'}.get(numbers.get('do_center_crop'), own)
+        return {'type': kind, 'tile_size': side}
 
     @property
     def rules(self) -> list[Rule]:
@@ -145,7 +149,8 @@ class LlavaNextHF(LlavaHF):
         return ['tiles that are not merged with unpad and newline: it does nothing else']
 
     def _image_processor(self, directory: ModelDirectory) -> dict[str, Any]:
-        # transformers counts (height, width).
-        pairs = [[width, height] for height, width in self.options.get('image_grid_pinpoints') or []] or None
+        # transformers counts (height, width), and its list stands in this order where the config names none.
+        pairs = self.options.get('image_grid_pinpoints') or _PINPOINTS
+        pairs = [[width, height] for height, width in pairs]
         side = self._model['vision']['image_size']
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': 'spatial_unpad'}

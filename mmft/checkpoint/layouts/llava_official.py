@@ -21,7 +21,7 @@ from mmft.checkpoint.source import Joined, TensorDirectory, TensorSource
 from mmft.errors import CheckpointError, ConfigError
 from mmft.geometry import MERGE_MODES
 
-__all__ = ['TEMPLATES', 'LlavaOfficial', 'image_processor', 'llava_encoder', 'refuse']
+__all__ = ['TEMPLATES', 'LlavaOfficial', 'image_processor', 'llava_encoder', 'refuse', 'unpadded']
 
 _CLASS = re.compile(r'(?:Tiny)?Llava(\w*?)ForCausalLM')
 _MODEL_TYPE = re.compile(r'(?:tiny_?)?llava_?(\w*)')
@@ -32,6 +32,7 @@ TEMPLATES = {
     'Qwen2': 'qwen2', 'MiniCPM': 'vicuna_v1', 'Phi3': 'phi3-chat', 'InternLM2': 'internlm2-chat',
 }  # fmt: skip
 """The chat template of a foreign directory, by its language model: no file of theirs names it."""
+_TOKENIZER_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
 
 
 def refuse(layout: str, problems: list[str]) -> None:
@@ -75,6 +76,12 @@ class LlavaOfficial(Layout):
                 directory.vision,
                 'the vision tower',
                 'put the tower beside it under this name, or pass its directory: mmft.load(path, vision=...)',
+            )
+        if config.get('s2'):
+            raise CheckpointError(
+                f'{where}: config.json says s2, pictures seen at several scales',
+                expected='a tower that sees one',
+                fix='mmft has no such tower: write one (CONTRIBUTING.md)',
             )
         vision = cls._vision(config, directory, tower, inside, where)
         kind = cls._family(config) or family_of_keys(key for key in keys if not key.startswith(_TOWER))
@@ -179,7 +186,7 @@ class LlavaOfficial(Layout):
         return Joined.of({'': directory.tensors, _TOWER: TensorDirectory(self.tower)})
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
-        encoder = llava_encoder(self._model, image_processor(self.options, self._model))
+        encoder = llava_encoder(self._model, image_processor(self.options, self._model), directory)
         if self.options.get('mm_use_im_start_end'):
             encoder |= {'image_start': '<im_start>', 'image_end': '<im_end>'}
         return encoder
@@ -195,17 +202,35 @@ class LlavaOfficial(Layout):
         ]
 
 
-def llava_encoder(model: dict[str, Any], processor: dict[str, Any]) -> dict[str, Any]:
-    """The ``encoder`` dict of a foreign directory of this family: a picture is ``<image>`` with nothing around it."""
+def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: Path | None = None) -> dict[str, Any]:
+    """The ``encoder`` dict of a foreign directory of this family: a picture is ``<image>`` with nothing around it.
+
+    Args:
+        directory: whose tokenizer may tell that the chat template is not its language model's usual one.
+    """
     return {
         'type': 'ChatEncoder',
-        'template': TEMPLATES.get(model['llm']['type'], 'vicuna_v1'),
+        'template': _template(model['llm']['type'], directory),
         'image_processor': processor,
         'image_start': '',
         'image_token': '<image>',
         'image_end': '',
+        'images_first': True,
         'add_tokens': True,  # LLaVA's own tokenizers have no <image>: its code looks for the text
     }
+
+
+def _template(llm: str, directory: Path | None) -> str:
+    """The chat template. LLaVA-1.6-34B speaks ChatML: its own code sees that by the folder's name, we by the tokens."""
+    files = [] if directory is None or llm != 'Llama' else [Path(directory) / name for name in _TOKENIZER_FILES]
+    if any('<|im_start|>' in file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file()):
+        return 'chatml'
+    return TEMPLATES.get(llm, 'vicuna_v1')
+
+
+def unpadded(tower: str) -> str:
+    """What becomes of a picture that is neither padded nor tiled: SigLIP's own processor stretches it, CLIP's crops."""
+    return 'Resize' if tower == 'SigLIP' else 'CenterCrop'
 
 
 def _dense_type(keys: list[str]) -> str | None:
@@ -222,8 +247,8 @@ def _dense_type(keys: list[str]) -> str | None:
 
 def _merge(config: dict[str, Any]) -> dict[str, Any]:
     kind = config.get('mm_patch_merge_type') or 'flat'
-    # The original merges pictures that come in several tiles; with 'pad' and the like there is one.
-    if kind == 'flat' or config.get('image_aspect_ratio') in ('pad', 'square'):
+    # The original merges pictures that come in several tiles; without 'anyres' there is one.
+    if kind == 'flat' or not str(config.get('image_aspect_ratio')).startswith('anyres'):
         return {}
     if kind not in MERGE_MODES:
         expected = f"'flat' or one of {list(MERGE_MODES)}"
@@ -235,7 +260,7 @@ def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str,
     """The image processor of a LLaVA config.
 
     Args:
-        options: ``image_aspect_ratio`` (``pad``, ``anyres`` or the tower's own centre crop) and
+        options: ``image_aspect_ratio`` (``pad``, ``anyres`` or what the tower's own processor does) and
             ``image_grid_pinpoints``.
     """
     side, kind = model['vision'].get('image_size', 336), options.get('image_aspect_ratio')
@@ -251,4 +276,4 @@ def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str,
         mode = options.get('mm_patch_merge_type') or 'flat'
         pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': mode}
-    return {'type': 'CenterCrop', 'tile_size': side}
+    return {'type': unpadded(model['vision']['type']), 'tile_size': side}
