@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
+from mmft.checkpoint.stages import folder_tensors, has_folders, over_base, projector_alone
 from mmft.errors import CheckpointError
 
 __all__ = ['ModelDirectory']
@@ -20,7 +21,8 @@ class ModelDirectory:
 
     Args:
         path: where it is.
-        base: of a LoRA directory: the directory it was trained on, where the one it names is elsewhere now.
+        base: of a LoRA directory: the directory it was trained on, where the one it names is elsewhere now; of LLaVA's
+            first stage: the language model's, which nothing there names.
         vision: the vision tower's directory, where the weights hold none and the one they name is elsewhere now.
 
     Raises:
@@ -47,12 +49,31 @@ class ModelDirectory:
         return (self.path / ADAPTER_CONFIG).is_file()
 
     @cached_property
+    def base_directory(self) -> ModelDirectory | None:
+        """The directory that this one's weights build on; None where they are whole.
+
+        Raises:
+            CheckpointError: it is not where the adapter says.
+        """
+        if self.is_adapter and not has_folders(self.path):
+            from mmft.checkpoint.merged import adapter_base
+
+            return adapter_base(self)
+        if projector_alone(self.path) and self.base is not None:
+            return ModelDirectory(self.base, vision=self.vision)
+        return None
+
+    @cached_property
     def tensors(self) -> TensorSource:
         """Its tensors; those of an adapter directory are its base's, with the adapter merged in."""
         if self.is_adapter:
             from mmft.checkpoint.merged import merged_adapter
 
             return merged_adapter(self)
+        if has_folders(self.path):
+            return folder_tensors(self.path)
+        if projector_alone(self.path):
+            return over_base(self.path, self.base_directory and self.base_directory.tensors)
         return TensorDirectory(self.path)
 
     def json(self, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmft.checkpoint.idle import idle_and_absent
 from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
@@ -68,6 +69,9 @@ def fill(
             filled.add(name)
     missing = [name for name in slots if name not in filled | set(tied)]
     zero = {name for name in missing if layout.may_lack(name)}
+    if idle := idle_and_absent(layout, (name for name in missing if name not in zero and not layout.may_draw(name))):
+        logger.info(f'{len(idle)} tensors that never run, such as {min(idle)}, are not in {where}: zero')
+    zero |= idle
     drawn = {name for name in missing if layout.may_draw(name)} - zero
     problems += [f'{name}: in the model, but not in the weights' for name in missing if name not in zero | drawn]
     problems += [

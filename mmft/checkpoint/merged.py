@@ -1,7 +1,8 @@
-"""LoRA directories of the original LLaVA code, merged while they are read.
+"""LoRA directories of LLaVA's and TinyLLaVA Factory's own code, merged while they are read.
 
 Such a directory holds ``adapter_config.json``, ``adapter_model.{safetensors,bin}``, ``non_lora_trainables.bin`` (what
-trained in full: the projector) and ``config.json``; the base is elsewhere and named by the adapter.
+trained in full: the projector) and ``config.json``; the base is elsewhere and named by the adapter. TinyLLaVA
+Factory's holds its base itself, in the folders of ``stages.py``.
 
 Sources: ``llava/model/builder.py`` and ``llava/train/train.py`` of haotian-liu/LLaVA; the formats are peft's.
 """
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.checkpoint.source import Joined, TensorFiles, TensorSource, read_json
+from mmft.checkpoint.stages import folder_tensors
 from mmft.errors import CheckpointError
 from mmft.models.lora import ADAPTER, lora_delta
 
@@ -121,13 +123,14 @@ def merged_adapter(directory: ModelDirectory) -> TensorSource:
     file = next((where / name for name in _FILES if (where / name).is_file()), None)
     if file is None:
         raise CheckpointError(f'{where} holds no {" or ".join(_FILES)}', fix='download the adapter')
-    base = adapter_base(directory).tensors
+    base = directory.base_directory.tensors if directory.base_directory else folder_tensors(where)
     source = TensorFiles([file])
     places = {key: (base, key) for key in base}
+    kinds = [directory.config.get(name) for name in ('mm_projector_type', 'connector_type')]
     if (where / TRAINABLES).is_file():
         trained = TensorFiles([where / TRAINABLES])
         places |= {name: (trained, key) for key, name in trainable_names(trained).items()}
-    elif directory.config.get('mm_projector_type') != 'identity' and not any('mm_projector.' in key for key in places):
+    elif 'identity' not in kinds and not any('mm_projector.' in key or '_connector.' in key for key in places):
         raise CheckpointError(
             f'{where} holds no {TRAINABLES}, and its base no projector', fix='copy that file of the run into it'
         )

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from mmft.errors import CheckpointError
 
-__all__ = ['Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'read_json']
+__all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
+           'read_json']  # fmt: skip
 
-_SINGLE = ('model.safetensors', 'pytorch_model.bin')
+WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
 def read_json(path: Path) -> dict:
@@ -39,6 +40,11 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}', expected='a JSON object')
     return content
+
+
+def has_weights(path: Path) -> bool:
+    """Whether ``TensorDirectory`` finds weight files in a directory."""
+    return any((path / f'{name}{end}').is_file() for name in WEIGHT_FILES for end in ('', '.index.json'))
 
 
 class TensorSource(Mapping[str, Tensor], ABC):
@@ -148,16 +154,16 @@ class TensorDirectory(TensorFiles):
         super().__init__(self._weight_files())
 
     def _weight_files(self) -> list[Path]:
-        for index_name in (f'{name}.index.json' for name in _SINGLE):
+        for index_name in (f'{name}.index.json' for name in WEIGHT_FILES):
             if (index := self.path / index_name).is_file():
                 names = sorted(set(read_json(index).get('weight_map', {}).values()))
                 return [self._inside(name, index) for name in names]
-        for name in _SINGLE:
+        for name in WEIGHT_FILES:
             if (self.path / name).is_file():
                 return [self.path / name]
         raise CheckpointError(
             f'no weights in {self.path}',
-            expected=' or '.join((*_SINGLE, 'their .index.json with all shards')),
+            expected=' or '.join((*WEIGHT_FILES, 'their .index.json with all shards')),
             fix='download the weight files into this directory',
         )
 

@@ -1,7 +1,8 @@
 """``init_from``: weights of another run, or of a model directory, over those of ``pretrained``.
 
     init_from = 'work_dirs/llava15_7b_align'                # a run's last checkpoint; also .../last, or a .pth
-    init_from = 'pretrained/llava-v1.5-mlp2x/mm_projector.bin'
+    init_from = 'pretrained/llava-v1.5-mlp2x/mm_projector.bin'   # of LLaVA's first stage; also its folder
+    init_from = 'pretrained/tiny-llava-pretrain'            # a run of TinyLLaVA Factory; also its connector/ alone
     init_from = dict(path='pretrained/llava-v1.5-7b', parts=['projector'])   # of a model directory, these parts only
 
 All that the source holds (of ``parts``, where they are named) must find its place by name and shape. A projector of
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.load import open_pretrained
+from mmft.checkpoint.stages import projector_file
 from mmft.engine.checkpoint import find_last, read_checkpoint
 from mmft.errors import CheckpointError, ConfigError
 from mmft.models.lora import is_lora_key, plain_key
@@ -41,14 +43,15 @@ def find_source(path: str | Path) -> Path:
         return path
     folder = path.parent if path.name == 'last' and not path.exists() else path
     if folder.is_dir():
-        single = folder / 'mm_projector.bin'
-        if (folder / 'config.json').is_file() and not single.is_file():
+        single = projector_file(folder)
+        if (folder / 'config.json').is_file() and single is None:
             return folder
-        if (found := single if single.is_file() else find_last(folder)) is not None:
+        if (found := single or find_last(folder)) is not None:
             return found
     raise CheckpointError(
         f'init_from: nothing to start from at {path} (looked from {Path.cwd()})',
-        expected='a .pth of mmft, the folder of a run, a model directory, or an mm_projector.bin',
+        expected='a .pth of mmft, the folder of a run, a model directory, an mm_projector.bin, or a connector/ of '
+        'TinyLLaVA Factory',
         fix='run the earlier stage first, or correct the path',
     )
 

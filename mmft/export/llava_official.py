@@ -37,7 +37,6 @@ def model_config(contents: Contents) -> dict[str, Any]:
     model, tiler, encoder = contents.model, contents.tiler, contents.encoder
     kind = 'Mistral' if type(model.llm).__name__ == 'Mistral' else 'Llama'
     llm = older_config(model.llm.lm.config)
-    merge = contents.model_config.get('merge')
     config = {
         **llm,
         **llm_ids(llm, encoder),
@@ -49,7 +48,7 @@ def model_config(contents: Contents) -> dict[str, Any]:
         'mm_vision_select_layer': model.vision.select_layer,
         'mm_vision_select_feature': model.vision.select_feature,
         'mm_projector_type': projector_name(contents),
-        'mm_patch_merge_type': 'flat' if not merge else 'spatial_unpad' if merge.get('unpad', True) else 'spatial',
+        'mm_patch_merge_type': 'flat' if model.merge is None else model.merge.mode,
         'mm_use_im_start_end': encoder is not None and (encoder.image_start, encoder.image_end) == _STARTS,
         'mm_use_im_patch_token': False,
         'use_mm_proj': True,

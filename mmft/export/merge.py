@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmft.checkpoint.idle import idle_and_absent
 from mmft.checkpoint.layouts import Step
 from mmft.errors import CheckpointError
 from mmft.export.sources import Base, TrainingCheckpoint
@@ -61,6 +62,7 @@ class TrainedWeights:
     adapters: dict[str, Adapter] = field(init=False)
     _steps: dict[str, Step] = field(init=False, default_factory=dict)
     _trained: dict[str, Stored] = field(init=False, default_factory=dict)
+    _idle: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         if self.base is not None:
@@ -69,6 +71,8 @@ class TrainedWeights:
         tune = self.checkpoint.meta['tune'] if self.checkpoint is not None else {}
         self.adapters = _adapters(state, tune)
         self._trained = {name: stored for name, stored in state.items() if not is_lora_key(name)}
+        if self.base is not None:
+            self._idle = idle_and_absent(self.base.layout, set(self.shapes) - set(self._trained) - set(self._steps))
         self._check(set(self.shapes))
 
     def _check(self, names: set[str]) -> None:
@@ -102,9 +106,9 @@ class TrainedWeights:
         return name in self._trained
 
     def _is_zero(self, name: str) -> bool:
-        """Whether the base leaves the tensor out because it is zero."""
+        """Whether the base leaves the tensor out because it is zero, or because nothing reads it."""
         left_out = name not in self._trained and name not in self._steps
-        return left_out and self.base is not None and self.base.layout.may_lack(name)
+        return left_out and self.base is not None and (name in self._idle or self.base.layout.may_lack(name))
 
     def is_changed(self, name: str) -> bool:
         """Whether training changed this tensor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,3 +187,50 @@ def test_dry_run_of_parts(folder: Path, tmp_path: Path) -> None:
     del cfg.encoder['image_processor']
     assert make_plan(cfg).load.tiles == 0
     assert 'tokens: a tile' not in plan(cfg)
+
+
+def test_folders_of_tinyllava_factory(folder: Path, tmp_path: Path) -> None:
+    """Its alignment leaves three folders; a projector alone, in its own folder or in the run's, is enough."""
+    cfg = config(folder, tmp_path)
+    model = build_model(cfg).model
+    llm = {key: value for key, value in cfg.model.llm.to_dict().items() if key != 'type'}
+    whole = {'model_type': 'tinyllava', 'connector_type': 'mlp2x_gelu', 'text_config': {'model_type': 'llama', **llm},
+             'vision_config': dict(model_type='clip_vision_model', image_size=28, patch_size=7, **SIZES)}  # fmt: skip
+    run = tmp_path / 'tiny-llava-pretrain'
+    for name, part, ours in (
+        ('language_model', 'llm.lm.', ''), ('vision_tower', 'vision.tower.', 'vision_model.'),
+        ('connector', 'projector.mlp.', '_connector.'),
+    ):  # fmt: skip
+        (run / name).mkdir(parents=True)
+        own = {ours + k.removeprefix(part): v + 1 for k, v in weights(model).items() if k.startswith(part)}
+        torch.save(own, run / name / 'pytorch_model.bin')
+    (run / 'config.json').write_text(json.dumps(whole))
+    started = weights(build_model(config(folder, tmp_path, init_from=str(run))).model)
+    assert all(torch.equal(started[name], value + 1) for name, value in weights(model).items())
+    key = 'projector.mlp.0.weight'
+    cfg = config(folder, tmp_path, pretrained={**cfg.pretrained, 'projector': str(run / 'connector')})
+    validate_config(cfg)
+    assert torch.equal(build_model(cfg).model.get_parameter(key), weights(model)[key] + 1)
+    sources = [dict(path=str(run), parts=['projector']), str(run / 'connector'), str(run)]
+    for source in sources:
+        if source == str(run):
+            shutil.rmtree(run / 'language_model')
+        cfg = config(folder, tmp_path, init_from=source)
+        validate_config(cfg)
+        built = build_model(cfg)
+        assert torch.equal(built.model.get_parameter(key), weights(model)[key] + 1)
+        assert {name.split('.')[0] for name in built.initialised} <= {'projector'}
+
+
+def test_the_folder_of_llava_s_first_stage(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where ``mm_use_im_start_end`` put the table of token vectors beside the projector."""
+    model = build_model(config(folder, tmp_path)).model
+    tensors = {f'model.mm_projector.{k}': v + 1 for k, v in model.projector.mlp.state_dict().items()}
+    run = tmp_path / 'llava-pretrain'
+    run.mkdir()
+    torch.save({**tensors, 'model.embed_tokens.weight': torch.ones(9, 4)}, run / 'mm_projector.bin')
+    (run / 'config.json').write_text(json.dumps({'model_type': 'llava', 'mm_vision_tower': 'openai/clip'}))
+    with caplog.at_level('WARNING', 'mmft'):
+        built = build_model(config(folder, tmp_path, init_from=str(run)))
+    assert torch.equal(built.model.projector.mlp[0].weight, model.projector.mlp[0].weight + 1)
+    assert 'left out model.embed_tokens.weight (9, 4)' in caplog.text

@@ -70,6 +70,11 @@ def trained(root, config, encoder, tune=LORA, **options):
 OFFICIAL = {
     'LLaVA-1.5': ({}, {}, 'LlavaLlamaForCausalLM'),
     'LLaVA-1.6': (NEXT, {'image_processor': ANYRES}, 'LlavaLlamaForCausalLM'),
+    'spatial': (
+        {'merge': {'type': 'AnyResMerge', 'unpad': False, 'newline': False}},
+        {'image_processor': {**ANYRES, 'mode': 'spatial'}},
+        'LlavaLlamaForCausalLM',
+    ),
     'LLaVA-1.5-HD': ({}, {'image_processor': {**ANYRES, 'mode': 'flat'}}, 'LlavaLlamaForCausalLM'),
     'Mistral': ({'kind': 'Mistral'}, {'kind': 'Mistral'}, 'LlavaMistralForCausalLM'),
     'linear': ({'projector': {'type': 'Linear'}}, {}, 'LlavaLlamaForCausalLM'),
@@ -94,6 +99,8 @@ def test_official_and_back(name, tmp_path):
     assert made.measured['difference'] < 1e-5
     written = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert written['architectures'] == [architecture]
+    merges = {'LLaVA-1.6': 'spatial_unpad', 'spatial': 'spatial', 'TinyLLaVA': None}
+    assert written.get('mm_patch_merge_type') == merges.get(name, 'flat')
     assert written.get('mm_use_im_start_end', False) is (name == 'start and end')
     # Without mmft's own manifest the directory still says which image processor it is of.
     (tmp_path / 'out' / 'encoder.json').unlink()

@@ -134,7 +134,7 @@ class LlavaOfficial(Layout):
         experts = {key.split('.')[5] for key in keys if key.startswith(f'{_MOE}experts.')}
         match = re.fullmatch(r'mlp(\d+)x_gelu', kind)
         held = _dense_type(keys)
-        if held not in (None, kind) and (match or kind == 'linear'):
+        if held not in (None, kind) and (match or kind in ('linear', 'identity', 'resampler')):
             raise CheckpointError(
                 f'{where}: config.json says mm_projector_type {kind!r}, the weights hold {held!r}',
                 expected='the config.json that was saved with these weights',

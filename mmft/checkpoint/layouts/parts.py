@@ -23,15 +23,9 @@ from mmft.checkpoint.layouts.blip2 import blip2_tower, is_blip2
 from mmft.checkpoint.layouts.internvl_official import llm_rules
 from mmft.checkpoint.layouts.language import family_of, family_of_keys, language_model
 from mmft.checkpoint.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
-from mmft.checkpoint.layouts.vision import (
-    BLIP2,
-    blip2_ignored,
-    blip2_rules,
-    tower_ignored,
-    tower_rules,
-    vision_tower,
-)
+from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.checkpoint.source import Joined, TensorDirectory, TensorFiles, TensorSource
+from mmft.checkpoint.stages import projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['PARTS', 'PartsLayout', 'read_parts']
@@ -141,6 +135,8 @@ def _read_towers(places: Sequence[Any], model_config: Mapping[str, Any]) -> dict
 
 
 def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, Any], ours: str = 'vision.') -> Part:
+    if name == 'projector' and (file := projector_file(path)) is not None:
+        path = file  # a config.json beside it is that of the whole model that it belongs to
     if path.suffix in WEIGHT_SUFFIXES:
         tensors: TensorSource = TensorFiles([path])
         config: dict[str, Any] = {}
@@ -149,23 +145,21 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         config = directory.json('config.json')
         if matches_any(config):
             return _of_whole_model(name, directory, prefix)
-        single = path / 'mm_projector.bin'
-        tensors = TensorFiles([single]) if name == 'projector' and single.is_file() else TensorDirectory(path)
+        tensors = TensorDirectory(path)
     where = str(path)
     if name == 'vision' and is_blip2(config):
         return Part(*blip2_tower(config, prefix, ours), tensors)
     if name == 'vision':
         settings = vision_tower(config, where, tensors)
         kind = settings['type']
-        if config.get('model_type') in BLIP2:
-            return Part(settings, blip2_rules(prefix, ours), blip2_ignored(prefix), tensors)
         return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix), tensors)
     if name == 'llm':
         settings = language_model(config, where, family_of(config) or family_of_keys(tensors))
         ignored = tuple(prefix + pattern for pattern in Layout.ignored)
         return Part(settings, llm_rules(settings, prefix), ignored, tensors)
     kind = model_config['projector']['type']
-    return Part({}, any_projector_rules(kind, prefix), tuple(prefix + p for p in PROJECTOR_IGNORED), tensors)
+    ignored = tuple(prefix + p for p in PROJECTOR_IGNORED)
+    return Part({}, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
 
 
 def _of_whole_model(name: str, directory: ModelDirectory, prefix: str) -> Part:

@@ -1,6 +1,9 @@
 """TinyLLaVA Factory's layout (``TinyLlavaForConditionalGeneration``): any of its towers, connectors and LLMs.
 
-Source: ``tinyllava/model/{modeling,configuration}_tinyllava.py`` of TinyLLaVA/TinyLLaVA_Factory.
+Whole, or in the folders that ``stages.py`` of the package above reads.
+
+Sources: ``tinyllava/model/{modeling,configuration}_tinyllava.py``, ``vision_tower/mof.py`` and ``connector/*.py`` of
+TinyLLaVA/TinyLLaVA_Factory.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.checkpoint.layouts.language import family_of, family_of_keys, language_model
 from mmft.checkpoint.layouts.llava_official import image_processor, llava_encoder, refuse
 from mmft.checkpoint.layouts.projectors import connector_rules
-from mmft.checkpoint.layouts.vision import PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.checkpoint.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
 from mmft.errors import CheckpointError
 
 __all__ = ['TinyLlava']
@@ -45,16 +48,9 @@ class TinyLlava(Layout):
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> TinyLlava:
         where = 'config.json' if directory is None else str(directory.path)
         keys = list(directory.tensors) if directory is not None else []
-        of_tower = [key for key in keys if key.startswith(_TOWER)]
         text = config['text_config']
         kind = family_of(text) or family_of_keys(key for key in keys if key.startswith('language_model.'))
-        vision = vision_tower(config['vision_config'], where, of_tower)
-        feature = config.get('vision_feature_select_strategy', 'patch')
-        vision |= {'select_layer': config.get('vision_feature_layer', -2), 'select_feature': feature}
-        if vision['type'] == 'SigLIP':
-            vision['drop_first'] = feature == 'patch'
-        if any(key.startswith(f'{_TOWER}dinov2.') for key in keys):
-            raise CheckpointError(f'{where}: a MoF tower, whose second config no file of it holds')
+        vision = cls._vision(config, directory, keys, where)
         model = {
             'type': 'VLM',
             'vision': vision,
@@ -68,8 +64,29 @@ class TinyLlava(Layout):
         return cls(model, config)
 
     @staticmethod
+    def _vision(
+        config: dict[str, Any], directory: ModelDirectory | None, keys: list[str], where: str
+    ) -> dict[str, Any]:
+        feature = config.get('vision_feature_select_strategy', 'patch')
+        features = {'select_layer': config.get('vision_feature_layer', -2), 'select_feature': feature}
+        if not any(key.startswith(f'{_TOWER}dinov2.') for key in keys):
+            tower = vision_tower(config['vision_config'], where, [key for key in keys if key.startswith(_TOWER)])
+            drop = {'drop_first': feature == 'patch'} if tower['type'] == 'SigLIP' else {}
+            return {**tower, **features, **drop}
+        first = [key for key in keys if key.startswith(f'{_TOWER}clip.')]
+        towers = [vision_tower(config['vision_config'], where, first), _second_tower(config, directory, where)]
+        return {'type': 'MoFTower', 'towers': [{**tower, **features} for tower in towers]}
+
+    @staticmethod
     def _connector(config: dict[str, Any], keys: list[str]) -> dict[str, Any]:
         kind = str(config.get('connector_type'))
+        held = _dense_type(keys)
+        if held not in (None, kind):
+            raise CheckpointError(
+                f'config.json: connector_type {kind!r}, but the weights hold {held!r}',
+                expected='the config.json that was saved with these weights',
+                fix=f'set connector_type to {held!r}, or take the connector that belongs to it',
+            )
         queries = {'num_queries': config['num_queries']} if config.get('num_queries') else {}
         if match := re.fullmatch(r'mlp(\d+)x_gelu', kind):
             return {'type': 'MLP', 'depth': int(match[1]), 'act': 'gelu'}
@@ -83,9 +100,11 @@ class TinyLlava(Layout):
             # bert-base-uncased, of which the original keeps as many layers as it has.
             return {'type': 'QFormer', 'query_norm': False, **queries,
                     **({'num_hidden_layers': len(layers)} if layers else {})}  # fmt: skip
+        if kind == 'mof_mlp':
+            return {'type': 'MoFMLP', 'depth': 2}
         raise CheckpointError(
             f'config.json: connector_type {kind!r}',
-            expected="'identity', 'linear', 'mlp2x_gelu', 'resampler' or 'qformer'",
+            expected="'identity', 'linear', 'mlp2x_gelu', 'resampler', 'qformer' or 'mof_mlp'",
         )
 
     @classmethod
@@ -98,6 +117,7 @@ class TinyLlava(Layout):
             problems.append('SigLIP with all its patches: its code drops the first (drop_first=True)')
         if projector['type'] not in CONNECTORS[:-1]:
             problems.append(f'the projector {projector["type"]}: it has {", ".join(CONNECTORS[:-1])}')
+        problems += _unsaid(projector)
         if model_config.get('merge'):
             problems.append('tiles that are merged')
         if model_config['llm']['type'] in ('InternLM2', 'MiniCPM', 'Phi3'):
@@ -110,7 +130,9 @@ class TinyLlava(Layout):
         return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
-        return llava_encoder(self._model, image_processor(self.options, self._model))
+        # Of two towers the first says what a picture becomes.
+        seen = {**self._model, 'vision': self._towers()[0][1]}
+        return llava_encoder(self._model, image_processor(self.options, seen))
 
     def _towers(self) -> list[tuple[str, dict[str, Any], str]]:
         """(prefix on disk, its dict, prefix here) of each tower."""
@@ -128,3 +150,55 @@ class TinyLlava(Layout):
             *connector_rules(self._model['projector']['type'], _CONNECTOR),
             Rule('language_model.{x}', 'llm.lm.{x}'),
         ]
+
+
+def _second_tower(config: dict[str, Any], directory: ModelDirectory | None, where: str) -> dict[str, Any]:
+    """The DINOv2 of a MoF: ``config.json`` holds the CLIP's numbers and only the name of the other's directory."""
+    name = config.get('vision_model_name_or_path2') or config['vision_config'].get('model_name_or_path2') or ''
+    name = str(name).split(':')[-1]  # as in 'mof:facebook/dinov2-large'
+    known = KNOWN_TOWERS.get(name)
+    if directory is None or (known and directory.vision is None):
+        return vision_tower(known or {}, where)
+    found = directory.find(
+        name,
+        directory.vision,
+        "the numbers of its second tower's config: the directory",
+        "put that tower's config.json there, or pass its directory: mmft.load(path, vision=...)",
+    )
+    return vision_tower(ModelDirectory(found).config, str(found))
+
+
+def _dense_type(keys: list[str]) -> str | None:
+    """``connector_type`` of the tensors, where they are those of a linear map or an MLP.
+
+    >>> _dense_type(['connector._connector.0.weight', 'connector._connector.2.weight'])
+    'mlp2x_gelu'
+    """
+    layer = re.compile(rf'{re.escape(_CONNECTOR)}(?:(\d+)\.)?weight')
+    found = {match[1] for key in keys if (match := layer.fullmatch(key))}
+    if not found:
+        return None
+    return 'linear' if None in found else f'mlp{len(found)}x_gelu'
+
+
+_BERT = {
+    'query_norm': (True, False), 'vision_norm': (None, None), 'encoder_dim': (None, None), 'proj': (True, True),
+    'hidden_size': (768, 768), 'num_hidden_layers': (12, 12), 'num_attention_heads': (12, 12),
+    'intermediate_size': (3072, 3072), 'cross_attention_frequency': (2, 2), 'hidden_act': ('gelu', 'gelu'),
+    'layer_norm_eps': (1e-12, 1e-12),
+}  # fmt: skip
+_FIXED: dict[str, dict[str, tuple[Any, Any]]] = {
+    'MLP': {'act': ('gelu', 'gelu'), 'hidden_dim': (None, None)},
+    'Resampler': {'num_heads': (8, 8), 'head_dim': (64, 64)},
+    'QFormer': _BERT,
+}
+"""What ``config.json`` has no word for: mmft's default, and what the Factory's code builds (BERT-base, say)."""
+
+
+def _unsaid(projector: dict[str, Any]) -> list[str]:
+    """Settings of a projector that this layout would lose; ``dropout`` and the like, which only train, may go."""
+    return [
+        f'{projector["type"]}({name}={got!r}): its code builds {name}={built!r}'
+        for name, (default, built) in _FIXED.get(projector['type'], {}).items()
+        if (got := projector.get(name, default)) != built
+    ]

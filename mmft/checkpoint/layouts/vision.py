@@ -9,19 +9,13 @@ from mmft.checkpoint.layouts.base import Rule
 from mmft.checkpoint.layouts.internvl_official import VISION_FIELDS
 from mmft.errors import CheckpointError
 
-__all__ = [
-    'BLIP2', 'CLIP_PIXELS', 'KNOWN_TOWERS', 'PIXELS', 'blip2_ignored', 'blip2_rules', 'side_of', 'tower_ignored',
-    'tower_rules', 'vision_tower',
-]  # fmt: skip
+__all__ = ['CLIP_PIXELS', 'KNOWN_TOWERS', 'PIXELS', 'side_of', 'tower_ignored', 'tower_rules', 'vision_tower']
 
 TOWERS = {
     'clip': 'CLIP', 'clip_vision_model': 'CLIP', 'siglip': 'SigLIP', 'siglip_vision_model': 'SigLIP',
     'dinov2': 'DINOv2', 'intern_vit_6b': 'InternViT',
 }  # fmt: skip
 """``model_type`` -> mmft's type."""
-
-BLIP2 = ('blip-2', 'blip_2_vision_model')
-"""``model_type`` of BLIP-2, whose ViT-g is a plain one."""
 
 CLIP_PIXELS = {
     'pixel_mean': (0.48145466, 0.4578275, 0.40821073),
@@ -52,12 +46,18 @@ _SIGLIP = {
     'model_type': 'siglip_vision_model', 'hidden_act': 'gelu_pytorch_tanh', 'layer_norm_eps': 1e-6,
     'hidden_size': 1152, 'num_hidden_layers': 27, 'num_attention_heads': 16, 'intermediate_size': 4304,
 }  # fmt: skip
+_DINOV2 = {
+    'model_type': 'dinov2', 'hidden_act': 'gelu', 'layer_norm_eps': 1e-6, 'mlp_ratio': 4, 'qkv_bias': True,
+    'layerscale_value': 1.0, 'use_swiglu_ffn': False, 'image_size': 518, 'patch_size': 14,
+}  # fmt: skip
 KNOWN_TOWERS: dict[str, dict[str, Any]] = {
     'openai/clip-vit-base-patch32': {**_QUICK, **_CLIP_B, 'image_size': 224, 'patch_size': 32},
     'openai/clip-vit-base-patch16': {**_QUICK, **_CLIP_B, 'image_size': 224, 'patch_size': 16},
     'openai/clip-vit-large-patch14': {**_QUICK, **_CLIP_L, 'image_size': 224, 'patch_size': 14},
     'openai/clip-vit-large-patch14-336': {**_QUICK, **_CLIP_L, 'image_size': 336, 'patch_size': 14},
     'google/siglip-so400m-patch14-384': {**_SIGLIP, 'image_size': 384, 'patch_size': 14},
+    'facebook/dinov2-base': {**_DINOV2, 'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12},
+    'facebook/dinov2-large': {**_DINOV2, 'hidden_size': 1024, 'num_hidden_layers': 24, 'num_attention_heads': 16},
 }
 """Numbers of the towers that LLaVA-style checkpoints name by their hub's name, from the ``config.json`` there."""
 
@@ -73,9 +73,6 @@ def vision_tower(config: Mapping[str, Any], where: str, keys: Iterable[str] = ()
     Raises:
         CheckpointError: a tower that mmft does not have, or no square one.
     """
-    if config.get('model_type') in BLIP2:
-        # timm's ViT has these names for the same blocks; which of its models it is the config of the training says.
-        return {'type': 'TimmViT', 'image_size': (config.get('vision_config') or config)['image_size']}
     if 'pretrained_cfg' in config and 'architecture' in config:
         size = (config['pretrained_cfg'].get('input_size') or [3, None])[-1]
         return {'type': 'TimmViT', 'model_name': config['architecture'], **({'image_size': size} if size else {})}
@@ -151,29 +148,6 @@ def tower_rules(kind: str, theirs: str, ours: str = 'vision.', prefix: str = 'vi
 
 
 _DINO = ('embeddings', 'encoder', 'layernorm')
-
-
-def blip2_rules(theirs: str, ours: str = 'vision.') -> list[Rule]:
-    """Names of the ViT in transformers' BLIP-2, against timm's; the norm behind it is the Q-Former's ``ln_vision``."""
-    block, own = theirs + 'vision_model.encoder.layers.{n}.', ours + 'tower.blocks.{n}.'
-    renames = {
-        'self_attn.qkv': 'attn.qkv', 'self_attn.projection': 'attn.proj', 'layer_norm1': 'norm1',
-        'layer_norm2': 'norm2', 'mlp.fc1': 'mlp.fc1', 'mlp.fc2': 'mlp.fc2',
-    }  # fmt: skip
-    at = theirs + 'vision_model.embeddings.'
-    return [
-        *(Rule(f'{block}{a}.{{k}}', f'{own}{b}.{{k}}') for a, b in renames.items()),
-        Rule(at + 'class_embedding', ours + 'tower.cls_token'),
-        Rule(at + 'position_embedding', ours + 'tower.pos_embed'),
-        Rule(at + 'patch_embedding.{k}', ours + 'tower.patch_embed.proj.{k}'),
-    ]
-
-
-def blip2_ignored(theirs: str) -> tuple[str, ...]:
-    """What stands beside the ViT in a BLIP-2."""
-    names = ('vision_model.post_layernorm', 'qformer', 'language_projection', 'language_model', 'vision_projection',
-             'text_projection', 'itm_head', 'embeddings')  # fmt: skip
-    return (theirs + 'query_tokens', *(f'{theirs}{name}.{{x}}' for name in names))
 
 
 def tower_ignored(kind: str, theirs: str) -> tuple[str, ...]:
