@@ -48,11 +48,22 @@ class ConfigError(MMFTError, ValueError):
 
     @classmethod
     def gather(cls, problems: Sequence[MMFTError | str]) -> ConfigError:
-        """One error that lists every problem of a config at once."""
+        """One error that lists every problem of a config at once, those of gathered ones too."""
         if len(problems) == 1:
             return problems[0] if isinstance(problems[0], cls) else cls(str(problems[0]))
-        body = '\n'.join(f'{i}. {p}' for i, p in enumerate(problems, 1))
-        return cls(f'{len(problems)} problems in the config:\n{body}')
+        texts = [text for p in problems for text in (p.problems if isinstance(p, cls) else [str(p)])]
+        error = cls(f'{len(texts)} problems in the config:\n' + '\n'.join(f'{i}. {t}' for i, t in enumerate(texts, 1)))
+        error._gathered = texts
+        return error
+
+    @property
+    def problems(self) -> list[str]:
+        """The text of each problem.
+
+        >>> ConfigError.gather(['no model', ConfigError.gather(['no data', 'no time'])]).problems
+        ['no model', 'no data', 'no time']
+        """
+        return getattr(self, '_gathered', None) or [str(self)]
 
 
 class DataError(MMFTError, ValueError):

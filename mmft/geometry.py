@@ -11,12 +11,32 @@ from __future__ import annotations
 
 from math import isqrt
 
-from mmft.errors import ShapeError
+from mmft.errors import ConfigError, ShapeError
 
-__all__ = ['MERGE_MODES', 'arranged_tokens', 'kept_cells', 'token_side']
+__all__ = ['MERGE_MODES', 'arranged_tokens', 'kept_cells', 'merge_mode', 'token_side']
 
 MERGE_MODES = {'spatial_unpad': {'unpad': True, 'newline': True}, 'spatial': {'unpad': False, 'newline': False}}
 """LLaVA's ``mm_patch_merge_type`` -> what ``AnyResMerge`` does; ``flat``, the third, is no merge at all."""
+
+
+def merge_mode(unpad: bool, newline: bool) -> str:
+    """The mode of an image processor that counts what ``AnyResMerge(unpad, newline)`` makes.
+
+    Raises:
+        ConfigError: none does, so no sample would have the right number of slots.
+
+    >>> merge_mode(unpad=False, newline=False)
+    'spatial'
+    """
+    given = {'unpad': unpad, 'newline': newline}
+    for mode, rule in MERGE_MODES.items():
+        if rule == given:
+            return mode
+    raise ConfigError(
+        f'AnyResMerge: unpad={unpad!r} with newline={newline!r}, which no mode of AnyResTiler counts',
+        expected=f'one of {list(MERGE_MODES.values())}',
+        fix='set both True (LLaVA-NeXT) or both False',
+    )
 
 
 def token_side(tokens_per_tile: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmft.checks import check_counts, is_whole
 from mmft.data.image_processor import ImageProcessor
 from mmft.data.loading import to_rgb
 from mmft.data.tiling import Place, place_tiles
@@ -62,15 +63,14 @@ class AnyResTiler(ImageProcessor):
         self.grid_pinpoints = _pinpoints(grid_pinpoints, tile_size)
         if mode not in (*MERGE_MODES, 'flat'):
             raise ConfigError(f'AnyResTiler: mode {mode!r}', expected=f'one of {[*MERGE_MODES, "flat"]}')
-        if max_tiles is not None and max_tiles < 1:
-            raise ConfigError(f'AnyResTiler: max_tiles={max_tiles}', expected='at least 1, or None for no limit')
+        if max_tiles is not None:
+            check_counts('AnyResTiler', max_tiles=max_tiles)
         self.mode, self.max_tiles, self.arranges = mode, max_tiles, mode != 'flat'
 
     def grid(self, width: int, height: int, max_tiles: int | None = None) -> tuple[int, int]:
         """(columns, rows) besides the base; (0, 0) where no pinpoint has so few tiles as ``max_tiles``."""
+        self.check_picture(width, height, max_tiles)
         size, limit = self.tile_size, self.max_tiles if max_tiles is None else max_tiles
-        if limit is not None and limit < 1:
-            raise ConfigError(f'max_tiles={limit}', expected='at least 1')
         allowed = [(w, h) for w, h in self.grid_pinpoints if limit is None or w * h <= limit * size * size]
         if not allowed:
             return 0, 0
@@ -112,7 +112,7 @@ def _pinpoints(given: Sequence[Sequence[int]] | str, tile_size: int) -> tuple[tu
     expected = f'pairs (width, height) of multiples of tile_size={tile_size}, such as ({tile_size}, {2 * tile_size})'
     try:
         pairs = tuple((w, h) for w, h in (ast.literal_eval(given) if isinstance(given, str) else given))
-        whole = all(isinstance(v, int) and v >= tile_size and v % tile_size == 0 for pair in pairs for v in pair)
+        whole = all(is_whole(v, least=tile_size) and v % tile_size == 0 for pair in pairs for v in pair)
     except (ValueError, TypeError, SyntaxError):
         pairs, whole = (), False
     if not pairs or not whole:

@@ -7,13 +7,15 @@ before anything is decoded. Tiles leave here as uint8; the model normalises them
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Any
 
 import torch
 from PIL import Image
 
+from mmft.checks import check_counts
 from mmft.data.loading import load_image
-from mmft.errors import ConfigError
+from mmft.errors import DataError
 
 __all__ = ['ImageProcessor']
 
@@ -32,17 +34,29 @@ class ImageProcessor(ABC):
     arranges: bool = False
 
     def __init__(self, tile_size: int) -> None:
-        if tile_size < 1:
-            raise ConfigError(
-                f'tile_size={tile_size}',
-                expected='at least 1',
-                fix='the InternVL2 models take 448, CLIP-L/336 takes 336',
-            )
+        check_counts(type(self).__name__, tile_size=tile_size)
         self.tile_size = tile_size
 
     @abstractmethod
     def grid(self, width: int, height: int, max_tiles: int | None = None) -> tuple[int, int]:
         """(columns, rows) for a picture of width x height pixels; ``max_tiles`` narrows the limit for this call."""
+
+    def check_picture(self, width: int, height: int, max_tiles: int | None = None) -> None:
+        """What ``grid`` was given, before it divides by it.
+
+        Raises:
+            DataError: a picture without pixels.
+            ConfigError: ``max_tiles`` is no whole number from 1.
+        """
+        # Integral: sizes may come out of a numpy array.
+        if not (isinstance(width, Integral) and isinstance(height, Integral) and width >= 1 and height >= 1):
+            raise DataError(
+                f'a picture of {width!r} x {height!r} pixels',
+                expected='two whole numbers from 1',
+                fix='leave the picture out, or correct its size',
+            )
+        if max_tiles is not None:
+            check_counts(type(self).__name__, max_tiles=max_tiles)
 
     @abstractmethod
     def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmft.checks import check_counts, is_number
 from mmft.data.anyres import AnyResTiler
 from mmft.data.image_processor import ImageProcessor
 from mmft.data.loading import MAX_PIXELS, image_size, load_image, to_rgb
@@ -54,9 +55,10 @@ class DynamicTiler(ImageProcessor):
 
     def __init__(self, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448, thumbnail: bool = True) -> None:
         super().__init__(tile_size)
-        if not 1 <= min_tiles <= max_tiles:
+        check_counts('DynamicTiler', min_tiles=min_tiles, max_tiles=max_tiles)
+        if min_tiles > max_tiles:
             raise ConfigError(
-                f'min_tiles={min_tiles}, max_tiles={max_tiles}',
+                f'DynamicTiler: min_tiles {min_tiles} with max_tiles {max_tiles}',
                 expected='1 <= min_tiles <= max_tiles',
                 fix='the original models use 1 and 6 or 12',
             )
@@ -69,10 +71,8 @@ class DynamicTiler(ImageProcessor):
         of a later one. ``max_tiles`` takes the place of the limit for this call (a sample of n pictures may give each
         ``max(1, max_tiles // n)``); where it leaves nothing to choose the grid is (1, 1).
         """
-        if max_tiles is None:
-            max_tiles = self.max_tiles
-        elif max_tiles < 1:
-            raise ConfigError(f'max_tiles={max_tiles}', expected='at least 1')
+        self.check_picture(width, height, max_tiles)
+        max_tiles = self.max_tiles if max_tiles is None else max_tiles
         ratio, area = width / height, width * height
         best, nearest = (1, 1), float('inf')
         for columns, rows in candidate_grids(self.min_tiles, max_tiles):
@@ -127,6 +127,7 @@ class _OneTile(ImageProcessor):
     """Every picture becomes one square tile."""
 
     def grid(self, width: int, height: int, max_tiles: int | None = None) -> tuple[int, int]:
+        self.check_picture(width, height, max_tiles)
         return 1, 1
 
 
@@ -165,8 +166,9 @@ class PadSquare(_OneTile):
 
     def __init__(self, tile_size: int = 448, mean: Sequence[float] = (0.485, 0.456, 0.406)) -> None:
         super().__init__(tile_size)
-        if len(mean) != 3 or not all(0 <= value <= 1 for value in mean):
-            raise ConfigError(f'mean={tuple(mean)}', expected='three numbers from 0 to 1')
+        three = isinstance(mean, Sequence) and len(mean) == 3
+        if not three or not all(is_number(value, least=0) and value <= 1 for value in mean):
+            raise ConfigError(f'PadSquare: mean {mean!r}', expected='three numbers from 0 to 1')
         self.mean = tuple(float(value) for value in mean)
         self.colour = tuple(int(value * 255) for value in self.mean)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from mmft.checks import is_number, is_whole
 from mmft.engine.validate_model import model_problems, nearest, weight_problems
 from mmft.errors import ConfigError
 
@@ -93,7 +93,7 @@ def _optimizer(cfg: Config) -> Iterator[str]:
     if 'weight_decay' in optimizer:
         yield from _number('optim_wrapper.optimizer.weight_decay', optimizer['weight_decay'], least=0)
     counts = wrapper.get('accumulative_counts', 1)
-    if not _whole(counts) or counts < 1:
+    if not is_whole(counts, least=1):
         yield f'optim_wrapper.accumulative_counts = {counts!r}; expected a whole number from 1'
     if wrapper.get('dtype') not in (None, 'bfloat16', 'float16', 'float32'):
         yield f"optim_wrapper.dtype = {wrapper['dtype']!r}; expected 'bfloat16', 'float16' or None"
@@ -113,7 +113,7 @@ def _length(cfg: Config) -> Iterator[str]:
         if len(given) != 1:
             yield f'train_cfg names {given or "no length"}; expected one of max_epochs, max_iters'
         for key in given:
-            if not _whole(train[key]) or train[key] < 1:
+            if not is_whole(train[key], least=1):
                 yield f'train_cfg.{key} = {train[key]!r}; expected a whole number from 1'
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
@@ -123,9 +123,9 @@ def _length(cfg: Config) -> Iterator[str]:
         loader = cfg.get(name)
         if isinstance(loader, Mapping):
             size, workers = loader.get('batch_size', 1), loader.get('num_workers', 0)
-            if not _whole(size) or size < 1:
+            if not is_whole(size, least=1):
                 yield f'{name}.batch_size = {size!r}; expected a whole number from 1'
-            if not _whole(workers) or workers < 0:
+            if not is_whole(workers, least=0):
                 yield f'{name}.num_workers = {workers!r}; expected a whole number from 0'
 
 
@@ -146,10 +146,5 @@ def _files(cfg: Config) -> Iterator[str]:
 
 def _number(name: str, value: Any, above: float | None = None, least: float | None = None) -> Iterator[str]:
     bound = f'above {above}' if above is not None else f'from {least}'
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or (above is not None and not value > above) or (least is not None and not value >= least):
+    if not is_number(value, least) or (above is not None and not value > above):
         yield f'{name} = {value!r}; expected a number {bound}'
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ['LanguageModel', 'Projector', 'VisionTower']
+from mmft.errors import ConfigError
+
+__all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_parts']
 
 
 class VisionTower(nn.Module, ABC):
@@ -110,3 +112,14 @@ class LanguageModel(nn.Module, ABC):
     @torch.no_grad()
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
         """(B,L,Dl) -> (B,new) ids, without the prompt."""
+
+
+def check_parts(**parts: Any) -> None:
+    """Each is a built part, or the config dict of one.
+
+    Raises:
+        ConfigError: names every one that is not.
+    """
+    wrong = [f'{name} = {part!r}' for name, part in parts.items() if not isinstance(part, (nn.Module, Mapping))]
+    if wrong:
+        raise ConfigError.gather([ConfigError(w, expected='a dict with `type`, or a built part') for w in wrong])

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmft.checks import check_counts
 from mmft.errors import ShapeError
-from mmft.geometry import kept_cells, token_side
+from mmft.geometry import kept_cells, merge_mode, token_side
 from mmft.registry import MERGES
 
 __all__ = ['AnyResMerge', 'merge_tokens']
@@ -27,7 +28,7 @@ class AnyResMerge(nn.Module):
         dim: Dl of the language model; filled in by VLM.
         unpad: leave out the rows or columns that show padding only.
         newline: end each row with a learnt token (and a base that stands alone). Both True is ``spatial_unpad``, both
-            False ``spatial``.
+            False ``spatial``; no image processor counts the tokens of the other two pairs.
 
     >>> merge = AnyResMerge(8)
     >>> merge(torch.zeros(5, 9, 8), [(80, 40)], [(2, 2)]).shape  # base 9; 3 of 6 rows hold a 2:1 picture (4 are kept)
@@ -36,6 +37,7 @@ class AnyResMerge(nn.Module):
 
     def __init__(self, dim: int, unpad: bool = True, newline: bool = True) -> None:
         super().__init__()
+        check_counts('AnyResMerge', dim=dim)
         self.dim, self.unpad = dim, unpad
         self.image_newline = nn.Parameter(torch.randn(dim) * dim**-0.5) if newline else None
 
@@ -43,6 +45,25 @@ class AnyResMerge(nn.Module):
     def newline(self) -> bool:
         """Whether rows end with a token."""
         return self.image_newline is not None
+
+    @property
+    def mode(self) -> str:
+        """The mode of the ``AnyResTiler`` that goes with it.
+
+        Raises:
+            ConfigError: no mode does.
+        """
+        return merge_mode(self.unpad, self.newline)
+
+    def check(self, tokens_per_tile: int) -> None:
+        """That samples can be made for it, before the first step.
+
+        Raises:
+            ConfigError: no image processor counts its tokens.
+            ShapeError: the tokens of a tile form no square.
+        """
+        _ = self.mode
+        token_side(tokens_per_tile)
 
     def forward(self, features: Tensor, sizes: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> Tensor:
         """Put M pictures in order.
@@ -106,4 +127,10 @@ def merge_tokens(
         )
     if merge is None:
         return features.flatten(0, 1)
+    if image_sizes is None:
+        raise ShapeError(
+            'the batch has image_grids, but no image_sizes',
+            expected='both, (M,2) each',
+            fix='take both from the samples of one encoder',
+        )
     return merge(features, image_sizes.tolist(), image_grids.tolist())

@@ -14,8 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError, ShapeError
-from mmft.geometry import token_side
-from mmft.models.base import LanguageModel, Projector, VisionTower
+from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts
 from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
@@ -50,6 +49,7 @@ class VLM(BaseModel):
         pixel_std: Sequence[float] = IMAGENET_STD,
         merge: AnyResMerge | dict | None = None,
     ) -> None:
+        check_parts(vision=vision, projector=projector, llm=llm)
         # Under a meta build (``with torch.device('meta')``) the two small buffers must still hold values.
         with torch.device('cpu'):
             normalizer = TileNormalizer(pixel_mean, pixel_std)
@@ -68,7 +68,7 @@ class VLM(BaseModel):
         try:
             tokens = self.tokens_per_tile
             if self.merge is not None:
-                token_side(tokens)
+                self.merge.check(tokens)
         except ShapeError as error:
             pair = f'{type(self.vision).__name__} with {type(self.projector).__name__}'
             raise ConfigError(f'{pair}: {error.what}', expected=error.expected, fix=error.fix) from error
@@ -134,6 +134,8 @@ class VLM(BaseModel):
         Raises:
             ShapeError: the number of placeholders is not the number of features.
         """
+        if input_ids.dim() != 2:
+            raise ShapeError(f'input_ids of shape {tuple(input_ids.shape)}', expected='(B,L)', fix='input_ids[None]')
         # An image token that was added to the tokenizer may have no row in the embedding: its slots are filled below.
         known = input_ids if self.image_token_id is None else input_ids.masked_fill(input_ids == self.image_token_id, 0)
         embeds = self.llm.embed(known)

@@ -139,7 +139,7 @@ def test_a_tiler_is_its_config():
         ({'grid_pinpoints': []}, 'grid_pinpoints'),
         ({'grid_pinpoints': '(1x1),...,(6x6)'}, 'grid_pinpoints'),
         ({'mode': 'spatial_unpadded'}, "'spatial_unpad'"),
-        ({'max_tiles': 0}, 'max_tiles=0'),
+        ({'max_tiles': 0}, 'AnyResTiler: max_tiles 0'),
     ],
 )
 def test_settings_that_cannot_work(arguments, words):

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmft.engine.validate import validate_config
 from mmft.errors import ConfigError
+from mmft.models.projectors import Linear
 from tests.engine.toy import toy_config
 
 SIZES = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32)
@@ -50,6 +51,14 @@ def test_a_good_config_passes(tmp_path: Path) -> None:
         ({}, {'tune': dict(llm=dict(type='lora', targets=['q_prj']))}, 'q_prj'),
         ({}, {'encoder': ANYRES}, "puts tiles together as 'flat'"),
         ({'merge': dict(type='AnyResMerge')}, {'encoder': RESIZE}, "puts tiles together as 'spatial_unpad'"),
+        ({'merge': dict(type='AnyResMerge', newline=False)}, {}, 'unpad=True with newline=False, which no mode'),
+        ({'merge': dict(type='AnyResMerge', unpad=False)}, {'encoder': ANYRES}, 'unpad=False with newline=True'),
+        ({'llm': {**LLM, 'hidden_act': 'glu'}}, {}, "model.llm: Llama: transformers refuses this config: 'glu'"),
+        ({'projector': dict(type='MLP', depth='2')}, {}, "model.projector: a projector MLP: depth '2'"),
+        ({}, {'encoder': dict(image_processor=dict(type='Resize', tile_size=None))}, 'encoder.image_processor: Resize'),
+        ({}, {'tune': dict(llm=dict(type=['lora']))}, 'tune'),
+        ({'vision': None, 'projector': 'MLP'}, {}, 'model: vision = None'),
+        ({'vision': None, 'projector': 'MLP'}, {}, "model: projector = 'MLP'"),
         ({}, {'init_from': 'work_dirs/nowhere'}, 'nothing to start from at work_dirs/nowhere'),
         ({}, {'load_from': 'a.pth'}, '`load_from` is called `init_from` now'),
     ],
@@ -108,9 +117,42 @@ def test_everything_at_once(tmp_path: Path) -> None:
         assert part in text, part
 
 
+def test_bad_values_of_all_parts_at_once(tmp_path: Path) -> None:
+    """Each under the key of its part; those of the projector too, whose neighbours' widths are known all the same."""
+    model = dict(
+        vision={**CLIP, 'patch_size': 0, 'select_feature': 'patch'},
+        projector=dict(type='MoEMLP', num_experts='4', top_k=1.5),
+        llm={**LLM, 'num_key_value_heads': 0, 'rope_tetha': 1},
+        merge=dict(type='AnyResMerge', dim=True),
+    )
+    cfg = config(tmp_path, model, tune=dict(llm='half'), encoder=dict(image_processor=dict(type='Resize', tile_size=0)))
+    told = problems(cfg)
+    for text in (
+        'model.vision: CLIP: patch_size 0',
+        "model.projector: MoEMLP: num_experts '4'",
+        'model.projector: MoEMLP: top_k 1.5',
+        'model.llm: Llama: num_key_value_heads 0',
+        'model.llm.rope_tetha',
+        'model.merge: AnyResMerge: dim True',
+        "tune.llm: type 'half'",
+        'encoder.image_processor: Resize: tile_size 0',
+    ):
+        assert text in told
+    assert told.startswith('8 problems')
+
+
+@pytest.mark.parametrize('error', [KeyError('x'), IndexError('x'), OverflowError('x'), NotImplementedError('x')])
+def test_whatever_a_part_raises_bears_its_key(error: Exception, tmp_path: Path, monkeypatch: Any) -> None:
+    def fail(self: Linear, in_dim: int, out_dim: int) -> None:
+        raise error
+
+    monkeypatch.setattr(Linear, '__init__', fail)
+    told = problems(config(tmp_path, {'projector': dict(type='Linear')}))
+    assert told.startswith(f'model.projector: it cannot be built: {type(error).__name__}')
+
+
 def test_a_misspelt_setting_of_the_language_model(tmp_path: Path) -> None:
-    cfg = toy_config(tmp_path)
-    cfg.model = dict(type='VLM', llm=dict(type='InternLM2', bias=True, rope_tetha=1e6))
+    cfg = config(tmp_path, {'llm': {**LLM, 'type': 'InternLM2', 'bias': True, 'rope_tetha': 1e6}})
     with pytest.raises(ConfigError, match=r"model\.llm\.rope_tetha: .*; did you mean 'rope_theta'\?$"):
         validate_config(cfg)
 

@@ -17,84 +17,25 @@ from safetensors.torch import load, save
 from mmft.errors import ConfigError
 from mmft.models import VLM
 from mmft.registry import LANGUAGE_MODELS, OPTIMIZERS, PROJECTORS, VISION_TOWERS
-
-SIDE, DV, DL, VOCABULARY, SLOT = 56, 32, 24, 64, 60
-
-# What a part needs beyond the common arguments. A new part whose constructor takes the common ones needs no line here.
-TOWER = {
-    'hidden_size': DV,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 2,
-    'intermediate_size': 64,
-    'image_size': SIDE,
-}
-LLM = {
-    'vocab_size': VOCABULARY,
-    'hidden_size': DL,
-    'intermediate_size': 32,
-    'num_hidden_layers': 2,
-    'num_attention_heads': 2,
-    'num_key_value_heads': 1,
-    'pad_token_id': 0,
-    'bos_token_id': 1,
-    'eos_token_id': 2,
-}
-# Language models: in addition to the common arguments.
-SPECIAL = {
-    'Gemma': {'head_dim': 12},
-    'MiniCPM': {'dim_model_base': 8},
-    'Phi3': {'original_max_position_embeddings': 4096},
-    'StableLM': {'partial_rotary_factor': 0.5},
-}
-# Towers: instead of the common arguments.
-OWN_TOWER = {
-    'MoFTower': {'towers': [{'type': 'CLIP', **TOWER}, {'type': 'DINOv2', **TOWER}]},
-    'TimmViT': {
-        'model_name': 'vit_tiny_patch16_224',
-        'image_size': SIDE,
-        'patch_size': 14,
-        'embed_dim': DV,
-        'depth': 2,
-        'num_heads': 2,
-        'mlp_ratio': 2.0,
-    },
-}
-# Projectors: small sizes.
-PROJECTOR = {
-    'BenchResampler': {'num_queries': 4, 'depth': 1, 'hidden_size': 24},
-    'QFormer': {
-        'num_queries': 4,
-        'hidden_size': 16,
-        'num_hidden_layers': 2,
-        'num_attention_heads': 2,
-        'intermediate_size': 32,
-        'dropout': 0.0,
-    },
-    'Resampler': {'num_queries': 4, 'depth': 1, 'num_heads': 2, 'head_dim': 8},
-}
-# What a projector cannot do, with the word its error must have: any other refusal is a failure.
-SAME_WIDTH = {'Identity': 'wide'}
-SQUARE = {'PixelShuffleMLP': 'square'}
-
-TOWERS, CONNECTORS, LLMS = VISION_TOWERS.names(), PROJECTORS.names(), LANGUAGE_MODELS.names()
-
-
-def tower_config(name, **changes):
-    return {'type': name, **OWN_TOWER.get(name, TOWER), **changes}
-
-
-def llm_config(name, **changes):
-    return {'type': name, **LLM, **SPECIAL.get(name, {}), **changes}
-
-
-def projector_config(name):
-    return {'type': name, **PROJECTOR.get(name, {})}
-
-
-def small_llm(name, width):
-    """One layer, ``width`` = Dl."""
-    heads = {'head_dim': width // 2} if 'head_dim' in SPECIAL.get(name, {}) else {}
-    return llm_config(name, hidden_size=width, num_hidden_layers=1, **heads)
+from tests.models.parts import (
+    CONNECTORS,
+    DL,
+    DV,
+    LLMS,
+    OWN_TOWER,
+    PROJECTOR,
+    SAME_WIDTH,
+    SIDE,
+    SLOT,
+    SPECIAL,
+    SQUARE,
+    TOWERS,
+    VOCABULARY,
+    llm_config,
+    projector_config,
+    small_llm,
+    tower_config,
+)
 
 
 def build(tower='InternViT', projector='PixelShuffleMLP', llm='Llama', width=DL):

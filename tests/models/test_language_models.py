@@ -13,7 +13,7 @@ from mmft.errors import ConfigError
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
 from mmft.registry import LANGUAGE_MODELS
-from tests.models.test_contracts import LLMS, SIDE, SLOT, llm_config, tower_config
+from tests.models.parts import LLMS, SIDE, SLOT, llm_config, tower_config
 
 QUESTION, EOS = 5, 2
 
@@ -163,7 +163,11 @@ def test_phi_in_float16_keeps_its_numbers():
             llm_config('MiniCPM', embedding_multiplier=2.0),
             r"\['dim_model_base'\] together with \['embedding_multiplier'\]",
         ),
-        (llm_config('Gemma', hidden_size='wide'), 'Gemma: transformers refuses this config'),
+        (llm_config('Gemma', hidden_size='wide'), "Gemma: hidden_size 'wide'"),
+        (llm_config('Gemma', rms_norm_eps='small'), 'Gemma: transformers refuses this config'),
+        (llm_config('Llama', hidden_act='glu'), "Llama: transformers refuses this config: 'glu'"),
+        (llm_config('Llama', pad_token_id=9999), 'Llama: transformers refuses this config.*Padding'),
+        (llm_config('MiniCPM', scale_depth='deep'), "MiniCPM: scale_depth 'deep'"),
     ],
 )
 def test_a_config_that_cannot_work(config, words):

@@ -11,7 +11,7 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from mmft.data.anyres import AnyResTiler
 from mmft.errors import ConfigError, ShapeError
-from mmft.geometry import arranged_tokens
+from mmft.geometry import MERGE_MODES, arranged_tokens
 from mmft.models import VLM
 from mmft.models.merge import AnyResMerge
 from mmft.models.tuning import apply_tune, trainable_summary
@@ -58,6 +58,30 @@ def test_order(unpad, newline):
         kept = torch.nn.functional.pad(kept, (0, 1), value=-2.0)
     assert torch.equal(got, torch.cat([torch.full((16,), -1.0), kept.flatten()]))
     assert len(got) == arranged_tokens((300, 900), (columns, rows), 16, unpad, newline)
+
+
+@pytest.mark.parametrize(('unpad', 'newline'), [(True, False), (False, True)])
+def test_a_pair_that_no_image_processor_counts(unpad, newline):
+    with pytest.raises(ConfigError, match=rf'(?s)unpad={unpad} with newline={newline}.*both True'):
+        build(merge={'type': 'AnyResMerge', 'unpad': unpad, 'newline': newline})
+
+
+@pytest.mark.parametrize('mode', MERGE_MODES)
+def test_a_merge_knows_its_mode(mode):
+    assert build(merge={'type': 'AnyResMerge', **MERGE_MODES[mode]}).merge.mode == mode
+
+
+def test_grids_without_sizes():
+    with pytest.raises(ShapeError, match='image_grids, but no image_sizes'):
+        build()(**{**batch(), 'image_sizes': None})
+
+
+@pytest.mark.parametrize(
+    ('ids', 'words'), [([1, 2], r'shape \(2,\)(?s:.*)\(B,L\)'), ([[1, 64]], 'Llama: input_ids from 1 to 64')]
+)
+def test_ids_that_are_no_batch_or_in_no_table(ids, words):
+    with pytest.raises(ShapeError, match=words):
+        build()(torch.tensor(ids), mode='tensor')
 
 
 def test_pictures_follow_one_another():

@@ -7,7 +7,7 @@ import torch
 
 from mmft.models.language.packed_attention import segments_of
 from mmft.registry import LANGUAGE_MODELS
-from tests.models.test_contracts import LLM, LLMS, SPECIAL
+from tests.models.parts import LLM, LLMS, SPECIAL
 
 LENGTHS = (5, 1, 9)
 

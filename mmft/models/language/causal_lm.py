@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from mmft.errors import ConfigError
+from mmft.checks import check_counts
+from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import LanguageModel
 from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
+from mmft.models.refusals import refused_by
 
 __all__ = ['CausalLM']
+
+_COUNTS = ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
+           'max_position_embeddings', 'original_max_position_embeddings', 'dim_model_base')  # fmt: skip
+_COUNTS_OR_NONE = ('num_key_value_heads', 'head_dim', 'sliding_window')
 
 
 class CausalLM(LanguageModel):
@@ -37,7 +42,10 @@ class CausalLM(LanguageModel):
         if attn_implementation == 'sdpa':
             attn_implementation = PACKED_SDPA  # the same, and packed rows without their L x L mask
         # A model that was built from a config has no `architectures`; exports and LMDeploy need it.
-        self.lm: PreTrainedModel = AutoModelForCausalLM.from_config(hf_config, attn_implementation=attn_implementation)
+        known = "a hidden_act, attn_implementation and pad_token_id that go with the rest, such as 'silu', 'sdpa' and 0"
+        with refused_by('transformers', type(self).__name__, known):
+            lm = AutoModelForCausalLM.from_config(hf_config, attn_implementation=attn_implementation)
+        self.lm: PreTrainedModel = lm
         self.lm.config.architectures = [type(self.lm).__name__]
         self.hidden_size: int = hf_config.hidden_size
         self.vocab_size: int = hf_config.vocab_size
@@ -52,17 +60,14 @@ class CausalLM(LanguageModel):
         """transformers' config, with its defaults for what ``config`` leaves out.
 
         Raises:
-            ConfigError: transformers refuses it, or its heads do not come out even.
+            ConfigError: sizes that are none, transformers refuses it, or its heads do not come out even.
         """
-        try:
+        # Before transformers sees them: it divides by some, and takes others in silence.
+        counts = {key: config[key] for key in _COUNTS if key in config}
+        optional = {key: config[key] for key in _COUNTS_OR_NONE if config.get(key) is not None}
+        check_counts(cls.__name__, **counts, **optional)
+        with refused_by('transformers', cls.__name__, f"the names of transformers' {cls.model_type!r} config"):
             resolved = AutoConfig.for_model(cls.model_type, **cls.translate(dict(config)))
-        except ConfigError:
-            raise
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            raise ConfigError(
-                f'{cls.__name__}: transformers refuses this config: {error}',
-                expected=f"the names of transformers' {cls.model_type!r} config",
-            ) from error
         cls._check_heads(resolved)
         return resolved
 
@@ -95,7 +100,14 @@ class CausalLM(LanguageModel):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B,L) -> (B,L,Dl)."""
-        return self.lm.get_input_embeddings()(input_ids)
+        try:
+            return self.lm.get_input_embeddings()(input_ids)
+        except IndexError:  # on a CPU; a look at the ids before would make a card wait at every step
+            raise ShapeError(
+                f'{type(self).__name__}: input_ids from {int(input_ids.min())} to {int(input_ids.max())}',
+                expected=f'ids from 0 to {self.vocab_size - 1}, the rows of its table',
+                fix='encode with the tokenizer of this model',
+            ) from None
 
     def hidden(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
         """(B,L,Dl) -> (B,L,Dl). Without a mask, ``position_ids`` that restart at 0 keep packed samples apart."""

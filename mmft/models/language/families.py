@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoConfig
 
+from mmft.checks import check_numbers
 from mmft.errors import ConfigError
 from mmft.models.language.causal_lm import CausalLM
 from mmft.registry import LANGUAGE_MODELS
@@ -148,6 +149,7 @@ class MiniCPM(CausalLM):
         plain = {key: value for key, value in config.items() if key not in _MINICPM_SCALES}
         shape = AutoConfig.for_model('granite', **plain)
         scale = {key: config.get(key, default) for key, default in _MINICPM_SCALES.items()}
+        check_numbers('MiniCPM', **scale)
         head_dim = config.get('head_dim') or shape.hidden_size // shape.num_attention_heads
         return {
             'tie_word_embeddings': True,

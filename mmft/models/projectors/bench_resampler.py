@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmft.checks import check_counts
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
-from mmft.models.projectors.resampler import check_counts, feed_forward
+from mmft.models.projectors.resampler import feed_forward
 from mmft.registry import PROJECTORS
 
 __all__ = ['BenchResampler']
@@ -65,8 +66,9 @@ class BenchResampler(Projector):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
-        num_heads = num_heads or (8 if hidden_size == 512 else 12)
-        check_counts('BenchResampler', num_queries=num_queries, depth=depth, hidden_size=hidden_size)
+        num_heads = num_heads if num_heads is not None else 8 if hidden_size == 512 else 12
+        sizes = {'num_queries': num_queries, 'depth': depth, 'hidden_size': hidden_size, 'num_heads': num_heads}
+        check_counts('BenchResampler', in_dim=in_dim, out_dim=out_dim, **sizes)
         if hidden_size % num_heads:
             raise ConfigError(
                 f'BenchResampler: hidden_size {hidden_size} with {num_heads} heads',

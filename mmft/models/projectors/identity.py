@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmft.checks import check_counts
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.registry import PROJECTORS
@@ -26,6 +27,7 @@ class Identity(Projector):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
+        check_counts('Identity', in_dim=in_dim, out_dim=out_dim)
         if in_dim != out_dim:
             raise ConfigError(
                 f'Identity: the vision tower is {in_dim} wide, the language model {out_dim}',

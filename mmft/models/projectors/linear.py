@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mmft.checks import check_counts
 from mmft.models.base import Projector
 from mmft.registry import PROJECTORS
 
@@ -25,6 +26,7 @@ class Linear(Projector):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
+        check_counts('Linear', in_dim=in_dim, out_dim=out_dim)
         self.in_dim, self.out_dim = in_dim, out_dim
         self.linear = nn.Linear(in_dim, out_dim)
 

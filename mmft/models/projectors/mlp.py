@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from mmft.checks import check_counts
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.registry import PROJECTORS
@@ -24,7 +25,7 @@ def mlp(in_dim: int, out_dim: int, depth: int = 2, act: str = 'gelu', hidden_dim
     """``depth`` linear layers: ``in_dim`` -> ``hidden_dim`` -> ... -> ``out_dim``, activations between.
 
     Raises:
-        ConfigError: no layer at all, or an unknown activation.
+        ConfigError: no layer at all, a width that is none, or an unknown activation.
 
     >>> mlp(8, 12, depth=3)[::2]
     Sequential(
@@ -33,11 +34,11 @@ def mlp(in_dim: int, out_dim: int, depth: int = 2, act: str = 'gelu', hidden_dim
       (4): Linear(in_features=12, out_features=12, bias=True)
     )
     """
-    if not isinstance(depth, int) or depth < 1:
-        raise ConfigError(f'a projector MLP of depth {depth!r}', expected='a whole number of linear layers, from 1')
+    hidden_dim = out_dim if hidden_dim is None else hidden_dim
+    check_counts('a projector MLP', in_dim=in_dim, out_dim=out_dim, depth=depth, hidden_dim=hidden_dim)
     if act not in ACTIVATIONS:
         raise ConfigError(f'a projector MLP with act {act!r}', expected=f'one of {sorted(ACTIVATIONS)}')
-    widths = [in_dim, *[hidden_dim or out_dim] * (depth - 1), out_dim]
+    widths = [in_dim, *[hidden_dim] * (depth - 1), out_dim]
     layers: list[nn.Module] = []
     for here, there in pairwise(widths):
         layers += [ACTIVATIONS[act](), nn.Linear(here, there)]

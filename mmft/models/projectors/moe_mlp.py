@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmft.checks import check_counts, check_numbers
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.models.projectors.mlp import mlp
@@ -92,13 +93,11 @@ class MoEMLP(Projector):
         balance_coef: float = 0.01,
     ) -> None:
         super().__init__()
-        if not 1 <= top_k <= num_experts:
+        check_counts('MoEMLP', in_dim=in_dim, out_dim=out_dim, num_experts=num_experts, top_k=top_k)
+        check_numbers('MoEMLP', least=0, balance_coef=balance_coef)  # a negative one would reward imbalance
+        if top_k > num_experts:
             raise ConfigError(
                 f'MoEMLP: top_k {top_k} of {num_experts} experts', expected=f'top_k from 1 to {num_experts}'
-            )
-        if balance_coef < 0:
-            raise ConfigError(
-                f'MoEMLP: balance_coef {balance_coef}', expected='0 or more: a negative one rewards imbalance'
             )
         self.in_dim, self.out_dim, self.num_experts, self.top_k = in_dim, out_dim, num_experts, top_k
         self.depth, self.act, self.hidden_dim, self.balance_coef = depth, act, hidden_dim, balance_coef

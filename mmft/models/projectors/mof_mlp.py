@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmft.checks import check_counts, is_whole
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.models.projectors.mlp import mlp
@@ -43,14 +44,16 @@ class MoFMLP(Projector):
         hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
-        in_dims = [in_dim // 2] * 2 if in_dims is None else list(in_dims)
-        if sum(in_dims) != in_dim:
+        check_counts('MoFMLP', in_dim=in_dim, out_dim=out_dim)
+        in_dims = [in_dim // 2] * 2 if in_dims is None else in_dims
+        listed = isinstance(in_dims, Sequence) and all(is_whole(dim, least=1) for dim in in_dims)
+        if not listed or sum(in_dims) != in_dim:
             raise ConfigError(
-                f'MoFMLP: shares {in_dims} of {in_dim} channels',
+                f'MoFMLP: shares {in_dims!r} of {in_dim} channels',
                 expected=f'shares that add up to {in_dim}, the hidden sizes of the towers in order',
                 fix="give in_dims, or use a tower of type='MoFTower'",
             )
-        self.in_dim, self.out_dim, self.in_dims = in_dim, out_dim, in_dims
+        self.in_dim, self.out_dim, self.in_dims = in_dim, out_dim, list(in_dims)
         self.depth, self.act, self.hidden_dim = depth, act, hidden_dim
         self.mlps = nn.ModuleList(mlp(dim, out_dim, depth, act, hidden_dim) for dim in in_dims)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmft.checks import check_counts, check_numbers
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import Projector
 from mmft.registry import PROJECTORS
@@ -47,6 +48,8 @@ class PixelShuffleMLP(Projector):
 
     def __init__(self, in_dim: int, out_dim: int, scale: float = 0.5, version: str = 'v2') -> None:
         super().__init__()
+        check_counts('PixelShuffleMLP', in_dim=in_dim, out_dim=out_dim)
+        check_numbers('PixelShuffleMLP', scale=scale)
         factor = round(1 / scale) if scale > 0 else 0
         if factor < 1 or abs(factor * scale - 1) > 1e-6:
             raise ConfigError(f'PixelShuffleMLP: scale {scale}', expected='1, 1/2, 1/3, ...')

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from mmft.checks import check_counts, check_numbers
 from mmft.errors import ConfigError
 from mmft.models.base import Projector
-from mmft.models.projectors.resampler import check_counts
+from mmft.models.refusals import refused_by
 from mmft.registry import PROJECTORS
 
 __all__ = ['QFormer']
-
-
-def _qformer(**config: Any) -> Blip2QFormerModel:
-    try:
-        return Blip2QFormerModel(Blip2QFormerConfig(**config))
-    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
-        raise ConfigError(
-            f'QFormer: transformers refuses this config: {error}',
-            expected="values that transformers' Blip2QFormerConfig takes",
-        ) from error
 
 
 @PROJECTORS.register_module()
@@ -75,8 +63,17 @@ class QFormer(Projector):
         frozen_qformer: bool = False,
     ) -> None:
         super().__init__()
-        check_counts('QFormer', num_queries=num_queries, num_hidden_layers=num_hidden_layers)
-        encoder_dim = encoder_dim or in_dim
+        encoder_dim = in_dim if encoder_dim is None else encoder_dim
+        widths = {'hidden_size': hidden_size, 'intermediate_size': intermediate_size}
+        layers = {
+            'num_hidden_layers': num_hidden_layers,
+            'num_attention_heads': num_attention_heads,
+            'cross_attention_frequency': cross_attention_frequency,
+        }
+        numbers = {'layer_norm_eps': layer_norm_eps, 'initializer_range': initializer_range}
+        own = {'in_dim': in_dim, 'out_dim': out_dim, 'num_queries': num_queries, 'encoder_dim': encoder_dim}
+        check_counts('QFormer', **own, **widths, **layers)
+        check_numbers('QFormer', least=0, vision_norm=vision_norm or 0, **numbers)
         if not proj and hidden_size != out_dim:
             raise ConfigError(
                 f'QFormer: proj=False, but the Q-Former is {hidden_size} wide and the language model {out_dim}',
@@ -92,19 +89,17 @@ class QFormer(Projector):
         self.query_norm, self.vision_norm, self.frozen_qformer = query_norm, vision_norm, frozen_qformer
         self.in_proj = nn.Linear(in_dim, encoder_dim) if encoder_dim != in_dim else None
         self.ln_vision = nn.LayerNorm(encoder_dim, eps=vision_norm) if vision_norm is not None else None
-        self.qformer = _qformer(
-            hidden_size=hidden_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            intermediate_size=intermediate_size,
-            cross_attention_frequency=cross_attention_frequency,
-            hidden_act=hidden_act,
-            layer_norm_eps=layer_norm_eps,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            initializer_range=initializer_range,
-            encoder_hidden_size=encoder_dim,
-        )
+        with refused_by('transformers', 'QFormer', "values that transformers' Blip2QFormerConfig takes"):
+            config = Blip2QFormerConfig(
+                **widths,
+                **layers,
+                **numbers,
+                hidden_act=hidden_act,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+                encoder_hidden_size=encoder_dim,
+            )
+            self.qformer = Blip2QFormerModel(config)
         # transformers starts the queries at zero, where all would stay alike for ever; LAVIS draws them.
         self.query_tokens = nn.Parameter(torch.empty(1, num_queries, hidden_size).normal_(std=initializer_range))
         if not query_norm:

@@ -6,19 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmft.errors import ConfigError
+from mmft.checks import check_counts
 from mmft.models.base import Projector
 from mmft.registry import PROJECTORS
 
-__all__ = ['Resampler', 'check_counts', 'feed_forward']
-
-
-def check_counts(name: str, **counts: int) -> None:
-    """Raise ``ConfigError`` unless each is a whole number from 1: torch builds a network of none without a word."""
-    problems = [f'{name}: {key} {value!r}; expected a whole number from 1' for key, value in counts.items()
-                if not isinstance(value, int) or value < 1]  # fmt: skip
-    if problems:
-        raise ConfigError.gather(problems)
+__all__ = ['Resampler', 'feed_forward']
 
 
 def feed_forward(dim: int, factor: int = 4) -> nn.Sequential:
@@ -78,7 +70,8 @@ class Resampler(Projector):
         head_dim: int = 64,
     ) -> None:
         super().__init__()
-        check_counts('Resampler', num_queries=num_queries, depth=depth, num_heads=num_heads, head_dim=head_dim)
+        sizes = {'num_queries': num_queries, 'depth': depth, 'num_heads': num_heads, 'head_dim': head_dim}
+        check_counts('Resampler', in_dim=in_dim, out_dim=out_dim, **sizes)
         self.in_dim, self.out_dim, self.num_queries, self.depth = in_dim, out_dim, num_queries, depth
         self.num_heads, self.head_dim = num_heads, head_dim
         self.latents = nn.Parameter(torch.randn(num_queries, out_dim))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mmft.checks import check_counts
 from mmft.errors import ConfigError
 from mmft.models.vision.hf_tower import HFVisionTower
 from mmft.registry import VISION_TOWERS
@@ -151,6 +152,8 @@ class DINOv2(HFVisionTower):
         mlp_ratio: int = 4,
         **config: Any,
     ) -> None:
+        given = {} if intermediate_size is None else {'intermediate_size': intermediate_size}
+        check_counts('DINOv2', hidden_size=hidden_size, mlp_ratio=mlp_ratio, **given)
         if intermediate_size is not None:
             mlp_ratio, rest = divmod(intermediate_size, hidden_size)
             if rest:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from mmft.checks import check_counts, is_whole
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
+from mmft.models.refusals import refused_by
 
-__all__ = ['HFVisionTower', 'check_feature']
+__all__ = ['HFVisionTower', 'check_feature', 'check_layer']
 
 FEATURES = ('patch', 'cls_patch')
+_COUNTS = ('hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads', 'image_size', 'patch_size')
 
 
 def check_feature(name: str, select_feature: str) -> None:
     """Raise ``ConfigError`` unless ``select_feature`` is one of LLaVA's two words."""
     if select_feature not in FEATURES:
         raise ConfigError(f'{name}: select_feature {select_feature!r}', expected=f'one of {FEATURES}')
+
+
+def check_layer(name: str, select_layer: int, depth: int) -> None:
+    """Raise ``ConfigError`` unless ``select_layer`` names a hidden state of a tower of ``depth`` blocks."""
+    if not is_whole(select_layer) or not -depth - 1 <= select_layer <= depth:
+        raise ConfigError(
+            f'{name}: select_layer {select_layer!r} with {depth} blocks',
+            expected=f'a whole number, {-depth - 1} to {depth} (0 is the embeddings, -1 the last block)',
+        )
 
 
 class HFVisionTower(VisionTower):
@@ -63,22 +73,14 @@ class HFVisionTower(VisionTower):
                 expected=f"the names of transformers' {self.model_type!r} config",
                 fix='correct the config',
             )
-        _check_counts(name, config)
-        try:
+        check_counts(name, **{key: config[key] for key in _COUNTS if key in config})
+        with refused_by('transformers', name, f"the names of transformers' {self.model_type!r} config"):
             hf_config = AutoConfig.for_model(self.model_type, **{**config, **self.fixed})
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            raise ConfigError(
-                f'{name}: transformers refuses this config: {error}',
-                expected=f"the names of transformers' {self.model_type!r} config",
-            ) from error
-        _check_numbers(name, hf_config, select_layer)
-        try:
+        _check_sizes(name, hf_config)
+        check_layer(name, select_layer, hf_config.num_hidden_layers)
+        known = "a hidden_act and attn_implementation of transformers, such as 'gelu' and 'sdpa'"
+        with refused_by('transformers', name, known):
             self.tower: PreTrainedModel = AutoModel.from_config(hf_config, attn_implementation=attn_implementation)
-        except (KeyError, ValueError) as error:  # an activation or an attention that it does not know
-            raise ConfigError(
-                f'{name}: transformers cannot build it: {error}',
-                expected="an hidden_act and attn_implementation of transformers, such as 'gelu' and 'sdpa'",
-            ) from error
         self.hidden_size, self.image_size = hf_config.hidden_size, hf_config.image_size
         self.patch_size = hf_config.patch_size
         self.select_layer, self.select_feature = select_layer, select_feature
@@ -132,32 +134,16 @@ class HFVisionTower(VisionTower):
             embeddings.position_ids = torch.arange(indices.shape[-1], device='cpu').expand(1, -1)
 
 
-def _check_counts(name: str, config: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` for sizes that are none; transformers divides by some and takes others in silence."""
-    problems = []
-    for key in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'image_size', 'patch_size'):
-        value = config.get(key, 1)
-        if not isinstance(value, int) or value < 1:
-            problems.append(f'{name}: {key} {value!r}; expected a whole number from 1')
-    if problems:
-        raise ConfigError.gather(problems)
-
-
-def _check_numbers(name: str, config: PreTrainedConfig, select_layer: int) -> None:
+def _check_sizes(name: str, config: PreTrainedConfig) -> None:
     """Raise ``ConfigError`` for sizes that do not go together."""
-    problems, depth = [], config.num_hidden_layers
+    problems = []
     if config.hidden_size % config.num_attention_heads:
         problems.append(
             f'hidden_size {config.hidden_size} is not divisible by num_attention_heads {config.num_attention_heads}'
         )
+    if config.num_channels != 3:
+        problems.append(f'num_channels {config.num_channels}, but tiles have 3')
     if config.image_size < config.patch_size:
         problems.append(f'image_size {config.image_size} is less than one patch of {config.patch_size}')
-    if not isinstance(select_layer, int):
-        problems.append(f'select_layer {select_layer!r}; expected a whole number')
-    elif not -depth - 1 <= select_layer <= depth:
-        problems.append(
-            f'select_layer {select_layer} with {depth} blocks; expected {-depth - 1} to {depth} '
-            '(0 is the embeddings, -1 the last block)'
-        )
     if problems:
         raise ConfigError.gather([f'{name}: {problem}' for problem in problems])

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmft.checks import check_counts
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
+from mmft.models.vision.hf_tower import check_layer
 from mmft.registry import VISION_TOWERS
 
 __all__ = ['InternViT']
@@ -196,7 +198,17 @@ class InternViT(VisionTower):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self._check(hidden_size, num_attention_heads, norm_type, hidden_act, num_hidden_layers, select_layer)
+        check_counts(
+            'InternViT',
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            image_size=image_size,
+            patch_size=patch_size,
+        )
+        self._check(hidden_size, num_attention_heads, norm_type, hidden_act, image_size, patch_size)
+        check_layer('InternViT', select_layer, num_hidden_layers)
         self.hidden_size, self.image_size, self.patch_size = hidden_size, image_size, patch_size
         self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
         self.qkv_bias, self.qk_normalization, self.norm_type = qkv_bias, qk_normalization, norm_type
@@ -226,7 +238,7 @@ class InternViT(VisionTower):
         self.apply(self._init)
 
     @staticmethod
-    def _check(hidden_size: int, heads: int, norm_type: str, act: str, depth: int, select_layer: int) -> None:
+    def _check(hidden_size: int, heads: int, norm_type: str, act: str, image_size: int, patch_size: int) -> None:
         if hidden_size % heads:
             raise ConfigError(
                 f'InternViT: hidden_size {hidden_size} is not divisible by num_attention_heads {heads}',
@@ -236,11 +248,8 @@ class InternViT(VisionTower):
             raise ConfigError(f'InternViT: norm_type {norm_type!r}', expected=f'one of {sorted(_NORMS)}')
         if act not in _ACTIVATIONS:
             raise ConfigError(f'InternViT: hidden_act {act!r}', expected=f'one of {sorted(_ACTIVATIONS)}')
-        if not -depth - 1 <= select_layer <= depth:
-            raise ConfigError(
-                f'InternViT: select_layer {select_layer} with {depth} blocks',
-                expected=f'{-depth - 1} to {depth} (0 is the embeddings, -1 the last block)',
-            )
+        if image_size < patch_size:
+            raise ConfigError(f'InternViT: image_size {image_size} is less than one patch of {patch_size}')
 
     def _init(self, module: nn.Module) -> None:
         # The original draws class and position embeddings from N(0, 1) and never trains from there: noise of that size

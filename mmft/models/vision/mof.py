@@ -6,7 +6,7 @@ becomes of the two halves (``MoFMLP`` gives each its own MLP and interleaves the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import torch
@@ -38,6 +38,10 @@ class MoFTower(VisionTower):
 
     def __init__(self, towers: Sequence[VisionTower | dict]) -> None:
         super().__init__()
+        if not isinstance(towers, Sequence) or not all(isinstance(each, (VisionTower, Mapping)) for each in towers):
+            raise ConfigError(
+                f'MoFTower: towers {towers!r}', expected="a list of config dicts, such as [dict(type='CLIP'), ...]"
+            )
         self.towers = nn.ModuleList(VISION_TOWERS.build(tower) for tower in towers)
         if len(self.towers) < 2:
             raise ConfigError(

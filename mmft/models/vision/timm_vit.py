@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmft.checks import check_counts, is_whole
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
 from mmft.models.vision.hf_tower import check_feature
 from mmft.registry import VISION_TOWERS
 
 __all__ = ['TimmViT']
+
+_COUNTS = ('patch_size', 'embed_dim', 'depth', 'num_heads')
 
 
 @VISION_TOWERS.register_module()
@@ -51,10 +54,10 @@ class TimmViT(VisionTower):
         check_feature('TimmViT', select_feature)
         self.tower = _create(model_name, image_size, model)
         count = len(self.tower.blocks)
-        if select_layer == 0 or not -count <= select_layer <= count:
+        if not is_whole(select_layer) or select_layer == 0 or not -count <= select_layer <= count:
             raise ConfigError(
-                f'TimmViT: select_layer {select_layer}; {model_name} has {count} blocks',
-                expected=f'{-count} to -1, or 1 to {count}',
+                f'TimmViT: select_layer {select_layer!r}; {model_name} has {count} blocks',
+                expected=f'a whole number, {-count} to -1 or 1 to {count}',
             )
         embed, mlp = self.tower.patch_embed, getattr(self.tower.blocks[0], 'mlp', None)
         self.model_name, self.hidden_size = model_name, self.tower.embed_dim
@@ -119,6 +122,8 @@ def _create(model_name: str, image_size: int | None, options: dict[str, Any]) ->
             f'TimmViT: pretrained = {options["pretrained"]!r}, but nothing is downloaded while a model is built',
             fix="remove it; weights come from a directory: pretrained=dict(vision='...') beside `model`",
         )
+    if not isinstance(model_name, str):
+        raise ConfigError(f'TimmViT: model_name {model_name!r}', expected="a name, one of timm.list_models('vit*')")
     if not timm.is_model(model_name):
         near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
         raise ConfigError(
@@ -126,12 +131,14 @@ def _create(model_name: str, image_size: int | None, options: dict[str, Any]) ->
             expected="one of timm.list_models('vit*')",
             fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct model_name',
         )
+    counts = {} if image_size is None else {'image_size': image_size}
+    check_counts('TimmViT', **counts, **{key: options[key] for key in _COUNTS if key in options})
     size = {} if image_size is None else {'img_size': image_size}
     # The size is free where the patches tile it exactly; 384 px in patches of 14 is not (timm cuts 6 px off).
     for dynamic in (True, False):
         try:
             model = timm.create_model(model_name, num_classes=0, dynamic_img_size=dynamic, **size, **options)
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(
                 f'TimmViT: timm refuses {model_name} with { ({**size, **options}) }: {error}',
                 expected="a VisionTransformer of timm and its constructor's arguments",

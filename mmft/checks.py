@@ -1,0 +1,68 @@
+"""Checks that the arguments of all kinds of parts share. Each tells every bad value at once, by the argument's name.
+
+torch takes many a wrong number in silence (a network of no layer, ``top_k=1.5``), and names no argument of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from mmft.errors import ConfigError
+
+__all__ = ['check_counts', 'check_numbers', 'is_number', 'is_whole']
+
+
+def is_whole(value: Any, least: int | None = None) -> bool:
+    """Whether it is an int from ``least``. ``True`` and 2.0 are none: in a config they are slips of the pen.
+
+    >>> is_whole(3), is_whole(0, least=1), is_whole(True), is_whole(2.0)
+    (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def is_number(value: Any, least: float | None = None) -> bool:
+    """Whether it is a finite int or float from ``least``, and no ``bool``.
+
+    >>> is_number(0.5), is_number(-1, least=0), is_number('1'), is_number(float('nan'))
+    (True, False, False, False)
+    """
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and math.isfinite(value) and (least is None or value >= least)
+
+
+def check_counts(name: str, **counts: int) -> None:
+    """Sizes and counts are whole numbers from 1.
+
+    Args:
+        name: of the part, for the message.
+        counts: by the name of the argument. One that may be None is given as what None stands for, or left out.
+
+    Raises:
+        ConfigError: names every one that is not.
+
+    >>> check_counts('MLP', depth=2)
+    >>> check_counts('MLP', depth=0)
+    Traceback (most recent call last):
+    mmft.errors.ConfigError: MLP: depth 0
+      expected: a whole number from 1
+    """
+    _check(name, counts, lambda value: is_whole(value, least=1), 'a whole number from 1')
+
+
+def check_numbers(name: str, least: float | None = None, **numbers: float) -> None:
+    """Rates, weights and scales are finite numbers, from ``least`` where that is given.
+
+    Raises:
+        ConfigError: names every one that is not.
+    """
+    expected = 'a number' if least is None else f'a number from {least}'
+    _check(name, numbers, lambda value: is_number(value, least), expected)
+
+
+def _check(name: str, values: dict[str, Any], fits: Callable[[Any], bool], expected: str) -> None:
+    wrong = [f'{name}: {key} {value!r}' for key, value in values.items() if not fits(value)]
+    if wrong:
+        raise ConfigError.gather([ConfigError(what, expected=expected) for what in wrong])
