@@ -6,6 +6,7 @@ signed distance (negative inside), from which come its anti-aliased edge, its ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ Color = Sequence[float]
 
 def vary(rng: np.random.Generator, color: Color, amount: float = 10) -> Array:
     """A colour near ``color``: the whole shifted together, each channel a little on its own."""
-    return np.clip(np.asarray(color, np.float32) + rng.normal(0, amount) + rng.normal(0, amount / 2, 3), 0, 255)
+    shifted = np.asarray(color, np.float32) + rng.normal(0, amount) + rng.normal(0, amount / 2, 3)
+    return np.clip(shifted, 0, 255).astype(np.float32)
 
 
 class Canvas:
@@ -43,14 +45,15 @@ class Canvas:
         self.rgb = np.full((self.height, self.width, 3), 200, np.float32)
         lean = rng.uniform(-0.35, 0.35)
         light = np.array([-0.5 + lean, -0.62, 0.72])
-        self.light = light / np.linalg.norm(light)
-        halfway = self.light + np.array([0.0, 0.0, 1.0])
-        self.halfway = halfway / np.linalg.norm(halfway)
+        light = light / np.linalg.norm(light)
+        halfway = light + np.array([0.0, 0.0, 1.0])
+        # Python's floats, here and below: numpy's would make every picture they touch float64, at twice the time.
+        self.light, self.halfway = light.tolist(), (halfway / np.linalg.norm(halfway)).tolist()
 
     # -- places -------------------------------------------------------------------------------------------------
     def pixels(self, x: float, y: float) -> tuple[float, float]:
         """Plate radii to pixels."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
+        c, s = math.cos(self.angle), math.sin(self.angle)
         return self.center[0] + self.radius * (c * x - s * y), self.center[1] + self.radius * (s * x + c * y)
 
     def _window(self, at: tuple[float, float], reach: float) -> tuple[slice, slice] | None:
@@ -120,10 +123,10 @@ class Canvas:
         t = np.clip(-d / width, 0, 1)
         height = rise * width * np.sqrt(np.maximum(1 - (1 - t) ** 2, 0))
         if bump is not None:
-            height = height + bump(u, v, d)
+            height = height + np.asarray(bump(u, v, d), np.float32)
         if grain:
             height = height + grain * 0.02 * self.noise(d.shape, 2.2)
-        paint = color(u, v, d) if callable(color) else np.asarray(color, np.float32)
+        paint = np.asarray(color(u, v, d) if callable(color) else color, np.float32)
         lit = self._lit(height * self.radius, paint, gloss, shine)
         self.rgb[window] += cover[..., None] * (lit - self.rgb[window])
 
@@ -131,7 +134,7 @@ class Canvas:
         """Darken what lies under a body, on the side away from the light."""
         x, y = self.pixels(*at)
         k = drop * self.radius / self.light[2]
-        c, s = np.cos(self.angle), np.sin(self.angle)
+        c, s = math.cos(self.angle), math.sin(self.angle)
         dx, dy = (
             (x - self.light[0] * k - self.center[0]) / self.radius,
             (y - self.light[1] * k - self.center[1]) / self.radius,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,10 +73,10 @@ def fluted(r: float, teeth: int, depth: float, phase: float = 0.0) -> Shape:
 
 def polygon(sides: int, r: float, corner: float = 0.05) -> Shape:
     """A regular polygon with inner radius r and round corners."""
-    angles = 2 * np.pi * np.arange(sides) / sides
+    angles = [2 * math.pi * side / sides for side in range(sides)]
 
     def distance(u: Array, v: Array) -> Array:
-        sides_away = [u * np.cos(a) + v * np.sin(a) - (r - corner) for a in angles]
+        sides_away = [u * math.cos(a) + v * math.sin(a) - (r - corner) for a in angles]
         power = sum(np.maximum(d + corner, 0) ** 6 for d in sides_away) ** (1 / 6)
         return np.where(power > 0, power - corner, np.maximum.reduce(sides_away))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mmft.demo.drawing.canvas import Canvas, vary
@@ -43,8 +45,8 @@ def table(c: Canvas, kind: str, tint: np.ndarray | None = None) -> None:
     shape = (c.height, c.width)
     y, x = np.mgrid[: c.height, : c.width].astype(np.float32)
     turn = c.rng.uniform(0, np.pi)
-    across = x * np.sin(turn) + y * np.cos(turn)
-    along = x * np.cos(turn) - y * np.sin(turn)
+    across = x * math.sin(turn) + y * math.cos(turn)
+    along = x * math.cos(turn) - y * math.sin(turn)
     if kind == 'wood':
         plank = c.radius * c.rng.uniform(0.5, 0.9)
         row = np.floor(across / plank)
