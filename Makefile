@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: help install demo demo-llava test test-serve lint format bench clean
+.PHONY: help install demo demo-llava test lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,13 +27,12 @@ demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/
 demo-llava: install  ## a small LLaVA in two stages on the same pictures; report in work_dirs/demo_llava/report.html
 	$(PY) tools/demo.py llava
 
+# tests/serve start real servers, terminals and a browser: after the others, not beside them.
 test: install  ## the whole test-suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/serve
-
-test-serve: install  ## tests that start real servers, terminals and a browser (minutes; they want a machine to themselves)
-	$(PY) -m pytest tests/serve
+	$(PY) -m pytest -n 2 --dist loadfile tests/serve
 
 lint: install  ## ruff, as pre-commit runs it
 	$(PY) -m ruff check .
@@ -47,6 +46,7 @@ bench: install  ## the benchmarks of docs/benchmarks.md
 	$(PY) benchmarks/tiling.py
 	$(PY) benchmarks/train_step.py
 	$(PY) benchmarks/convert.py
+	$(PY) benchmarks/serve.py
 
 clean:  ## remove what was trained and drawn, and build leftovers (not what is installed)
 	rm -rf build dist *.egg-info work_dirs data/demo_food

@@ -3,9 +3,10 @@
     python benchmarks/serve.py work_dirs/demo/food --dataset data/demo_food/heldout.jsonl
     python benchmarks/serve.py --url http://127.0.0.1:8000 --clients 32 --seconds 120
 
-With a directory `tools/serve.py` is started before and stopped after, and the memory of all its processes is measured;
-further options go to it (`--serve-args "--replicas 2"`). Every question is asked alone first: that answer is the right
-one. With a directory it is also compared with `model.chat` in this process. Half of the answers are streamed.
+With a directory `tools/serve.py` is started before and stopped after, and the memory of each of its processes is
+measured, the gateway's apart from the backend's; further options go to it (`--serve-args "--replicas 2"`). Every
+question is asked alone first: that answer is the right one. With a directory it is also compared with `model.chat` in
+this process. Half of the answers are streamed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Run:
 
     outcomes: Counter = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
+    memory: list[dict[str, float]] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
 
 
@@ -102,12 +103,29 @@ def served(directory: str, options: list[str]) -> Iterator[tuple[str, int]]:
         process.wait(60)
 
 
-def resident(pid: int) -> float:
-    """MiB of a process and all below it."""
+def resident(pid: int) -> dict[str, float]:
+    """MiB of a process, mmft's gateway, and of each below it, by program and process id."""
     import psutil
 
-    whole = psutil.Process(pid)
-    return sum(process.memory_info().rss for process in (whole, *whole.children(recursive=True))) / 2**20
+    whole, found = psutil.Process(pid), {}
+    for process in (whole, *whole.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # ended since it was listed
+            name = 'gateway' if process == whole else program(process.cmdline())
+            found[f'{name} ({process.pid})'] = process.memory_info().rss / 2**20
+    return found
+
+
+def program(command: list[str]) -> str:
+    """What a process is called: the module or script that its Python runs, else its file.
+
+    >>> program(['/usr/bin/python', '-m', 'lmdeploy', 'serve']), program(['python', 'tools/serve.py', 'x'])
+    ('lmdeploy', 'serve.py')
+    """
+    words = command[1:] if command and Path(command[0]).name.startswith('python') else command
+    if words[:1] == ['-m']:
+        words = words[1:]
+    plain = [Path(word).name for word in words if not word.startswith('-')]
+    return plain[0] if plain else 'process'
 
 
 async def load(url: str, pid: int | None, questions: list[Question], args: argparse.Namespace) -> tuple[Run, list[str]]:
@@ -167,8 +185,9 @@ def same_as_chat(directory: str, questions: list[Question], right: list[str], ma
 
 
 def report(run: Run, right: list[str], args: argparse.Namespace) -> int:
-    """Print the table; the status is 1 unless every answer was right."""
+    """Print the table; the status is 1 unless there were answers, and every one was right."""
     times = sorted(run.seconds)
+    slowest = f'{times[len(times) // 2]:.2f}, {times[-1]:.2f}' if times else 'none was answered'
     rows = [
         ('clients at a time', args.clients),
         ('seconds', f'{args.seconds:g}'),
@@ -177,17 +196,37 @@ def report(run: Run, right: list[str], args: argparse.Namespace) -> int:
         ('failed', run.outcomes['failed']),
         ('wrong', run.outcomes['wrong']),
         ('answers/s', f'{len(times) / args.seconds:.1f}'),
-        ('seconds for one, median and slowest', f'{times[len(times) // 2]:.2f}, {times[-1]:.2f}'),
+        ('seconds for one, median and slowest', slowest),
+        *memory_rows(run.memory),
     ]
-    if run.memory:
-        # The first look is at a server that has just begun; the second at one that is busy.
-        rows.append(('MiB at the start, in the middle, at the end', ', '.join(
-            f'{run.memory[place]:.0f}' for place in (1, len(run.memory) // 2, -1))))  # fmt: skip
     print('\n| | |\n|---|---|')
     for name, value in rows:
         print(f'| {name} | {value} |')
     print(*run.examples, sep='\n')
-    return int(run.outcomes['right'] != len(times))
+    return int(not times or run.outcomes['right'] != len(times))
+
+
+def memory_rows(looks: list[dict[str, float]]) -> list[tuple[str, str]]:
+    """A row for each process, and one for all.
+
+    >>> memory_rows([{'gateway (1)': 9.0}, {'gateway (1)': 10.0}, {'gateway (1)': 11.0, 'serve (2)': 5.0}])[0]
+    ('MiB of gateway (1) at the start, in the middle, at the end', '10, 10, 11')
+    """
+    if not looks:
+        return []
+    # The first look is at a server that has just begun; the second at one that is busy.
+    chosen = [looks[place] for place in (min(1, len(looks) - 1), len(looks) // 2, -1)]
+    names = dict.fromkeys(name for look in chosen for name in look)
+    rows = [(name, [look.get(name) for look in chosen]) for name in names]
+    if len(rows) > 1:
+        rows.append(('all processes', [sum(look.values()) for look in chosen]))
+    return [
+        (
+            f'MiB of {name} at the start, in the middle, at the end',
+            ', '.join('-' if size is None else f'{size:.0f}' for size in sizes),
+        )
+        for name, sizes in rows
+    ]
 
 
 def main() -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from mmft import quiet  # noqa: F401  before everything that it holds back
+
 __version__ = '0.1.0'
 
 _LAZY = {'load': 'mmft.checkpoint', 'VLM': 'mmft.models', 'ChatEncoder': 'mmft.data'}

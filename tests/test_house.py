@@ -16,8 +16,8 @@ PACKAGE = ROOT / 'mmft'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
-LEVELS = [{'registry', 'structures', 'errors', 'checks', 'geometry', 'pages'}, {'models', 'data'}, {'checkpoint'},
-          {'engine', 'evaluation'}, {'export'}, {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
+LEVELS = [{'registry', 'structures', 'errors', 'checks', 'geometry', 'pages', 'quiet'}, {'models', 'data'},
+          {'checkpoint'}, {'engine', 'evaluation'}, {'export'}, {'serve'}, {'demo'}, {'cli'}]  # fmt: skip
 ONE_FILE = {'peft': 'models/lora.py', 'lmdeploy': None, 'deepspeed': 'engine/deepspeed.py',
             'bitsandbytes': 'models/quantize.py', 'timm': 'models/vision/timm_vit.py',
             'gradio': 'serve/webui.py'}  # fmt: skip

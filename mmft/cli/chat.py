@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ['add_answering', 'add_arguments', 'run', 'settings_of', 'target_of']
+__all__ = ['add_answering', 'add_arguments', 'add_models', 'key_for', 'models_of', 'run', 'settings_of', 'target_of']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +42,98 @@ def add_answering(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: the GPU if there is one)')
     parser.add_argument('--dtype', default='auto', help='of the weights: float32, bfloat16... (default: as stored)')
     parser.add_argument(
-        '--api-key', default=os.environ.get('MMFT_API_KEY'), metavar='KEY', help='of a server (default: $MMFT_API_KEY)'
+        '--api-key',
+        metavar='KEY',
+        help='of a server; @FILE: the line in it, which no process list shows (default: $MMFT_API_KEY, for servers of '
+        'this machine)',
     )
+
+
+def add_models(parser: argparse.ArgumentParser, nargs: int | str = '+') -> None:
+    """Options that every command with several models has; see ``models_of``.
+
+    Args:
+        nargs: how many models there are, where that is known: options before the models then do not take them in.
+    """
+    parser.add_argument(
+        '--config', help='of a training whose checkpoint is the last model; exported first, into a cache'
+    )
+    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
+    parser.add_argument('--models', nargs=nargs, metavar='NAME', help="which of a server's models; '-': the only one")
+    parser.add_argument(
+        '--api-keys', nargs=nargs, metavar='KEY', help="one for each model, where servers have their own; '-': none"
+    )
+    parser.add_argument('--base', metavar='DIR', help='what LoRA directories were trained on, if not where they say')
+    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+
+
+def models_of(
+    args: argparse.Namespace, named: Sequence[str], counts: Sequence[int]
+) -> list[tuple[Any, dict[str, Any]]]:
+    """What ``open_answerer`` takes for each model: the target, and the options.
+
+    Args:
+        named: directories and addresses; the training of ``add_models`` comes after them.
+        counts: how many models there may be.
+
+    Raises:
+        ConfigError: another number of them, or of what belongs to each.
+    """
+    from mmft.errors import ConfigError
+
+    targets: list[Any] = list(named)
+    if (args.config is None) != (args.checkpoint is None):
+        raise ConfigError('--config and --checkpoint belong together', fix='give both, or a model directory')
+    if args.config is not None:
+        from mmft.cli.configs import load_config
+
+        targets.append((load_config(args.config, args.cfg_options), args.checkpoint))
+    if len(targets) not in counts:
+        numbers = ' or '.join(('none', 'one', 'two')[count] for count in counts)
+        raise ConfigError(
+            f'{len(targets)} models', expected=f'{numbers}: directories, URLs, or --config and --checkpoint'
+        )
+    for option in ('names', 'models', 'api_keys'):
+        given = getattr(args, option)
+        if given and len(given) != len(targets):
+            what = f'{len(given)} --{option.replace("_", "-")}: {" ".join(given) if option != "api_keys" else "..."}'
+            raise ConfigError(what, expected=f'{len(targets)}, one for each model')
+    models = args.models or ['-'] * len(targets)
+    keys = args.api_keys or [args.api_key] * len(targets)
+    shared = {name: getattr(args, name) for name in ('base', 'device', 'dtype')}
+    return [
+        (target, {**shared, 'model': None if model == '-' else model, 'api_key': key_for(target, key)})
+        for target, model, key in zip(targets, models, keys, strict=True)
+    ]
+
+
+def key_for(target: Any, given: str | None) -> str | None:
+    """The key that a target is shown: the one that was given for it ('-': none), else ``$MMFT_API_KEY``.
+
+    The variable is that of ``mmft serve`` too, so it is the key of this machine's own server: no other gets to see it.
+
+    Raises:
+        ConfigError: a file without a key.
+    """
+    from mmft.serve.answerer import is_loopback, is_url
+
+    if not is_url(target) or given == '-':
+        return None
+    if given is None:
+        return os.environ.get('MMFT_API_KEY') if is_loopback(target) else None
+    return _key_in(given[1:]) if given.startswith('@') else given
+
+
+def _key_in(file: str) -> str:
+    from mmft.errors import ConfigError
+
+    try:
+        key = Path(file).read_text(encoding='utf-8').strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'--api-key @{file}: {error}', expected='a file with a key') from error
+    if not key or len(key.split()) > 1:
+        raise ConfigError(f'--api-key @{file}: {len(key.split())} words', expected='one line, the key')
+    return key
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,8 +164,9 @@ def run(args: argparse.Namespace) -> int:
     from mmft.serve.answerer import open_answerer
     from mmft.serve.chat import Chat
 
-    options = {name: getattr(args, name) for name in ('base', 'device', 'dtype', 'api_key', 'model')}
-    with open_answerer(target_of(args), **options) as answerer:
+    target = target_of(args)
+    options = {name: getattr(args, name) for name in ('base', 'device', 'dtype', 'model')}
+    with open_answerer(target, **options, api_key=key_for(target, args.api_key)) as answerer:
         chat = Chat(answerer, settings=settings_of(args), system=args.system)
         try:
             chat.show(args.image)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.cli.chat import add_answering, settings_of
+from mmft.cli.chat import add_answering, add_models, models_of, settings_of
 
 if TYPE_CHECKING:
     from mmft.serve.compare import Comparison
@@ -21,8 +21,13 @@ __all__ = ['add_arguments', 'dataset_of', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``compare``."""
-    parser.add_argument('a', metavar='A', help='a model directory, or the URL of a server with the OpenAI API')
-    parser.add_argument('b', metavar='B', help='likewise')
+    parser.add_argument(
+        'targets',
+        nargs='+',
+        metavar='MODEL',
+        help='A and B: a model directory, or the URL of a server with the OpenAI API; with --config and --checkpoint '
+        'these are B, and only A is named here',
+    )
     parser.add_argument('dataset', metavar='DATASET', help='an annotation file, or a config, whose val set is taken')
     parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
     parser.add_argument(
@@ -38,38 +43,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers', type=int, default=4, metavar='N', help='questions at a time for a server (default 4)'
     )
-    parser.add_argument('--models', nargs=2, metavar=('A', 'B'), help="which of a server's models; '-': the only one")
-    parser.add_argument('--api-keys', nargs=2, metavar=('A', 'B'), help="where the servers' keys differ; '-' for none")
     parser.add_argument('--shown', type=int, default=400, metavar='N', help='answers on the page (default: 400)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+    add_models(parser, 2)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, and write. The status is 1 where answers failed, 130 where Ctrl-C came before the last."""
     from mmft.errors import ConfigError
     from mmft.evaluation.metrics import find_metric
-    from mmft.serve.answerer import open_answerer
+    from mmft.serve.answerer import check_target, open_answerer
     from mmft.serve.asking import read_questions
     from mmft.serve.compare import compare
 
     find_metric(args.metric)
     if args.workers < 1 or args.shown < 0:
         raise ConfigError(f'--workers {args.workers} --shown {args.shown}', expected='at least 1, and not below 0')
-    out = _out(args)
+    models = models_of(args, args.targets, (2,))
+    named = [target if isinstance(target, str) else str(target[1]) for target, _ in models]
+    out = _out(args, named)
     seed = args.seed or 0
     questions = read_questions(dataset_of(args.dataset, args.image_root, args.cfg_options), args.limit, seed)
-    shared = {name: getattr(args, name) for name in ('device', 'dtype')}
-    keys = _pair(args.api_keys) if args.api_keys else (args.api_key, args.api_key)
-    openers = tuple(
-        functools.partial(open_answerer, target, model=model, api_key=key, **shared)
-        for target, model, key in zip((args.a, args.b), _pair(args.models), keys, strict=True)
-    )
+    first, second = (functools.partial(open_answerer, target, **options) for target, options in models)
     found = compare(
-        openers,
+        (first, second),
         questions,
         args.metric,
         settings_of(args),
-        names=args.names or _paths_where_names_are_equal(args.a, args.b),
+        check=functools.partial(check_target, models[1][0], **models[1][1]),
+        names=args.names or _paths_where_names_are_equal(*named),
         dataset=args.dataset,
         workers=args.workers,
         seed=seed,
@@ -80,15 +81,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if found.failed or found.ended is not None else 0
 
 
-def _pair(given: list[str] | None) -> tuple[str | None, ...]:
-    return tuple(None if text == '-' else text for text in given or ('-', '-'))
-
-
-def _out(args: argparse.Namespace) -> Path:
+def _out(args: argparse.Namespace, named: Sequence[str]) -> Path:
     from mmft.errors import ConfigError
 
-    words = [text.rstrip('/').split('//')[-1].rsplit('/', 1)[-1] for text in (args.a, args.b)]
-    words = [re.sub(r'[^\w.-]+', '-', word) or 'x' for word in (*words, Path(args.dataset).stem)]
+    words = [text.rstrip('/').split('//')[-1].rsplit('/', 1)[-1] for text in named]
+    words = [re.sub(r'[^\w.-]+', '-', word.removesuffix('.pth')) or 'x' for word in (*words, Path(args.dataset).stem)]
     out = Path(args.out or Path('work_dirs', 'compare', '_'.join(words) + '.html'))
     if out.suffix.lower() not in ('.html', '.htm'):
         raise ConfigError(f'--out {out}', expected='a name that ends with .html')

@@ -38,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--queue', type=int, default=256, metavar='N', help='how many requests may wait (default: 256)')
     parser.add_argument('--model-name', help="what clients call it (default: the directory's name)")
     parser.add_argument('--image-root', metavar='DIR', help='let requests name pictures in this folder by path')
+    parser.add_argument(
+        '--picture-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='let requests name pictures at this host although its address is private; may be given several times',
+    )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda (default: auto)')
     parser.add_argument('--dtype', default='auto', help='of the weights (default: as stored)')
     parser.add_argument(
@@ -63,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
     own = ('directory', 'checkpoint', 'backend', 'host', 'port', 'tp', 'session_len', 'max_batch_size', 'replicas',
            'model_name', 'image_root', 'device', 'dtype', 'trust_remote_code', 'cache', 'queue',
            'start_timeout')  # fmt: skip
-    keys = [*args.api_key, *filter(None, [os.environ.get('MMFT_API_KEY')])]
+    keys = [*args.api_key, *([os.environ['MMFT_API_KEY']] if 'MMFT_API_KEY' in os.environ else [])]
     return serve(
         ServeSettings(
             **{name: getattr(args, name) for name in own},
             config=config,
             api_keys=tuple(keys),
+            picture_hosts=tuple(name.lower() for name in args.picture_host),
             backend_args=tuple(shlex.split(args.backend_args)),
             echo=args.verbose,
         )

@@ -11,11 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mmft.cli.chat import add_answering, settings_of
+from mmft.cli.chat import add_answering, add_models, models_of, settings_of
 
 __all__ = ['add_arguments', 'run']
-
-_MODELS = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,10 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='MODEL',
         help='one or two: a model directory, or the URL of a server with the OpenAI API; before and after, as a rule',
     )
-    parser.add_argument(
-        '--config', help='of a training whose checkpoint is the last model; exported first, into a cache'
-    )
-    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
     parser.add_argument('--names', nargs='+', metavar='NAME', help='what the page calls the models')
     parser.add_argument(
         '--examples', metavar='DATASET', help='an annotation file, a config (its val set) or a folder of pictures'
@@ -47,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--open', action='store_true', help='open the page in a browser of this machine')
     parser.add_argument('--system', metavar='TEXT', help="a system message (default: the chat template's own)")
     add_answering(parser, max_new_tokens=512)
-    parser.add_argument('--models', nargs='+', metavar='NAME', help="which of a server's models; '-': the only one")
-    parser.add_argument('--base', metavar='DIR', help='what LoRA directories were trained on, if not where they say')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+    add_models(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,15 +54,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError('gradio is not installed', fix="pip install 'mmft[webui]'")
     if ':' in args.host:
         raise ConfigError(f'--host {args.host}', expected='a name or an IPv4 address', fix='gradio knows no IPv6')
-    auth, targets = parse_auth(args.auth), _targets(args)
-    if args.names and len(args.names) != len(targets):
-        raise ConfigError(f'{len(args.names)} names', expected=f'{len(targets)}, one for each model')
+    auth, models = parse_auth(args.auth), models_of(args, args.targets, (1, 2))
     with contextlib.ExitStack() as stack:
         # First of all: it would be a pity to load two models and find the port taken.
         with contextlib.closing(bound_socket(args.host, args.port)) as held:
             port = held.getsockname()[1]
             examples = _examples(args)
-            answerers = [stack.enter_context(_open(args, *target)) for target in targets]
+            answerers = [stack.enter_context(_open(target, options)) for target, options in models]
             from mmft.serve.webui import WebUI
 
             page = WebUI(answerers, args.names or _names(args, answerers), examples, settings_of(args), args.system)
@@ -84,33 +74,11 @@ def run(args: argparse.Namespace) -> int:
         return _wait()
 
 
-def _targets(args: argparse.Namespace) -> list[tuple[Any, str | None]]:
-    """What each model is, and which of a server's."""
-    from mmft.errors import ConfigError
-
-    targets: list[Any] = list(args.targets)
-    if (args.config is None) != (args.checkpoint is None):
-        raise ConfigError('--config and --checkpoint belong together', fix='give both, or a model directory')
-    if args.config is not None:
-        from mmft.cli.configs import load_config
-
-        targets.append((load_config(args.config, args.cfg_options), args.checkpoint))
-    if not 1 <= len(targets) <= _MODELS:
-        raise ConfigError(
-            f'{len(targets)} models', expected='one or two: directories, URLs, or --config and --checkpoint'
-        )
-    names = args.models or ['-'] * len(targets)
-    if len(names) != len(targets):
-        raise ConfigError(f'{len(names)} --models', expected=f'{len(targets)}: one for each, or -')
-    return [(target, None if name == '-' else name) for target, name in zip(targets, names, strict=True)]
-
-
-def _open(args: argparse.Namespace, target: Any, model: str | None) -> Any:
+def _open(target: Any, options: dict[str, Any]) -> Any:
     from mmft.serve.answerer import open_answerer
 
     print(f'opening {target if isinstance(target, str) else target[1]}', file=sys.stderr)
-    options = {name: getattr(args, name) for name in ('base', 'device', 'dtype', 'api_key')}
-    return open_answerer(target, model=model, **options)
+    return open_answerer(target, **options)
 
 
 def _names(args: argparse.Namespace, answerers: list[Any]) -> list[str] | None:

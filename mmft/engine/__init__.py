@@ -1,6 +1,5 @@
 """Training: runner, loops, optimizer, hooks, checkpoints."""
 
-from mmft.engine import compat  # noqa: F401  first: it holds back what the imports below would say
 from mmft.engine.hooks import CheckpointHook, LabelMaskHook, MovedPartsHook, ProgressHook, SampleAnswersHook
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import OptimWrapper, build_optim_wrapper

@@ -1,12 +1,12 @@
 """The one place for workarounds of other libraries. Each says what breaks, in which version, and why this is the cure.
 
-tests/engine/test_compat.py fails when a library no longer needs its workaround: take it out then.
+What must happen before anything else is imported is in mmft/quiet.py. tests/engine/test_compat.py fails when a library
+no longer needs its workaround: take it out then.
 """
 
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 from typing import Any
 
@@ -16,17 +16,6 @@ __all__ = [
     'without_deepspeed_compilation',
     'worker_error',
 ]
-
-_SAID_AT_IMPORT = {
-    'bitsandbytes.backends.cpu.ops': 'Failed to load CPU gemm_4bit_forward',
-    'DeepSpeed': 'Setting accelerator to CPU',
-}
-
-
-# mmengine 0.10.7 imports bitsandbytes (0.50) and deepspeed (0.19) wherever they are installed, whether or not a run
-# uses them; both then warn of things that such a run does not have. These two lines are held back, and no others.
-for _name, _start in _SAID_AT_IMPORT.items():
-    logging.getLogger(_name).addFilter(lambda record, start=_start: not str(record.msg).startswith(start))
 
 
 def init_distributed(launcher: str, timeout: float | None = None) -> None:

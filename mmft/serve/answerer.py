@@ -7,20 +7,24 @@ OpenAI's chat completions.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from mmft.errors import ConfigError, DataError
+from mmft.serve.answer_text import AnswerText
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ['Answerer', 'Picture', 'Target', 'is_url', 'open_answerer', 'place_pictures']
+__all__ = ['Answerer', 'Picture', 'Target', 'check_target', 'is_loopback', 'is_url', 'open_answerer', 'place_pictures']
 
 Picture: TypeAlias = 'str | os.PathLike | Image.Image'
 """A path, or a PIL picture."""
@@ -49,6 +53,7 @@ class Answerer(ABC):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[str]:
         """The answer to the last message, in pieces as it is made; closing the iterator stops the making.
 
@@ -60,6 +65,8 @@ class Answerer(ABC):
             temperature: 0 takes the likeliest token each time.
             top_p: of the likeliest tokens, as many as together have this probability are drawn from.
             seed: of what is drawn; None: another answer each time. (A server may ignore it.)
+            stop: set by another thread, it ends an answer of a model in this process, one that has not begun too:
+                the iterator itself cannot be closed while it is waited for.
 
         Yields:
             Text that is not empty; all together is the answer, without outer spaces.
@@ -75,14 +82,17 @@ class Answerer(ABC):
                 expected='at least 1 token, a temperature from 0 up, and 0 < top_p <= 1',
             )
         settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
-        return _trimmed(self._pieces(place_pictures(messages, len(images)), list(images), settings))
+        stop = stop or threading.Event()
+        return _trimmed(self._pieces(place_pictures(messages, len(images)), list(images), settings, stop))
 
     def answer(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Picture] = (), **settings: Any) -> str:
         """The whole answer; arguments as of ``stream``."""
         return ''.join(self.stream(messages, images, **settings))
 
     @abstractmethod
-    def _pieces(self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any]) -> Iterator[str]:
+    def _pieces(
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
+    ) -> Iterator[str]:
         """The answer's text as it comes; ``messages`` have a ``<image>`` for each picture, ``settings`` are checked."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to let go of)
@@ -128,13 +138,44 @@ def open_answerer(
     from mmft.serve.local import LocalAnswerer
 
     if isinstance(target, tuple):
-        from mmft.serve.cache import cached_export
-
-        config, checkpoint = target
-        # Standard output is for answers.
-        directory = cached_export(config, checkpoint, log=lambda line: print(line, file=sys.stderr))
-        return LocalAnswerer(directory, device=device, dtype=dtype, name='/'.join(Path(checkpoint).parts[-2:]))
+        name = '/'.join(Path(target[1]).parts[-2:])
+        return LocalAnswerer(_exported(target), device=device, dtype=dtype, name=name)
     return LocalAnswerer(target, base, device=device, dtype=dtype)
+
+
+def check_target(
+    target: Target,
+    base: str | os.PathLike | None = None,
+    *,
+    device: str | None = None,
+    dtype: str = 'auto',
+    api_key: str | None = None,
+    model: str | None = None,
+) -> None:
+    """Whether ``open_answerer`` opens this, as far as one sees without reading weights: before hours of other work.
+
+    Args:
+        target, base, device, dtype, api_key, model: as of ``open_answerer``.
+
+    Raises:
+        MMFTError: as ``open_answerer``. Weights of a wrong shape are found only when they are read.
+    """
+    if is_url(target):
+        from mmft.serve.remote import RemoteAnswerer
+
+        RemoteAnswerer(str(target), api_key=api_key, model=model).check()
+        return
+    from mmft.serve.local import check_directory
+
+    exported = isinstance(target, tuple)
+    check_directory(_exported(target) if exported else target, None if exported else base, device, dtype)
+
+
+def _exported(target: tuple[Any, str | os.PathLike]) -> Path:
+    from mmft.serve.cache import cached_export
+
+    # Standard output is for answers.
+    return cached_export(*target, native=True, log=lambda line: print(line, file=sys.stderr))
 
 
 def is_url(target: Any) -> bool:
@@ -144,6 +185,19 @@ def is_url(target: Any) -> bool:
     (True, False)
     """
     return isinstance(target, str) and target.lower().startswith(('http://', 'https://'))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own.
+
+    >>> [is_loopback(url) for url in ('http://127.0.0.1:8000/v1', 'http://[::1]', 'http://127.0.0.1.example.com')]
+    [True, True, False]
+    """
+    try:
+        host = urlsplit(url).hostname or ''
+        return host == 'localhost' or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or no address at all
+        return False
 
 
 def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> list[Message]:
@@ -176,12 +230,8 @@ def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> li
 
 def _trimmed(pieces: Iterator[str]) -> Iterator[str]:
     """The pieces without the spaces that the whole text begins and ends with."""
-    held, begun = '', False
+    text = AnswerText()
     with contextlib.closing(pieces):
         for piece in pieces:
-            text = held + (piece if begun else piece.lstrip())
-            shown = text.rstrip()
-            held = text[len(shown) :]
-            if shown:
-                begun = True
+            if shown := text.feed(piece):
                 yield shown

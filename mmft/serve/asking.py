@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -25,6 +26,9 @@ NOT_ASKED = 'not asked'
 
 _FAILURES_IN_A_ROW = 10
 """After so many the model is not there; going on would only count them."""
+
+_PATIENCE = 5.0
+"""Seconds that answers under way have to end when the asking ends before them; a server that hangs never will."""
 
 
 @dataclass
@@ -117,33 +121,72 @@ def ask_all(
     left, in_a_row = iter(range(len(questions))), 0
     with (
         tqdm(total=len(questions), desc=answerer.name, unit=' questions', disable=None if bar else True) as progress,
-        ThreadPoolExecutor(places) as pool,
+        _Workers(ask, places) as pool,
     ):
-        running = {pool.submit(ask, number) for number in islice(left, places)}
+        pool.give(islice(left, places))
         try:
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for error in [future.result() for future in done]:
-                    in_a_row = 0 if error is None else in_a_row + 1
-                    if in_a_row == min(_FAILURES_IN_A_ROW, len(questions)):
-                        raise error
-                progress.update(len(done))
-                running |= {pool.submit(ask, number) for number in islice(left, len(done))}
+            for _ in questions:
+                error = pool.result()
+                in_a_row = 0 if error is None else in_a_row + 1
+                if error is not None and in_a_row == min(_FAILURES_IN_A_ROW, len(questions)):
+                    raise error
+                progress.update()
+                pool.give(islice(left, 1))
         except (MMFTError, KeyboardInterrupt) as error:
             if all(text is None for text in answers.texts):
                 raise
             answers.ended = error
         finally:
             stop.set()
-            for future in running:
-                future.cancel()
-    return answers
+    # Copies: an answer that is still under way changes nothing any more.
+    return Answers(list(answers.texts), list(answers.errors), answers.ended)
+
+
+class _Workers:
+    """Threads that need not have ended for the process to end, as those of a ``ThreadPoolExecutor`` must."""
+
+    def __init__(self, work: Callable[[int], MMFTError | None], count: int) -> None:
+        self._work = work
+        self._given: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._run, name='ask', daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> _Workers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for what is under way, but not for ever."""
+        self.give([None] * len(self._threads))
+        end = time.monotonic() + _PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def give(self, numbers: Iterable[int | None]) -> None:
+        """Work for whoever is free; None ends a thread."""
+        for number in numbers:
+            self._given.put(number)
+
+    def result(self) -> MMFTError | None:
+        """What one piece of work ended with, the next that ends. An unforeseen error is raised."""
+        error = self._done.get()
+        if error is None or isinstance(error, MMFTError):
+            return error
+        raise error
+
+    def _run(self) -> None:
+        while (number := self._given.get()) is not None:
+            try:
+                self._done.put(self._work(number))
+            except BaseException as error:  # raised again where the results are read
+                self._done.put(error)
 
 
 def _answer(answerer: Answerer, question: Question, settings: Mapping[str, Any], stop: threading.Event) -> str | None:
     """The answer, or None if ``stop`` came before its end."""
     said = ''
-    with contextlib.closing(answerer.stream(question.messages, question.images, **settings)) as pieces:
+    with contextlib.closing(answerer.stream(question.messages, question.images, **settings, stop=stop)) as pieces:
         for piece in pieces:
             said += piece
             if stop.is_set():

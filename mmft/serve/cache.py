@@ -26,6 +26,7 @@ def cached_export(
     checkpoint: str | os.PathLike | None,
     cache: str | os.PathLike | None = None,
     log: Callable[[str], None] = print,
+    native: bool = False,
 ) -> Path:
     """A directory that backends serve, of a training or of a directory in another layout.
 
@@ -34,6 +35,7 @@ def cached_export(
         checkpoint: the ``.pth``; None: the base alone.
         cache: where it goes; None: ``exports/`` beside the checkpoint, or ``default_cache()``.
         log: is told when something is written.
+        native: a model that no layout of the backends holds is written in mmft's own, which only ``mmft.load`` reads.
 
     Raises:
         CheckpointError, ConfigError: as ``mmft.export.convert``.
@@ -51,15 +53,46 @@ def cached_export(
             raise ConfigError(f'{path} does not exist', fix='check --checkpoint, and `pretrained` in the config')
     folder = Path(cache) if cache is not None else _folder(checkpoint)
     out = folder / f'{sources[0].stem if sources else "model"}-{_mark(cfg, sources)}'
+    own = out.with_name(f'{out.name}-native')  # which a server must not find in the place of the other
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / f'.{out.name}.lock'):
-        if (out / 'config.json').is_file():
-            log(f'exported before: {out}')
-            return out
-        from mmft.export import convert
+        for made in (out, own) if native else (out,):
+            if (made / 'config.json').is_file():
+                log(f'exported before: {made}')
+                return made
+        return _convert(cfg, checkpoint, out, own if native else None, log)
 
+
+def _convert(
+    cfg: Mapping[str, Any],
+    checkpoint: str | os.PathLike | None,
+    out: Path,
+    own: Path | None,
+    log: Callable[[str], None],
+) -> Path:
+    """Write ``out`` or, of a model that does not fit, ``own``, if that will do."""
+    from mmft.export import convert
+
+    try:
         convert(cfg, checkpoint, out, log=log)
+    except ConfigError as error:
+        if own is None:
+            # It names another layout where this one cannot hold the model; a server has no use for that advice.
+            raise _unserved(error) if '--layout' in str(error) else error from None
+        try:
+            convert(cfg, checkpoint, own, 'native', log=log)
+        except ConfigError:  # not the layout, then
+            raise error from None
+        return own
     return out
+
+
+def _unserved(error: ConfigError) -> ConfigError:
+    return ConfigError(
+        f'no backend serves this model. {error.what}',
+        expected='a model that the layouts of --layout hf can hold',
+        fix='ask it with mmft chat, mmft webui or mmft compare, which run every model of mmft in their own process',
+    )
 
 
 def _folder(checkpoint: str | os.PathLike | None) -> Path:

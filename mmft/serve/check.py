@@ -7,6 +7,7 @@ an error from deep inside, or answers nonsense.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,14 @@ INTERNVL, LLAVA, LLAVA_NEXT, INTERNVL_CHAT = (
 )
 HF_NATIVE = (INTERNVL, LLAVA, LLAVA_NEXT)
 _EXPORT_AGAIN = 'export it again with mmft pth_to_hf'
+_CHAT_KEYS = {
+    '': ('auto_map', 'force_image_size', 'downsample_ratio', 'dynamic_image_size', 'min_dynamic_patch',
+         'max_dynamic_patch', 'use_thumbnail'),
+    'vision_config': ('image_size', 'patch_size'),
+    'llm_config': ('architectures', 'bos_token_id', 'eos_token_id'),
+}  # fmt: skip
+"""What LMDeploy reads of an ``InternVLChatModel``: without a key it takes another picture size than the model's."""
+_TOKEN_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,17 @@ class ServedDirectory:
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of it; empty where there is none that can be read."""
         try:
-            content = json.loads((self.path / name).read_text(encoding='utf-8'))
-        except (OSError, ValueError):
+            content = json.loads(self.text(name))
+        except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
+
+    def text(self, name: str) -> str:
+        """A text file of it; empty where there is none that can be read."""
+        try:
+            return (self.path / name).read_text(encoding='utf-8')
+        except (OSError, ValueError):
+            return ''
 
     def has(self, *names: str) -> bool:
         """Whether it has one of these files."""
@@ -84,7 +100,7 @@ class ServedDirectory:
     def chat_template(self) -> str:
         """The Jinja template; empty where there is none."""
         if self.has('chat_template.jinja'):
-            return (self.path / 'chat_template.jinja').read_text(encoding='utf-8')
+            return self.text('chat_template.jinja')
         places = ('chat_template.json', 'processor_config.json', 'tokenizer_config.json')
         found = [self.json(name).get('chat_template') for name in places]
         return next((text for text in found if isinstance(text, str) and text), '')
@@ -234,17 +250,26 @@ def _llava(directory: ServedDirectory) -> Iterator[Problem]:
 
 
 def _internvl_chat(directory: ServedDirectory) -> Iterator[Problem]:
-    config = directory.config
-    code = ['configuration_internvl_chat.py', 'configuration_intern_vit.py']
-    missing = [name for name in code if not directory.has(name)]
+    missing = [name for name in _python_files(directory) if not directory.has(name)]
     if missing:
         yield Problem(f'no {", ".join(missing)}: LMDeploy runs them (--trust-remote-code)',
                       'copy them from where the model was published', LMDEPLOY)  # fmt: skip
-    llm = config.get('llm_config') or {}
-    absent = [name for name in ('architectures', 'bos_token_id', 'eos_token_id') if llm.get(name) is None]
-    if absent:
-        yield Problem(f'config.json: llm_config has no {", ".join(absent)}',
-                      'write them in, as the published config.json has them', LMDEPLOY)  # fmt: skip
+    for section, names in _CHAT_KEYS.items():
+        part = directory.config.get(section) or {} if section else directory.config
+        absent = [name for name in names if part.get(name) is None]
+        if absent:
+            yield Problem(f'config.json: {f"{section} has " if section else ""}no {", ".join(absent)}',
+                          'write them in, as the published config.json has them', LMDEPLOY)  # fmt: skip
+    if not any('<IMG_CONTEXT>' in directory.text(name) for name in _TOKEN_FILES):
+        yield Problem('the tokenizer has no <IMG_CONTEXT>, where pictures go',
+                      "copy the tokenizer's files from where the model was published", LMDEPLOY)  # fmt: skip
+
+
+def _python_files(directory: ServedDirectory) -> list[str]:
+    """The files that its config class needs, those that it imports among them: which ones, the language model says."""
+    first = 'configuration_internvl_chat.py'
+    imported = re.findall(r'^from \.(configuration_\w+) import', directory.text(first), re.MULTILINE)
+    return list(dict.fromkeys([first, 'configuration_intern_vit.py', *(f'{name}.py' for name in imported)]))
 
 
 def _tower_names(directory: ServedDirectory, tensors: set[str]) -> Iterator[Problem]:

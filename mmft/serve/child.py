@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -15,12 +16,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import httpx
 
 from mmft.errors import ServerError
 
-__all__ = ['Child', 'bound_socket', 'free_port']
+__all__ = ['Child', 'bound_socket', 'end_with', 'free_port', 'reuse_address']
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -108,7 +110,8 @@ class Child:
 
     async def stop(self, grace: float = 5.0) -> None:
         """End it and all that it started: kindly, and after ``grace`` seconds in any case."""
-        process = self.process
+        # Its own, of this moment: meanwhile the process may be started anew.
+        process, reader = self.process, self._reader
         if process is None:
             return
         for kill, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
@@ -117,22 +120,27 @@ class Child:
                 os.killpg(process.pid, kill)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), seconds)
-        if self._reader is not None:
-            await asyncio.wait({self._reader}, timeout=2)
-            self._reader.cancel()
+        if reader is not None:
+            await asyncio.wait({reader}, timeout=2)
+            reader.cancel()
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that holds the port, not listening yet.
+    """A socket that holds the port, not listening yet: nobody else can bind it, whoever listens first.
 
     Raises:
         ServerError: the port is taken, or the host has no such address.
     """
     try:
+        if not 0 <= port <= 65535:  # the C library cuts it
+            raise OSError('there are the ports 0 to 65535')
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
+        try:
+            _bind(made, address)
+        except OSError:
+            made.close()
+            raise
     except OSError as error:
         raise ServerError(
             f'cannot listen on {host} port {port}: {error.strerror or error}',
@@ -142,18 +150,41 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return made
 
 
+def _bind(made: socket.socket, address: Any) -> None:
+    try:
+        made.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Perhaps connections of a server that has ended only just. SO_REUSEADDR lets us pass by them; kept, it would
+        # let another server bind this port as well, as long as none of the two listens.
+        reuse_address(made, True)
+        made.bind(address)
+        reuse_address(made, False)
+
+
+def reuse_address(bound: socket.socket, yes: bool = True) -> None:
+    """Whether the port can be bound anew at once when its server has ended; to be said before it listens."""
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(yes))
+
+
 def free_port() -> int:
     """A port of the loopback address that nothing listens on at this moment."""
     with contextlib.closing(bound_socket('127.0.0.1', 0)) as probe:
         return probe.getsockname()[1]
 
 
+def end_with(parent: int, number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when its parent ends."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it ended before the line above
+            os._exit(1)
+
+
 def main(parent: int, command: list[str]) -> None:
     """Become ``command``, to be sent SIGTERM when ``parent`` ends."""
-    if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the line above
-            sys.exit(1)
+    end_with(parent)
     os.execvp(command[0], command)
 
 

@@ -108,6 +108,7 @@ def compare(
     metric: str = 'exact_match',
     settings: Mapping[str, Any] | None = None,
     *,
+    check: Callable[[], object] | None = None,
     names: Sequence[str] | None = None,
     dataset: str = '',
     workers: int = 4,
@@ -117,9 +118,11 @@ def compare(
     """Ask two models, one after the other, so that they need not fit into memory together.
 
     Args:
-        openers: make the models; the second is made twice, to see before the first is asked whether it can be.
+        openers: make the models.
         metric: one of ``METRICS``.
         settings: of the answers, as of ``Answerer.stream``.
+        check: called before the first model is asked, to see whether the second can be made: it would be a pity to
+            learn that afterwards; default: it is made, and made again when its turn comes.
         names: of the models; default: the answerers'.
         dataset: what it is called.
         workers: questions at a time for a server.
@@ -132,7 +135,10 @@ def compare(
     score, settings = find_metric(metric), dict(settings or {})
     if not questions:
         raise DataError('a dataset without questions')
-    openers[1]().close()
+    if check is not None:
+        check()
+    else:
+        openers[1]().close()
     found, answered = [], []
     for number, opener in enumerate(openers):
         with opener() as answerer:

@@ -14,15 +14,19 @@ from typing import Any
 from mmft.errors import CheckpointError
 from mmft.serve.protocol import ApiError
 
-__all__ = ['PromptCounter', 'session_length']
+__all__ = ['PromptCounter', 'session_length', 'text_config']
 
 _LONGEST_TOKEN = 256  # characters; the longest tokens of the known vocabularies are runs of 128 spaces
 
 
 def session_length(config: Mapping[str, Any]) -> int | None:
     """Most tokens of question and answer together, as ``config.json`` says it; None where it does not."""
-    text = config.get('text_config') or config.get('llm_config') or config
-    return text.get('max_position_embeddings')
+    return text_config(config).get('max_position_embeddings')
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of ``config.json`` that is about the language model."""
+    return config.get('text_config') or config.get('llm_config') or config
 
 
 class PromptCounter:
@@ -79,6 +83,10 @@ class PromptCounter:
         if limit is not None and count >= limit:
             raise too_long(str(count), limit)
         return count
+
+    def tokens(self, text: str) -> int:
+        """Of an answer."""
+        return len(self.tokenizer(text, add_special_tokens=False)['input_ids'])
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         turns = []

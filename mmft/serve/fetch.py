@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpcore
+import httpx
 
 from mmft import __version__
 from mmft.errors import DataError
@@ -22,6 +23,9 @@ __all__ = ['Fetcher', 'is_public']
 
 MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
+_GLOBAL_UNICAST = ipaddress.ip_network('2000::/3')
+_NOT_QUITE_PUBLIC = [ipaddress.ip_network(text) for text in ('192.0.0.0/24', '168.63.129.16/32')]
+"""Assignments of protocols, and the host of every virtual machine of Azure: Python takes them for public."""
 
 
 class Fetcher:
@@ -37,30 +41,26 @@ class Fetcher:
         self.max_bytes, self.seconds = max_bytes, seconds
         self._pool = httpcore.AsyncConnectionPool(network_backend=_PublicNetwork(frozenset(allowed_hosts)))
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, take: Callable[[int], None] = lambda size: None) -> bytes:
         """What is at an ``http(s)://`` address.
+
+        Args:
+            take: is told of bytes as they come, and may raise.
 
         Raises:
             DataError: a private address, no answer, an answer that is an error, too slow or too large.
         """
         try:
-            return await asyncio.wait_for(self._follow(url), self.seconds)
+            return await asyncio.wait_for(self._follow(url, take), self.seconds)
         except (asyncio.TimeoutError, TimeoutError, httpcore.TimeoutException):
             raise DataError(f'{_short(url)}: no picture within {self.seconds:g} s') from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError) as error:
             raise DataError(f'{_short(url)}: {error or type(error).__name__}') from None
 
-    async def _follow(self, url: str) -> bytes:
+    async def _follow(self, url: str, take: Callable[[int], None]) -> bytes:
         place = url
         for _ in range(MAX_REDIRECTS + 1):
-            try:
-                split = urlsplit(place)
-                known = split.scheme in ('http', 'https') and bool(split.hostname) and (split.port or 1) > 0
-            except ValueError:
-                known = False
-            if not known:
-                raise DataError(f'{_short(place)}: not an http(s) address')
-            target = httpcore.URL(place.encode('ascii', 'backslashreplace'))
+            target = _target(place)
             headers = {'user-agent': f'mmft/{__version__}', 'accept': 'image/*', 'accept-encoding': 'identity'}
             async with self._pool.stream('GET', target, headers=headers) as answer:
                 if answer.status in _REDIRECTS:
@@ -68,12 +68,13 @@ class Fetcher:
                     continue
                 if answer.status != 200:
                     raise DataError(f'{_short(url)}: its server answered with status {answer.status}')
-                return await self._read(answer, url)
+                return await self._read(answer, url, take)
         raise DataError(f'{_short(url)}: more than {MAX_REDIRECTS} redirects')
 
-    async def _read(self, answer: httpcore.Response, url: str) -> bytes:
+    async def _read(self, answer: httpcore.Response, url: str, take: Callable[[int], None]) -> bytes:
         content = bytearray()
         async for piece in answer.aiter_stream():
+            take(len(piece))
             content += piece
             if len(content) > self.max_bytes:
                 raise DataError(f'{_short(url)}: more than {self.max_bytes:,} bytes')
@@ -104,7 +105,13 @@ class _PublicNetwork(httpcore.AsyncNetworkBackend):
                 expected='a picture at a public address',
                 fix='send the picture itself, as a base64 data URL',
             )
-        return await self._inner.connect_tcp(addresses[0], port, *args, **kwargs)
+        failed: Exception = DataError(f'{host}: no address')
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(address, port, *args, **kwargs)
+            except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
+                failed = error
+        raise failed
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise DataError('a socket file is no web address')
@@ -120,11 +127,24 @@ def is_public(address: str) -> bool:
     [True, False, False, False, False]
     """
     ip = ipaddress.ip_address(address.partition('%')[0])
-    inside: Iterable[Any] = ()
-    if ip.version == 6:
-        nat64 = ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in ipaddress.ip_network('64:ff9b::/96') else None
-        inside = [other for other in (ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ()), nat64) if other is not None]
-    return ip.is_global and not ip.is_multicast and all(is_public(str(other)) for other in inside)
+    if not ip.is_global or ip.is_multicast:
+        return False
+    if ip.version == 4:
+        return not any(ip in network for network in _NOT_QUITE_PUBLIC)
+    # What is written outside 2000::/3 leads to places of all kinds, IPv4 addresses among them.
+    inside = [other for other in (ip.sixtofour, *(ip.teredo or ())) if other is not None]
+    return ip in _GLOBAL_UNICAST and all(is_public(str(other)) for other in inside)
+
+
+def _target(place: str) -> httpcore.URL:
+    try:
+        url = httpx.URL(place)  # which escapes what is not ASCII, names of hosts too
+        known = url.scheme in ('http', 'https') and bool(url.raw_host) and 0 < (url.port or 80) < 65536
+    except (httpx.InvalidURL, UnicodeError):
+        known = False
+    if not known:
+        raise DataError(f'{_short(place)}: not an http(s) address')
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -19,6 +19,9 @@ __all__ = ['Fleet', 'Member']
 MOST_RESTARTS, WINDOW = 5, 600.0
 """A process that ends more often than this in so many seconds will not do better the next time."""
 
+MOST_BAD, MOST_SILENT = 3, 12
+"""How often in a row a process says that it cannot work, or nothing at all, before it is ended."""
+
 
 @dataclass
 class Member:
@@ -27,11 +30,13 @@ class Member:
     Attributes:
         upstream: what the gateway asks, if it asks this process itself.
         registered: the process tells LMDeploy's proxy of itself when it starts; it is struck off there when it ends.
+        up: it was ready, and has not ended since.
     """
 
     child: Child
     upstream: Upstream | None = None
     registered: bool = False
+    up: bool = True
 
 
 class Fleet:
@@ -44,6 +49,7 @@ class Fleet:
         log: is told of ends and starts.
 
     Attributes:
+        pause: seconds between two looks at a process.
         lost: set when a process cannot be kept alive.
     """
 
@@ -51,7 +57,7 @@ class Fleet:
         self, members: Sequence[Member], proxy: Member | None, start_timeout: float, log: Callable[[str], None]
     ) -> None:
         self.members, self.proxy, self.start_timeout, self.log = list(members), proxy, start_timeout, log
-        self.lost = asyncio.Event()
+        self.pause, self.lost = 10.0, asyncio.Event()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -75,7 +81,7 @@ class Fleet:
         if self.proxy is not None:
             await self._check_registered()
         self._tasks = [asyncio.ensure_future(self._keep(member)) for member in self.everyone]
-        self._tasks += [asyncio.ensure_future(self._watch(member)) for member in self.members]
+        self._tasks += [asyncio.ensure_future(self._watch(member)) for member in self.everyone]
 
     async def stop(self) -> None:
         """Stop all."""
@@ -87,57 +93,87 @@ class Fleet:
 
     async def _keep(self, member: Member) -> None:
         """Start a process anew whenever it ends."""
-        ends: list[float] = []
+        child, ends = member.child, []
         while not self._stopping:
-            status = await member.child.wait()
-            if member.upstream is not None:
-                member.upstream.alive = False
-            ends = [end for end in ends if end > time.monotonic() - WINDOW] + [time.monotonic()]
-            self.log(f'{member.child.name} ended with status {status}:\n{member.child.last_lines(5)}')
-            with contextlib.suppress(ServerError, httpx.HTTPError):
-                if member.registered:
-                    await self._tell_proxy('remove', member)
-                if len(ends) <= MOST_RESTARTS:
-                    self.log(f'{member.child.name} is started anew')
-                    await asyncio.sleep(min(2.0 ** (len(ends) - 1), 30.0))
-                    await member.child.stop(grace=0.5)  # what is left of its group
-                    await member.child.start()
-                    await member.child.wait_ready(self.start_timeout)
-                    if member is self.proxy:
-                        for other in self.members:
-                            await self._tell_proxy('add', other)
-                    if member.upstream is not None:
-                        member.upstream.alive = True
-                    self.log(f'{member.child.name} is back')
-                    continue
+            status = await child.wait()
+            if member.up:  # else it never came back from the last of them
+                ends = [end for end in ends if end > time.monotonic() - WINDOW]
+            self._is_up(member, False)
+            ends.append(time.monotonic())
+            self.log(f'{child.name} ended with status {status}:\n{child.last_lines(5)}')
             if len(ends) > MOST_RESTARTS:
-                self.log(f'{member.child.name} ended {len(ends)} times within {WINDOW:.0f} s: giving up')
+                self.log(f'{child.name} ended {len(ends)} times in a short time: giving up')
                 self.lost.set()
                 return
+            self.log(f'{child.name} is started anew')
+            await asyncio.sleep(min(2.0 ** (len(ends) - 1), 30.0))
+            try:
+                await self._restart(member)
+            except Exception as error:  # of whichever kind: a server without its backend is no server
+                self.log(f'{child.name} does not come back: {error}')
+                await child.stop(grace=0.5)  # so that the next turn sees it end
+                continue
+            self._is_up(member, True)
+            self.log(f'{child.name} is back')
+
+    async def _restart(self, member: Member) -> None:
+        if member.registered:
+            await self._tell_proxy('remove', member)
+        await member.child.stop(grace=0.5)  # what is left of its group
+        await member.child.start()
+        await member.child.wait_ready(self.start_timeout)
+        if member is self.proxy:
+            for other in self.members:
+                await self._tell_proxy('add', other)
+
+    def _is_up(self, member: Member, up: bool) -> None:
+        member.up = up
+        if member.upstream is not None:
+            member.upstream.alive = up
 
     async def _watch(self, member: Member) -> None:
-        """End a process that says three times that it cannot work: LMDeploy's server outlives its engine."""
-        bad = 0
+        """End a process that cannot work, or hangs: LMDeploy's server, for one, outlives its engine."""
+        child, bad, silent = member.child, 0, 0
         async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
             while not self._stopping:
-                await asyncio.sleep(10.0)
-                try:
-                    status = (await client.get(f'{member.child.url}/health')).status_code
-                except httpx.HTTPError:  # busy, or being started: `_keep` sees an end
+                await asyncio.sleep(self.pause)
+                if not member.up:  # `_keep` looks after it
+                    bad = silent = 0
                     continue
-                bad = bad + 1 if status != 200 else 0
-                if bad >= 3:
-                    self.log(f'{member.child.name} says that it cannot work (/health: {status})')
-                    bad = 0
-                    await member.child.stop(grace=2.0)
+                try:
+                    status = (await client.get(child.url + child.ready)).status_code
+                except httpx.TimeoutException:  # it may be busy, for a while
+                    silent += 1
+                    why = f'has not answered {silent} times ({child.ready})'
+                except httpx.HTTPError:  # it ends
+                    continue
+                else:
+                    silent, bad = 0, bad + 1 if status != 200 else 0
+                    why = f'says that it cannot work ({child.ready}: {status})'
+                    if status == 200 and member.registered:
+                        await self._keep_registered(member)
+                if bad >= MOST_BAD or silent >= MOST_SILENT:
+                    self.log(f'{child.name} {why}')
+                    bad = silent = 0
+                    await child.stop(grace=2.0)
+
+    async def _keep_registered(self, member: Member) -> None:
+        """The proxy strikes servers off that answer it too late, or forgot them when it was started anew."""
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            if member.child.url not in await self._registered():
+                await self._tell_proxy('add', member)
 
     async def _tell_proxy(self, what: str, member: Member) -> None:
+        with contextlib.suppress(httpx.HTTPError):  # `_watch` sees to what it has not heard
+            async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
+                await client.post(f'{self.proxy.child.url}/nodes/{what}', json={'url': member.child.url})
+
+    async def _registered(self) -> Collection[str]:
         async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
-            await client.post(f'{self.proxy.child.url}/nodes/{what}', json={'url': member.child.url})
+            return (await client.get(f'{self.proxy.child.url}/nodes/status')).json()
 
     async def _check_registered(self) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
-            known = (await client.get(f'{self.proxy.child.url}/nodes/status')).json()
+        known = await self._registered()
         missing = [member.child.url for member in self.members if member.child.url not in known]
         if missing:
             raise ServerError(f"LMDeploy's proxy does not know {', '.join(missing)}", fix='start the server again')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 
@@ -61,7 +62,12 @@ def build_fleet(
 
 def _transformers(settings: ServeSettings, served: ServedDirectory, number: int, port: int) -> Member:
     command = transformers_command(served.path, port, settings.device, settings.dtype, settings.backend_args)
-    env = {**_ENV, 'CUDA_VISIBLE_DEVICES': devices(number % gpus(settings), 1)} if gpus(settings) > 1 else _ENV
+    env = dict(_ENV)
+    if gpus(settings) > 1:
+        env['CUDA_VISIBLE_DEVICES'] = devices(number % gpus(settings), 1)
+    if not gpus(settings) and settings.replicas > 1 and 'OMP_NUM_THREADS' not in os.environ:
+        # torch takes all cores for each process, and several such processes are slower than one.
+        env['OMP_NUM_THREADS'] = str(max(1, len(os.sched_getaffinity(0)) // settings.replicas))
     child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
     # It answers one question after the other; meanwhile the pictures of a second one are prepared.
     dialect = TransformersDialect(str(served.path), _greedy(served))

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import mmft.engine.compat
+from mmft.checkpoint.load import as_device, as_dtype, open_pretrained
 from mmft.data import image_size, load_image
 from mmft.errors import CheckpointError, DataError
 from mmft.serve.answerer import Answerer, Picture
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from mmft.data import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['LocalAnswerer']
+__all__ = ['LocalAnswerer', 'check_directory']
+
+_LOOK_UP = 0.1  # seconds after which a question that waits for its turn looks whether it is still wanted
 
 
 class LocalAnswerer(Answerer):
@@ -58,10 +61,9 @@ class LocalAnswerer(Answerer):
         name: str | None = None,
     ) -> None:
         self.name = name or Path(path).resolve().name
-        device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         self.model: VLM
         self.encoder: ChatEncoder
-        self.model, self.encoder = mmft.load(path, dtype=dtype, device=device, base=base)
+        self.model, self.encoder = mmft.load(path, dtype=dtype, device=_device(device), base=base)
         if self.encoder is None:
             raise CheckpointError(
                 f'{path} holds no tokenizer',
@@ -70,17 +72,16 @@ class LocalAnswerer(Answerer):
             )
         self._busy = threading.Lock()
 
-    def _pieces(self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any]) -> Iterator[str]:
-        pictures = [load_image(image) for image in images]
-        room = self._room(messages, pictures)
+    def _pieces(
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
+    ) -> Iterator[str]:
+        room = self._room(messages, images)
         said: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
-        watch = _Watch(said.put)
+        watch = _Watch(said.put, stop)
 
         def work() -> None:
             try:
-                with self._busy:
-                    if not watch.stopped:
-                        said.put(self._chat(messages, pictures, settings, room, watch))
+                said.put(self._in_turn(messages, images, settings, room, watch))
             except BaseException as error:  # raised again where the answer is read
                 said.put(error)
 
@@ -89,8 +90,26 @@ class LocalAnswerer(Answerer):
         try:
             yield from self._read(said)
         finally:
-            watch.stopped = True
+            watch.closed = True
             worker.join()
+
+    def _in_turn(
+        self,
+        messages: list[Message],
+        images: list[Picture],
+        settings: Mapping[str, Any],
+        room: int | None,
+        watch: _Watch,
+    ) -> str:
+        """The answer, when those before are over; nothing if it is stopped before."""
+        while not self._busy.acquire(timeout=_LOOK_UP):
+            if watch.stopped:
+                return ''
+        try:
+            # Decoded now: the photos of all who wait would not fit into memory.
+            return '' if watch.stopped else self._chat(messages, list(map(load_image, images)), settings, room, watch)
+        finally:
+            self._busy.release()
 
     def _read(self, said: queue.SimpleQueue[list[int] | str | BaseException]) -> Iterator[str]:
         shown = ''
@@ -131,13 +150,13 @@ class LocalAnswerer(Answerer):
             logits_processor=_sampling(settings['temperature'], settings['top_p'], settings['seed']),
         )
 
-    def _room(self, messages: list[Message], pictures: list[Any]) -> int | None:
+    def _room(self, messages: list[Message], images: list[Picture]) -> int | None:
         """Tokens that fit after the conversation; None where the language model does not say."""
         config = getattr(getattr(self.model.llm, 'lm', None), 'config', None)
         limit = getattr(config, 'max_position_embeddings', None)
         if not limit:
             return None
-        sizes = [image_size(picture) for picture in pictures]
+        sizes = [image_size(image) for image in images]
         used = self.encoder.num_tokens(messages, sizes, add_generation_prompt=True)
         if used >= limit:
             raise DataError(
@@ -155,11 +174,29 @@ class LocalAnswerer(Answerer):
             torch.cuda.empty_cache()
 
 
-class _Watch(StoppingCriteria):
-    """Tells of every new token, and stops generation when it is told to."""
+def check_directory(
+    path: str | os.PathLike, base: str | os.PathLike | None = None, device: str | None = None, dtype: str = 'auto'
+) -> None:
+    """Raise what ``LocalAnswerer`` would of a directory, as far as one sees without reading its weights."""
+    as_device(_device(device))
+    as_dtype(dtype)
+    open_pretrained(path, base=base)
 
-    def __init__(self, tell: Callable[[list[int]], None]) -> None:
-        self.tell, self.stopped = tell, False
+
+def _device(named: str | None) -> str:
+    return named or ('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+class _Watch(StoppingCriteria):
+    """Tells of every new token, and stops generation when whoever reads it has gone, or another thread says so."""
+
+    def __init__(self, tell: Callable[[list[int]], None], stop: threading.Event) -> None:
+        self.tell, self.closed, self._stop = tell, False, stop
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self.closed or self._stop.is_set()
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.tell(input_ids[0].tolist())

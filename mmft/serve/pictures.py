@@ -2,7 +2,8 @@
 
 What reaches a backend is always a data URL that decodes: backends read any file of the machine that a path names, and
 fail without a word on what is no picture. A picture that two programs might read differently (turned by its EXIF data,
-with transparency, 16 bits, CMYK, animated) is handed on as the upright 8-bit RGB that training saw.
+with transparency, 16 bits, CMYK, animated) is handed on as the upright 8-bit RGB that training saw: as PNG, or, a photo
+that is merely turned, as JPEG of high quality, since its PNG would be ten times as large.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ import asyncio
 import base64
 import binascii
 import io
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from mmft.data.loading import load_image
 from mmft.errors import DataError
 from mmft.serve.fetch import Fetcher
+from mmft.serve.portable import portable
 
 __all__ = ['Picture', 'PictureLoader']
 
-_PLAIN = ('JPEG', 'PNG', 'WEBP')
-_ORIENTATION = 0x0112
+_KNOWN = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
+"""What is decoded for strangers; Pillow knows dozens more, seldom used and seldom looked at."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +50,40 @@ class PictureLoader:
         threads: where pictures are decoded: as many at a time as it has threads.
         root: the folder whose files requests may name; None: they may name none.
         max_bytes: of one encoded picture.
+        hosts: names that may have private addresses.
         fetcher: of pictures on the web; None: the default one.
     """
 
     def __init__(
         self, threads: Executor, root: str | Path | None = None, max_bytes: int = 32 << 20,
-        fetcher: Fetcher | None = None,
+        hosts: Collection[str] = (), fetcher: Fetcher | None = None,
     ) -> None:  # fmt: skip
         self._threads, self._max_bytes = threads, max_bytes
         self._root = Path(root).resolve() if root is not None else None
-        self._fetcher = fetcher or Fetcher(max_bytes)
+        self._fetcher = fetcher or Fetcher(max_bytes, allowed_hosts=hosts)
 
-    async def load(self, url: str) -> Picture:
+    async def load(self, url: str, take: Callable[[int], None] = lambda size: None) -> Picture:
         """The picture that a data URL holds, or that a web address or a path leads to.
+
+        Args:
+            take: is told of bytes as they come from the web, and may raise.
 
         Raises:
             DataError: it is no picture, damaged, too large, private or not to be read by requests.
         """
         scheme = url[:8].lower().partition(':')[0]
         if scheme in ('http', 'https'):
-            content: bytes | str = await self._fetcher.fetch(url)
-        elif scheme == 'data':
-            content = url
+            make, content = self._picture, await self._fetcher.fetch(url, take)
         else:
-            content = await self._run(self._read, url)
-        return await self._run(self._decode, content)
+            make, content = (self._decode if scheme == 'data' else self._open), url
+        return await asyncio.get_running_loop().run_in_executor(self._threads, make, content)
 
-    async def _run(self, function, *arguments):
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._fetcher.close()
+
+    def _open(self, url: str) -> Picture:
+        return self._picture(self._read(url))
 
     def _read(self, url: str) -> bytes:
         shown = url if len(url) <= 100 else f'{url[:97]}...'
@@ -98,17 +106,15 @@ class PictureLoader:
         what = 'no such picture' if inside else 'outside the folder whose pictures may be named'
         raise DataError(f'{shown!r}: {what}', expected=expected)
 
-    def _decode(self, content: bytes | str) -> Picture:
-        data = _from_data_url(content) if isinstance(content, str) else content
+    def _decode(self, url: str) -> Picture:
+        return self._picture(_from_data_url(url))
+
+    def _picture(self, data: bytes) -> Picture:
         if len(data) > self._max_bytes:
             raise DataError(f'a picture of more than {self._max_bytes:,} bytes', fix='shrink the picture')
-        upright = load_image(data)
-        kind = _plain_kind(data)
-        if kind is None:
-            stream = io.BytesIO()
-            upright.save(stream, 'PNG', compress_level=1)
-            data, kind = stream.getvalue(), 'png'
-        return Picture(f'data:image/{kind};base64,{base64.b64encode(data).decode()}', upright.size)
+        _check_format(data)
+        kind, data, size = portable(data)
+        return Picture(f'data:image/{kind};base64,{base64.b64encode(data).decode()}', size)
 
 
 def _from_data_url(url: str) -> bytes:
@@ -121,10 +127,13 @@ def _from_data_url(url: str) -> bytes:
         raise DataError(f'{url[:60]!r}: broken base64: {error}', expected="'data:image/jpeg;base64,...'") from None
 
 
-def _plain_kind(data: bytes) -> str | None:
-    """The format of a picture that every program reads alike; None of all others."""
-    with Image.open(io.BytesIO(data)) as image:
-        alike = image.format in _PLAIN and image.mode in ('RGB', 'L') and not getattr(image, 'is_animated', False)
-        if not alike or 'transparency' in image.info:
-            return None
-        return image.format.lower() if image.getexif().get(_ORIENTATION, 1) == 1 else None
+def _check_format(data: bytes) -> None:
+    try:
+        Image.open(io.BytesIO(data), formats=_KNOWN).close()
+    except UnidentifiedImageError:
+        if not data:
+            raise DataError('an empty file') from None
+        expected = f'one of {", ".join(_KNOWN)}'
+        raise DataError(f'not a picture of a known format: it begins with {data[:16]!r}', expected=expected) from None
+    except Exception:  # damaged in one of many ways, or a bomb: `portable` says what is wrong
+        return

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions as the gateway speaks them: requests checked, answers and errors written.
+"""OpenAI's chat completions as the gateway speaks them: requests checked, errors worded.
 
 Source: platform.openai.com/docs/api-reference/chat. A field that would change the answer and that no backend follows is
 refused; one that would not (``user``, ``metadata``, ...) is let pass.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ['ApiError', 'ChatRequest', 'chunk', 'completion', 'new_id', 'parse_request', 'sse']
+__all__ = ['ApiError', 'ChatRequest', 'parse_request']
 
-_KINDS = {400: 'invalid_request_error', 401: 'authentication_error', 404: 'not_found_error', 429: 'overloaded_error'}
+_KINDS = {401: 'authentication_error', 404: 'not_found_error', 429: 'overloaded_error'}
 
 
 class ApiError(Exception):
@@ -38,6 +36,8 @@ class ApiError(Exception):
         self.headers = {'retry-after': str(retry_after)} if retry_after else {}
         if status == 401:
             self.headers['www-authenticate'] = 'Bearer'
+        if status == 408:
+            self.headers['connection'] = 'close'  # else the rest may go on dripping in
 
     @property
     def body(self) -> dict[str, Any]:
@@ -56,6 +56,7 @@ class ChatRequest:
         max_tokens: of the answer; None: what the server takes by default.
         sampling: ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty``, ``seed``: those given.
         extra: fields that only LMDeploy follows.
+        prompt_tokens: of the conversation, once they are counted.
     """
 
     messages: list[dict[str, Any]]
@@ -65,6 +66,7 @@ class ChatRequest:
     sampling: dict[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
 
     @property
     def pictures(self) -> list[dict[str, Any]]:
@@ -103,6 +105,7 @@ _REFUSED = {
 """Fields that no backend follows -> the values under which nothing is lost."""
 _ADVICE = {'n': 'ask several times', 'presence_penalty': 'use repetition_penalty',
            'frequency_penalty': 'use repetition_penalty'}  # fmt: skip
+_MOST_FIELDS, _LONGEST_NAME = 64, 64
 _OTHERS = ('model', 'messages', 'stream', 'stream_options', 'stop', 'response_format', 'logit_bias', 'user', 'metadata',
            'store', 'service_tier', 'tool_choice', 'parallel_tool_calls', 'reasoning_effort', 'verbosity',
            'prompt_cache_key', 'safety_identifier', 'function_call')  # fmt: skip
@@ -123,7 +126,7 @@ def parse_request(body: Any, names: tuple[str, ...], extra: tuple[str, ...] = ()
         raise ApiError(400, f'The body is a JSON {type(body).__name__}; expected an object.', 'invalid_json')
     _check_names(body)
     if body.get('model') is not None and body['model'] not in names:
-        message = f'The model {body["model"]!r} does not exist; this server has {names[0]!r}.'
+        message = f'The model {_shown(body["model"])} does not exist; this server has {names[0]!r}.'
         raise ApiError(404, message, 'model_not_found', 'model')
     stream = _flag(body.get('stream'), 'stream')
     options = body.get('stream_options') or {}
@@ -145,36 +148,59 @@ def parse_request(body: Any, names: tuple[str, ...], extra: tuple[str, ...] = ()
             continue
         if name not in extra:
             raise ApiError(400, f'{name} is not followed by the backend of this server.', 'unsupported', name)
-        request.extra[name] = value
+        request.extra[name] = _bias(value) if name == 'logit_bias' else value
     return request
 
 
 def _check_names(body: Mapping[str, Any]) -> None:
+    if len(body) > _MOST_FIELDS:  # each unknown name costs a search for what it may mean
+        raise ApiError(400, f'{len(body):,} fields; expected at most {_MOST_FIELDS}.', 'invalid_value')
     for name, harmless in _REFUSED.items():
-        if name in body and body[name] not in harmless:
+        if name in body and not any(_same(body[name], value) for value in harmless):
             advice = f' {_ADVICE[name].capitalize()}.' if name in _ADVICE else ''
             message = f'{name}={json.dumps(body[name])[:80]} is not supported by this server.{advice}'
             raise ApiError(400, message, 'unsupported', name)
     known = (*_NUMBERS, *_LENGTHS, *_REFUSED, *_OTHERS)
     for name in body:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85) if name not in known else []
+        foreign = name not in known and len(name) <= _LONGEST_NAME
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85) if foreign else []
         if near:  # anything else may be meant for another server and is let pass
             raise ApiError(400, f'Unknown field {name!r}: did you mean {near[0]!r}?', 'unknown_parameter', name)
 
 
+def _shown(value: Any) -> str:
+    return f'{value!r:.80}'
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)  # True == 1
+
+
 def _flag(value: Any, name: str) -> bool:
     if value is not None and not isinstance(value, bool):
-        raise ApiError(400, f'{name}={value!r}; expected true or false.', param=name)
+        raise ApiError(400, f'{name}={_shown(value)}; expected true or false.', param=name)
     return bool(value)
 
 
 def _number(body: Mapping[str, Any], name: str, kind: type, low: float, high: float) -> Any:
     value = body[name]
-    fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    fits = _is_number(value) and (kind is float or isinstance(value, int))
     if not fits or not low <= value <= high:
         wanted = f'{"a whole number" if kind is int else "a number"} from {low:g} to {high:g}'
         raise ApiError(400, f'{name}={json.dumps(value)[:80]}; expected {wanted}.', 'invalid_value', name)
     return value
+
+
+def _bias(value: Any) -> dict[str, float]:
+    whole = isinstance(value, dict) and all(key.isascii() and key.isdigit() for key in value)
+    if not whole or not all(_is_number(bias) and -100 <= bias <= 100 for bias in value.values()):
+        message = 'logit_bias must be an object of token ids with numbers from -100 to 100.'
+        raise ApiError(400, message, 'invalid_value', 'logit_bias')
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -197,9 +223,9 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 def _message(item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise ApiError(400, f'{where} must be an object with role and content.', 'invalid_value', where)
-    role = {'developer': 'system'}.get(item.get('role'), item.get('role'))
+    role = 'system' if item.get('role') == 'developer' else item.get('role')
     if role not in ('system', 'user', 'assistant'):
-        what = f"{where} has the role {role!r}; expected 'system', 'user' or 'assistant'."
+        what = f"{where} has the role {_shown(role)}; expected 'system', 'user' or 'assistant'."
         raise ApiError(400, what, 'invalid_value', f'{where}.role')
     content = item.get('content')
     if isinstance(content, str) or (content is None and role == 'assistant'):
@@ -225,7 +251,8 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         if isinstance(url, str) and url:
             return {'type': 'image_url', 'image_url': {'url': url}}
     expected = "{'type': 'text', 'text': ...} or {'type': 'image_url', 'image_url': {'url': ...}}"
-    raise ApiError(400, f'{where} is of type {kind!r} or incomplete; expected {expected}.', 'invalid_value', where)
+    message = f'{where} is of type {_shown(kind)} or incomplete; expected {expected}.'
+    raise ApiError(400, message, 'invalid_value', where)
 
 
 def _text(text: str, where: str) -> str:
@@ -245,36 +272,3 @@ def _joined(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             joined.append(part)
     return joined
-
-
-def new_id() -> str:
-    """Of an answer."""
-    return f'chatcmpl-{uuid.uuid4().hex}'
-
-
-def completion(answer_id: str, model: str, text: str, finish: str, usage: Mapping[str, int] | None) -> dict[str, Any]:
-    """A whole answer."""
-    choice = {'index': 0, 'message': {'role': 'assistant', 'content': text}, 'finish_reason': finish, 'logprobs': None}
-    return {**_head(answer_id, model, 'chat.completion'), 'choices': [choice], 'usage': usage}
-
-
-def chunk(
-    answer_id: str, model: str, delta: Mapping[str, Any] | None, finish: str | None = None,
-    usage: Mapping[str, int] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A piece of a streamed answer; without ``delta`` the one that carries ``usage``."""
-    choices = [] if delta is None else [{'index': 0, 'delta': delta, 'finish_reason': finish, 'logprobs': None}]
-    return {
-        **_head(answer_id, model, 'chat.completion.chunk'),
-        'choices': choices,
-        **({'usage': usage} if usage else {}),
-    }
-
-
-def _head(answer_id: str, model: str, kind: str) -> dict[str, Any]:
-    return {'id': answer_id, 'object': kind, 'created': int(time.time()), 'model': model}
-
-
-def sse(content: Mapping[str, Any] | str) -> bytes:
-    """A server-sent event."""
-    return f'data: {content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)}\n\n'.encode()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,17 +15,13 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from PIL import Image
-
 from mmft.data.loading import load_image
 from mmft.errors import ConfigError, ServerError
-from mmft.serve.answerer import Answerer, Picture
+from mmft.serve.answerer import Answerer, Picture, is_loopback
+from mmft.serve.portable import portable
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 
 __all__ = ['RemoteAnswerer', 'chat_messages', 'data_url']
-
-_SENT_AS_THEY_ARE = {'JPEG': 'image/jpeg', 'PNG': 'image/png', 'WEBP': 'image/webp'}
-_ORIENTATION = 0x0112  # of EXIF
 
 
 class RemoteAnswerer(Answerer):
@@ -48,9 +45,8 @@ class RemoteAnswerer(Answerer):
         self._headers = {'Content-Type': 'application/json', 'User-Agent': 'mmft'}
         if api_key:
             self._headers['Authorization'] = f'Bearer {api_key}'
-        host = urlsplit(self.url).hostname or ''
         handlers: list[Any] = [_NoRedirect]
-        if host == 'localhost' or host.startswith('127.') or host == '::1':
+        if is_loopback(self.url):
             handlers.append(urllib.request.ProxyHandler({}))  # no proxy reaches this machine's own loopback
         self._opener = urllib.request.build_opener(*handlers)
         self.model = model or self._only_model()
@@ -64,6 +60,15 @@ class RemoteAnswerer(Answerer):
             return [str(entry['id']) for entry in listed['data']]
         except (KeyError, TypeError) as error:
             raise self._strange(listed) from error
+
+    def check(self) -> None:
+        """Raise ``ServerError`` if nothing answers at the address, or not with this key; nothing is asked."""
+        try:
+            self.models()
+        except ServerError as error:
+            cause = error.__cause__
+            if not isinstance(cause, urllib.error.HTTPError) or cause.code in (401, 403):
+                raise  # else it is there, and has no list: that is why its model was named
 
     def _only_model(self) -> str:
         name_it = 'name it with --model (model=...)'
@@ -81,7 +86,9 @@ class RemoteAnswerer(Answerer):
             )
         return found[0]
 
-    def _pieces(self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any]) -> Iterator[str]:
+    def _pieces(
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
+    ) -> Iterator[str]:
         request = {
             'model': self.model,
             'messages': chat_messages(messages, images),
@@ -213,23 +220,18 @@ def chat_messages(messages: Sequence[Message], images: Sequence[Picture]) -> lis
 
 
 def data_url(image: Picture) -> str:
-    """The picture as a data URL. What servers may read in another way than ``load_image`` becomes an upright RGB PNG.
+    """The picture as a data URL. What servers may read in another way than ``load_image`` becomes upright and plain.
 
     Raises:
         DataError: no picture, or a damaged one.
     """
-    rgb = load_image(image)
     if isinstance(image, (str, os.PathLike)):
-        with Image.open(image) as header:
-            upright = Image.Image.getexif(header).get(_ORIENTATION, 1) == 1
-            kind = _SENT_AS_THEY_ARE.get(header.format or '')
-            plain = header.mode == 'RGB' and not getattr(header, 'is_animated', False)
-        if kind and upright and plain:
-            with open(image, 'rb') as file:
-                return f'data:{kind};base64,{base64.b64encode(file.read()).decode()}'
-    buffer = io.BytesIO()
-    rgb.save(buffer, 'PNG', compress_level=1)
-    return f'data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+        kind, data, _ = portable(image)
+    else:
+        buffer = io.BytesIO()
+        load_image(image).save(buffer, 'PNG', compress_level=1)
+        kind, data = 'png', buffer.getvalue()
+    return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
 def _base_url(url: str) -> str:

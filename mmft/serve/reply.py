@@ -5,30 +5,37 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, TypeAlias
 
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mmft.serve.protocol import ApiError
 
-__all__ = ['Reply', 'send_json']
+__all__ = ['Reply', 'Work', 'send_json']
+
+Work: TypeAlias = 'Callable[[Send], Awaitable[None]]'
+"""Sends an answer."""
 
 
 class Reply(Response):
     """An answer that takes its time: given up when the client goes.
 
     Args:
-        work: sends the answer.
-        count: is told how it ended.
+        taken: (request) -> a context in which its answer can be made; entering it reads the request.
+        count: is told how it ended: ``answered``, ``refused``, ``failed`` or ``left``.
         patience: seconds that a client may read nothing while there is something to read.
     """
 
     def __init__(
-        self, work: Callable[[Send], Awaitable[None]], count: Callable[[str], None], patience: float = 60.0
+        self,
+        taken: Callable[[Request], AbstractAsyncContextManager[Work]],
+        count: Callable[[str], None],
+        patience: float = 60.0,
     ) -> None:
-        self._work, self._count, self._patience = work, count, patience
+        self._taken, self._count, self._patience = taken, count, patience
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,32 +44,50 @@ class Reply(Response):
         async def watched(message: Any) -> None:
             nonlocal begun
             begun = True
-            # A client that does not read would keep its place at the backend for ever.
-            await asyncio.wait_for(send(message), self._patience)
+            sending = asyncio.ensure_future(send(message))
+            try:  # not `wait_for`, see `_unless_gone`
+                done, _ = await asyncio.wait({sending}, timeout=self._patience)
+            finally:
+                sending.cancel()
+            if not done:  # a client that does not read would keep its place at the backend for ever
+                raise asyncio.TimeoutError
+            sending.result()
 
-        work = asyncio.ensure_future(self._work(watched))
-        gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (work, gone):
-                if not task.done():
-                    task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await work
-        error = None if work.cancelled() else work.exception()
-        if work.cancelled() or (begun and isinstance(error, (asyncio.TimeoutError, TimeoutError))):
+            async with self._taken(Request(scope, receive)) as work:
+                await _unless_gone(work(watched), receive)
+        except ClientDisconnect:
             self._count('left')
-            return
-        if error is None:
+        except ApiError as error:
+            self._count('refused' if error.status < 500 else 'failed')
+            if not begun:  # else it has been sent as an event
+                await send_json(send, error.status, error.body, error.headers)
+        except Exception as error:
+            left = begun and isinstance(error, (asyncio.TimeoutError, TimeoutError))
+            self._count('left' if left else 'failed')
+            if not left:
+                raise
+        else:
             self._count('answered')
-            return
-        self._count('refused' if isinstance(error, ApiError) and error.status < 500 else 'failed')
-        if begun and isinstance(error, ApiError):
-            return  # it has been sent as an event
-        if begun or not isinstance(error, ApiError):
-            raise error
-        await send_json(send, error.status, error.body, error.headers)
+
+
+async def _unless_gone(work: Awaitable[None], receive: Receive) -> None:
+    """Wait for the work; end it with ``ClientDisconnect`` when the client goes."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        left = not working.done()
+    finally:
+        gone.cancel()
+        while not working.done():
+            # More than once: `wait_for` of Python 3.11 loses what comes in the moment in which it has its result.
+            working.cancel()
+            await asyncio.wait({working}, timeout=1.0)
+    if left:
+        with suppress(asyncio.CancelledError, Exception):
+            working.result()
+        raise ClientDisconnect
+    working.result()
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -71,7 +96,8 @@ async def _until_gone(receive: Receive) -> None:
 
 
 async def send_json(send: Send, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
-    body = json.dumps(content, ensure_ascii=False).encode()
+    # Halves of characters, which requests may name and errors repeat, become what JSON writes them as.
+    body = json.dumps(content, ensure_ascii=False).encode(errors='backslashreplace')
     head = {'content-type': 'application/json', 'content-length': str(len(body)), **(headers or {})}
     pairs: Sequence[tuple[bytes, bytes]] = [(name.encode(), value.encode()) for name, value in head.items()]
     await send({'type': 'http.response.start', 'status': status, 'headers': pairs})

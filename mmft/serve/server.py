@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 from mmft.errors import ServerError
 from mmft.serve.backend import Choice, choose_backend
 from mmft.serve.check import HF_NATIVE, INTERNVL_CHAT, ServedDirectory, check_directory, needs_export
-from mmft.serve.child import bound_socket
+from mmft.serve.child import bound_socket, reuse_address
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
 
 __all__ = ['ServeSettings', 'serve']
@@ -42,7 +43,7 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
         problems = check_directory(directory)
         choice = choose_backend(directory, settings.backend, gpus(settings), problems)
         log(f'backend: {choice.reason}')
-        check_fit(settings, choice)
+        check_fit(settings, choice, ServedDirectory(directory).config)
         for problem in problems:
             if not problem.stops and choice.name != 'transformers':
                 log(f'note: {problem.what} ({problem.fix})')
@@ -98,14 +99,22 @@ class _Server:
                 )  # fmt: skip
                 server = uvicorn.Server(config)
                 server.capture_signals = contextlib.nullcontext  # this class looks after them
+                reuse_address(self.listener)
                 serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
-                self._announce()
+                while not (server.started or serving.done()):  # uvicorn tells nobody
+                    await asyncio.sleep(0.01)
+                if server.started:
+                    self._announce()
                 await _first(serving, stop.wait(), fleet.lost.wait())
                 server.should_exit = True
                 await serving
+                if not server.started:
+                    raise ServerError('the gateway does not start', fix='its last lines stand above')
                 if fleet.lost.is_set():
                     raise ServerError('the backend cannot be kept alive', fix='its last lines stand above')
                 return self._status()
+            except OSError as error:
+                raise ServerError(f'cannot listen or start a process: {error}') from error
             finally:
                 await fleet.stop()
 
@@ -137,7 +146,17 @@ class _Server:
         names = tuple(dict.fromkeys([self.name, given, given.rstrip(os.sep), str(self.directory)]))
         about = {'model': self.name, 'backend': self.choice.name, 'session_len': session}
         root = str(settings.image_root) if settings.image_root is not None else None
-        return GatewaySettings(names, about, settings.api_keys, session, image_root=root)
+        return GatewaySettings(
+            names, about, settings.api_keys, self._hosts(), session, image_root=root,
+            picture_hosts=settings.picture_hosts,
+        )  # fmt: skip
+
+    def _hosts(self) -> tuple[str, ...]:
+        """Of a server for this machine alone that asks for no key; see ``GatewaySettings``."""
+        address = self.listener.getsockname()[0]
+        if self.settings.api_keys or not ipaddress.ip_address(address).is_loopback:
+            return ()
+        return tuple(dict.fromkeys(['localhost', '127.0.0.1', '::1', address, self.settings.host.lower()]))
 
     def _announce(self) -> None:
         host, port = self.listener.getsockname()[:2]

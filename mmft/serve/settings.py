@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import ConfigError
 from mmft.serve.backend import Choice, gpu_count
+from mmft.serve.counting import session_length, text_config
 
 __all__ = ['ServeSettings', 'check_fit', 'check_settings', 'gpus']
+
+_DTYPES = ('auto', 'float16', 'bfloat16', 'float32')
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,12 @@ class ServeSettings:
         replicas: servers beside each other; LMDeploy's proxy goes in front of them.
         model_name: None: the directory's.
         image_root: the folder whose pictures requests may name by path; None: none.
+        picture_hosts: whose pictures requests may name although their addresses are private.
         device, dtype: of the model.
         trust_remote_code: let LMDeploy run the Python files of an original InternVL2 directory.
         cache: of exports made in order to be served.
         queue: how many requests may wait.
+        start_timeout: seconds that a backend may take to load its model.
         backend_args: more arguments for the backend's command line.
         echo: show what the backend prints.
     """
@@ -50,6 +57,7 @@ class ServeSettings:
     replicas: int = 1
     model_name: str | None = None
     image_root: str | Path | None = None
+    picture_hosts: tuple[str, ...] = ()
     device: str = 'auto'
     dtype: str = 'auto'
     trust_remote_code: bool = False
@@ -71,14 +79,40 @@ def check_settings(settings: ServeSettings) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             problems.append(f'--{name.replace("_", "-")} {value}: expected at least 1')
+    if not 0 <= settings.port <= 65535:
+        problems.append(f'--port {settings.port}: expected 0 (any that is free) to 65535')
+    if not settings.start_timeout > 0:
+        problems.append(f'--start-timeout {settings.start_timeout:g}: expected more than 0 seconds')
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', settings.device):
+        problems.append(f'--device {settings.device}: expected auto, cpu or cuda')
+    if settings.dtype not in _DTYPES:
+        problems.append(f'--dtype {settings.dtype}: expected one of {", ".join(_DTYPES)}')
+    if settings.model_name is not None and not settings.model_name.strip():
+        problems.append('--model-name is empty; leave it out for the name of the directory')
     if settings.image_root is not None and not Path(settings.image_root).is_dir():
         problems.append(f'--image-root {settings.image_root}: no such folder')
+    problems += filter(None, dict.fromkeys(map(_wrong_key, settings.api_keys)))
     if problems:
         raise ConfigError.gather(problems)
 
 
-def check_fit(settings: ServeSettings, choice: Choice) -> None:
-    """Raise ``ConfigError`` for settings that the chosen backend cannot follow."""
+def _wrong_key(key: str) -> str:
+    """What is wrong with an api key; empty if nothing is. The key itself is not shown."""
+    if not key.strip():  # it would let everybody in who sends none
+        return '--api-key (or MMFT_API_KEY) is empty: is the variable set? Without a key, leave it out'
+    if key != key.strip() or not (key.isascii() and key.isprintable()):
+        return '--api-key (or MMFT_API_KEY): expected ASCII without outer spaces, as nothing else passes in a header'
+    return ''
+
+
+def check_fit(settings: ServeSettings, choice: Choice, config: Mapping[str, Any] | None = None) -> None:
+    """Raise ``ConfigError`` for settings that the chosen backend, or the model, cannot follow.
+
+    Args:
+        config: the directory's ``config.json``; None: the model is not looked at.
+    """
+    if problems := list(_misfits(settings, choice, config or {})):
+        raise ConfigError.gather(problems)
     if choice.name == 'transformers':
         for name in ('tp', 'max_batch_size'):
             if (getattr(settings, name) or 1) > 1:
@@ -89,6 +123,22 @@ def check_fit(settings: ServeSettings, choice: Choice) -> None:
     if wanted > there:
         what = f'--tp {settings.tp} --replicas {settings.replicas} needs {wanted} GPUs'
         raise ConfigError(what, expected=f'at most {there}, which are there', fix='lower one of the two')
+
+
+def _misfits(settings: ServeSettings, choice: Choice, config: Mapping[str, Any]) -> Iterator[str]:
+    if settings.device.startswith('cuda') and not gpu_count():
+        yield f'--device {settings.device}: there is no CUDA device; leave it out, or --device cpu'
+    if settings.dtype == 'float32' and choice.name != 'transformers':
+        yield '--dtype float32: LMDeploy computes in float16 or bfloat16'
+    text = text_config(config)
+    heads = [text[name] for name in ('num_attention_heads', 'num_key_value_heads') if text.get(name)]
+    if any(count % settings.tp for count in heads):
+        yield f"--tp {settings.tp}: expected a divisor of the language model's heads, {' and '.join(map(str, heads))}"
+    # A scaled model has room beyond its positions; how much, each kind of scaling has its own rule for.
+    most, scaling = session_length(config), text.get('rope_scaling') or text.get('rope_parameters') or {}
+    scaled = scaling.get('rope_type', scaling.get('type', 'default')) != 'default'
+    if most is not None and settings.session_len is not None and settings.session_len > most and not scaled:
+        yield f'--session-len {settings.session_len}: expected at most {most}, the positions that the model knows'
 
 
 def gpus(settings: ServeSettings) -> int:

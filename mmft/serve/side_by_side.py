@@ -83,7 +83,7 @@ class Conversation:
 
     def __init__(self, answerers: Sequence[Answerer], system: str | None = None) -> None:
         self.answerers, self.system, self.turns = list(answerers), system, list[Turn]()
-        self._lock, self._news = threading.Lock(), threading.Event()
+        self._lock, self._news, self._stop = threading.Lock(), threading.Event(), threading.Event()
 
     def ask(
         self,
@@ -115,8 +115,9 @@ class Conversation:
             turn = Turn(question, images, replies, dict(settings or {}), expected, alone)
             asked = [self.history(model, turn) for model in range(len(self.answerers))]
             self.turns.append(turn)
+            self._stop = threading.Event()  # of this question: the last one's answers may not have ended yet
         for answerer, reply, (messages, pictures) in zip(self.answerers, turn.replies, asked, strict=True):
-            arguments = (answerer, reply, messages, pictures, turn.settings)
+            arguments = (answerer, reply, messages, pictures, {**turn.settings, 'stop': self._stop})
             threading.Thread(target=self._write, args=arguments, name=f'ask {answerer.name}', daemon=True).start()
         try:
             while not all(reply.over for reply in turn.replies):
@@ -139,6 +140,7 @@ class Conversation:
             for reply in self.turns[-1].replies if self.turns else ():
                 if not reply.over:
                     reply.state = 'stopped'
+            self._stop.set()
         self._news.set()
 
     def take_back(self) -> Turn:

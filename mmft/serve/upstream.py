@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,12 @@ from mmft.serve.dialects import LMDeployDialect, TransformersDialect
 from mmft.serve.protocol import ApiError, ChatRequest
 
 __all__ = ['Piece', 'Pool', 'Upstream']
+
+SILENCE = 1800.0
+"""Seconds without a word after which a backend counts as hung. Questions may wait inside a slow one: it is long."""
+
+_BROKEN_OFF = ('abort', 'error', 'parse_error')
+"""Ends of LMDeploy that OpenAI does not know: its engine was ended or started anew in the middle of an answer."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Upstream:
         """Make its client."""
         # No connection is used twice: a server may close an idle one in the moment in which it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        timeout = httpx.Timeout(None, connect=10.0)
+        timeout = httpx.Timeout(None, connect=10.0, read=SILENCE)
         self.client = httpx.AsyncClient(base_url=self.url, limits=limits, timeout=timeout, trust_env=False)
 
     async def close(self) -> None:
@@ -99,7 +105,7 @@ class Upstream:
             raise ApiError(503, message, 'backend_gone', retry_after=5) from error
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        async with self.client.stream('POST', '/v1/chat/completions', json=body) as answer:
+        async with self.client.stream('POST', '/v1/chat/completions', **await _encoded(body)) as answer:
             if answer.status_code != 200:
                 raise _refusal(answer.status_code, await answer.aread())
             async for event in _events(answer):
@@ -109,14 +115,20 @@ class Upstream:
 
     async def _whole(self, body: Mapping[str, Any], said: str) -> Piece:
         """The same answer once more, at once."""
-        answer = await self.client.post('/v1/chat/completions', json={**body, 'stream': False})
+        answer = await self.client.post('/v1/chat/completions', **await _encoded({**body, 'stream': False}))
         if answer.status_code != 200:
             raise _refusal(answer.status_code, answer.content)
         content = answer.json()
         choice = content['choices'][0]
         text = choice['message'].get('content') or ''
         same = next((i for i, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), min(len(text), len(said)))
-        return Piece(text[same:], choice['finish_reason'], _usage(content), text)
+        return Piece(text[same:], _finish(choice), _usage(content), text)
+
+
+async def _encoded(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Content and headers of a request; pictures make it large, so not on the event loop."""
+    content = await asyncio.to_thread(lambda: json.dumps(body).encode())
+    return {'content': content, 'headers': {'content-type': 'application/json'}}
 
 
 class _CannotStreamError(Exception):
@@ -160,14 +172,22 @@ def _piece(event: bytes) -> Piece:
     usage = _usage(content)
     for choice in content.get('choices') or ():
         delta = choice.get('delta') or {}
-        return Piece(delta.get('content') or '', choice.get('finish_reason'), usage)
+        return Piece(delta.get('content') or '', _finish(choice), usage)
     return Piece(usage=usage)
+
+
+def _finish(choice: Mapping[str, Any]) -> str | None:
+    finish = choice.get('finish_reason')
+    if finish in _BROKEN_OFF:
+        message = f'The backend broke the answer off ({finish}); ask again.'
+        raise ApiError(503, message, 'backend_failed', retry_after=5)
+    return finish
 
 
 def _usage(content: Mapping[str, Any]) -> dict[str, int] | None:
     usage = content.get('usage') or {}
     names = ('prompt_tokens', 'completion_tokens', 'total_tokens')
-    return {name: usage[name] for name in names if name in usage} or None
+    return {name: usage[name] for name in names} if usage.keys() >= set(names) else None
 
 
 def _refusal(status: int, content: bytes) -> ApiError:
@@ -193,14 +213,16 @@ class Pool:
 
     Args:
         upstreams: at least one.
-        most_waiting: how many may wait.
+        most_waiting: how many may wait, those whose body is still being read among them.
 
     Attributes:
         running: questions that are being answered.
+        inside: these, and those that wait.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], most_waiting: int = 256) -> None:
-        self.upstreams, self.most_waiting, self.running = list(upstreams), most_waiting, 0
+        self.upstreams, self.most_waiting = list(upstreams), most_waiting
+        self.running = self.inside = 0
         self._queue: deque[tuple[asyncio.Future[Upstream], bool]] = deque()
         for upstream in upstreams:
             upstream.changed = self._share_out
@@ -208,20 +230,33 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Questions that wait."""
-        return len(self._queue)
+        return self.inside - self.running
 
-    def check_room(self) -> None:
-        """Raise ``ApiError`` if no further question may wait, or nobody is there to answer."""
-        if not any(upstream.alive for upstream in self.upstreams):
-            raise ApiError(503, 'The backend is being started anew.', 'backend_gone', retry_after=10)
-        if self.waiting >= self.most_waiting:
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place for a request, from before its body is read to the end of its answer.
+
+        Raises:
+            ApiError: no further one may wait, or nobody is there to answer.
+        """
+        self._check_alive()
+        if self.inside >= self.most_waiting + sum(upstream.slots for upstream in self.upstreams):
             message = f'{self.running} requests are being answered and {self.waiting} wait: ask again a little later.'
             raise ApiError(429, message, 'overloaded', retry_after=5)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def _check_alive(self) -> None:
+        if not any(upstream.alive for upstream in self.upstreams):
+            raise ApiError(503, 'The backend is being started anew.', 'backend_gone', retry_after=10)
 
     @asynccontextmanager
     async def slot(self, request: ChatRequest) -> AsyncIterator[Upstream]:
         """The backend with the most free slots; waits for one."""
-        self.check_room()
+        self._check_alive()
         alone = self.upstreams[0].dialect.alone(request)
         turn: asyncio.Future[Upstream] = asyncio.get_running_loop().create_future()
         self._queue.append((turn, alone))

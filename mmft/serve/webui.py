@@ -17,15 +17,13 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mmft.errors import ConfigError, DataError, MMFTError
 from mmft.serve.answerer import Answerer
 from mmft.serve.comparison import page
 from mmft.serve.examples import Example, Examples
 from mmft.serve.side_by_side import Conversation, Turn, check_pictures
-from mmft.serve.webui_host import LOOPBACK, copied, no_proxy_to_loopback, private_folder, small_copy
+from mmft.serve.webui_host import PRIVATE, copied, guards, no_proxy_to_loopback, private_folder, small_copy
 from mmft.serve.webui_text import error_html, head, messages_of, sampling_of, told_apart, verdict
 
 __all__ = ['WebUI']
@@ -33,6 +31,8 @@ __all__ = ['WebUI']
 _DRAWN = 12  # examples on the page at a time
 _LONGEST = 4096  # tokens, the end of the slider
 _MOST_AT_A_TIME = 16  # people whose questions are being answered
+_MOST_WAITING = 64  # questions more; then the page says that there are too many
+_MOST_REMEMBERED = 1000  # visits whose parts of the page gradio keeps, long after they ended; those least used go first
 _HERE = Path(__file__).parent
 _FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'PingFang SC', 'Noto Sans CJK SC', 'Microsoft YaHei', 'sans-serif']
 _CLICK_FILE = '() => document.querySelector("#file a, a#file, #file button, button#file").click()'
@@ -77,34 +77,27 @@ class WebUI:
         """Serve the page, from a thread of its own.
 
         Args:
-            host, port: where it listens. On loopback other host names are refused: a page elsewhere whose name was made
-                to point here would else be let in.
+            host, port: where it listens.
             auth: (user, password) pairs that are let in; none: everybody who reaches the port.
             browser: open it.
 
         Returns:
             The address.
         """
-        own = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if host in LOOPBACK[:2] else []
         no_proxy_to_loopback()
         _, url, _ = self.blocks.launch(
             server_name=host,
             server_port=port,
             auth=list(auth) or None,
-            share=False,
             inbrowser=browser,
             prevent_thread_lock=True,
             quiet=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            ssr_mode=False,
-            pwa=False,
             max_file_size='64mb',
             theme=gr.themes.Default(primary_hue='emerald', neutral_hue='stone', font=_FONTS),
             css_paths=[_HERE / 'webui.css'],
-            app_kwargs={'middleware': own},
+            state_session_capacity=_MOST_REMEMBERED,
+            app_kwargs={'middleware': guards(host)},
+            **PRIVATE,
         )
         return url
 
@@ -142,7 +135,7 @@ class WebUI:
                 self._add_examples(blocks)
             self._add_settings()
             self._connect()
-        blocks.queue(api_open=False)
+        blocks.queue(api_open=False, max_size=_MOST_WAITING)
         return blocks
 
     def _chat(self, number: int, name: str) -> gr.Chatbot:

@@ -9,13 +9,28 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mmft.errors import ConfigError, DataError
 from mmft.serve.comparison import small_jpeg
 
-__all__ = ['LOOPBACK', 'copied', 'no_proxy_to_loopback', 'parse_auth', 'private_folder', 'small_copy']
+__all__ = ['LOOPBACK', 'PRIVATE', 'copied', 'guards', 'no_proxy_to_loopback', 'parse_auth', 'private_folder',
+           'small_copy']  # fmt: skip
 
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
+
+PRIVATE: dict[str, Any] = {
+    'share': False,
+    'footer_links': [],
+    'run_history': False,
+    'enable_monitoring': False,
+    'mcp_server': False,
+    'ssr_mode': False,
+    'pwa': False,
+}
+"""Options of gradio's ``launch``: no tunnel, and none of what it adds to a page."""
+
+_OWN_MEDIA = b"img-src 'self' data: blob:; media-src 'self' data: blob:; frame-src 'none'; object-src 'none'"
 
 
 @functools.cache
@@ -54,6 +69,35 @@ def small_copy(path: Path) -> Path | None:
 
 def _small(path: Path) -> Path:
     return path.with_name(f'{path.name}.shown.jpg')
+
+
+def guards(host: str) -> list[Any]:
+    """Middleware of the page's server, which listens at ``host``.
+
+    On loopback other host names are refused: a page elsewhere whose name was made to point here would else be let in.
+    And browsers are told to fetch no picture from elsewhere: a text in a picture may talk a model into writing one,
+    whose address tells its server what was said.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if host in LOOPBACK[:2] else []
+    return [*hosts, Middleware(_OwnMedia)]
+
+
+class _OwnMedia:
+    """Sends the policy with every answer. Bare ASGI: starlette's own base class would hold streams back."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message['type'] == 'http.response.start':
+                message = {**message, 'headers': [*message['headers'], (b'content-security-policy', _OWN_MEDIA)]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
 
 
 def no_proxy_to_loopback() -> None:

@@ -14,7 +14,10 @@ from mmft.serve.side_by_side import Reply, Turn
 
 __all__ = ['error_html', 'head', 'literal', 'messages_of', 'sampling_of', 'told_apart', 'verdict']
 
-_CODE = re.compile(r'(```.*?(?:```|\Z)|`[^`\n]+`)', re.DOTALL)
+# Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little.
+_CODE = re.compile(
+    r'(^[ \t]*```[^`\n]*(?:\n.*?(?:^[ \t]*```+[ \t]*$|\Z)|\Z)|(?<![`\\])`[^`\n]+`(?!`))', re.DOTALL | re.MULTILINE
+)
 _DOTS = '<span class="mmft-note">…</span>'
 
 

@@ -10,6 +10,8 @@ __all__ = ['WeightsError', 'tensor_names']
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 BIN = ('pytorch_model.bin', 'pytorch_model.bin.index.json')
+MOST_HEADER = 100_000_000
+"""Bytes; the safetensors library has the same limit. A file of something else would be read whole."""
 _DOWNLOAD = 'download or copy the file again'
 
 
@@ -79,7 +81,7 @@ def safetensors_names(file: Path) -> set[str]:
         if head.startswith(b'version '):
             raise WeightsError(f'{file} is a pointer of git-lfs, not the weights', 'run git lfs pull in the directory')
         length = struct.unpack('<Q', head)[0] if len(head) == 8 else size
-        if length > size - 8:
+        if length > min(size - 8, MOST_HEADER):
             raise WeightsError(f'{file} is not a safetensors file, or is cut off ({size:,} bytes)', _DOWNLOAD)
         try:
             content = json.loads(stream.read(length))

@@ -61,7 +61,7 @@ def test_torch_still_buries_errors_of_workers() -> None:
 
 def test_two_import_messages_are_held_back_and_no_others():
     code = (
-        'import mmft.engine, logging, bitsandbytes.backends.cpu.ops, deepspeed\n'
+        'import mmft, logging, bitsandbytes.backends.cpu.ops, deepspeed\n'
         "logging.getLogger('DeepSpeed').warning('Setting accelerator to CPU. If you have GPU')\n"
         "logging.getLogger('DeepSpeed').warning('something else')\n"
     )

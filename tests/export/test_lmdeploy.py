@@ -1,74 +1,136 @@
-"""HF-native InternVL exports in LMDeploy 0.18: architecture, preprocessing, weight loader, forward."""
+"""Exports of trainings in LMDeploy 0.18: architecture, preprocessing, weight loader, forward.
+
+Of trainings with LoRA, in shards, with pictures that are resized, and a system message; every row of the table of
+``mmft serve``, through HTTP too, is in ``tests/serve/test_lmdeploy.py``. OpenGVLab's layout runs the configuration
+files of the base (``--trust-remote-code``): stand-ins of our own with the fields that LMDeploy reads.
+"""
 
 from __future__ import annotations
 
-import pytest
-import torch
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
+from transformers import dynamic_module_utils
+
+from mmft.data import ChatEncoder
 from mmft.export import convert
-from tests.export.tiny import LORA, logits, make_base, make_checkpoint, make_encoder, model_config, picture
-from tests.serve.lmdeploy_cpu import Served, preprocess, user
+from mmft.models import VLM
+from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
+from tests.export.tiny_llava import llava_config, llava_encoder
+from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt, user
 
 QUESTION = 'What dish is it? 这是什么菜？'
+ANSWER = {'role': 'assistant', 'content': 'Rice rolls.'}
+STAND_INS = Path(__file__).parents[1] / 'serve' / 'internvl_remote'
+INTERNVL, LLAVA, CHAT = 'InternVLForConditionalGeneration', 'LlavaForConditionalGeneration', 'InternVLChatModel'
+# Llama's placeholder lies beyond the base's table, as Vicuna's does; Qwen2's head is tied to its embedding.
+SPARE = {'Llama': -1, 'Qwen2': 5, 'Mistral': 5, 'Phi3': 5}
+CASES = [
+    *((INTERNVL, kind) for kind in ('InternLM2', 'Qwen2', 'Phi3')),
+    *((LLAVA, kind) for kind in SPARE),
+    *((CHAT, kind) for kind in ('InternLM2', 'Qwen2', 'Phi3')),
+]
 
 
-@pytest.fixture(scope='module', params=['InternLM2', 'Qwen2', 'Phi3'])
+@dataclass
+class Exported:
+    """An export of a training."""
+
+    architecture: str
+    kind: str
+    model: VLM
+    encoder: ChatEncoder
+    path: Path
+
+    @property
+    def trust(self) -> bool:
+        return self.architecture == CHAT
+
+
+@pytest.fixture(scope='module', params=CASES, ids='-'.join)
 def exported(request, tmp_path_factory):
-    """(kind, training model, its encoder, export directory)."""
-    root = tmp_path_factory.mktemp(request.param)
-    encoder, config = make_encoder(request.param), model_config(request.param)
-    cfg = {'model': config, 'pretrained': str(make_base(root / 'base', config, encoder=encoder)), 'tune': LORA}
-    path, model = make_checkpoint(root / 'iter_1.pth', cfg, encoder)
-    convert(cfg, path, root / 'out', check='none', max_shard_size='200KB')
-    return request.param, model, encoder, root / 'out'
+    """The training's model and encoder, and what was written of them."""
+    architecture, kind = request.param
+    root = tmp_path_factory.mktemp(kind)  # a path by which LMDeploy takes no chat template of its own
+    if architecture == LLAVA:
+        encoder, config = llava_encoder(kind), llava_config(kind, spare=SPARE[kind])
+        base = make_base(root / 'base', config, 'native')
+    else:
+        encoder, config = make_encoder(kind), model_config(kind)
+        base = make_base(root / 'base', config, encoder=encoder)
+    layout, options = ('official', {}) if architecture == CHAT else ('hf', {'max_shard_size': '200KB'})
+    if architecture == CHAT:
+        for file in STAND_INS.glob('*.py'):
+            shutil.copy(file, base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, 'HF_MODULES_CACHE', str(root / 'modules'))
+        cfg = {'model': config, 'pretrained': str(base), 'tune': LORA}
+        path, model = make_checkpoint(root / 'iter_1.pth', cfg, encoder)
+        convert(cfg, path, root / 'out', layout, check='none', **options)
+        yield Exported(architecture, kind, model, encoder, root / 'out')
 
 
 def test_architecture(exported):
     from lmdeploy.archs import get_model_arch
+    from lmdeploy.pytorch.models.module_map import MODULE_MAP
     from lmdeploy.turbomind.supported_models import SUPPORTED_ARCHS
 
-    kind, _, _, out = exported
-    architecture, config = get_model_arch(str(out))
-    assert architecture == 'InternVLForConditionalGeneration'
-    assert architecture in SUPPORTED_ARCHS
-    # TurboMind has no Phi3 (and its own is_supported() does not see that); `--backend pytorch` serves it.
-    assert (config.text_config.architectures[0] in SUPPORTED_ARCHS) is (kind != 'Phi3')
+    architecture, config = get_model_arch(str(exported.path), trust_remote_code=exported.trust)
+    assert architecture == exported.architecture
+    text = (config.llm_config if exported.trust else config.text_config).architectures
+    # InternLM2's own class is OpenGVLab's; elsewhere its weights are written as Llama's.
+    own = 'InternLM2ForCausalLM' if exported.trust and exported.kind == 'InternLM2' else None
+    assert text == [own or type(exported.model.llm.lm).__name__]
+    if exported.architecture == LLAVA:
+        assert {architecture, *text} <= MODULE_MAP.keys()
+        assert config.pad_token_id == exported.encoder.image_token_id  # a picture's places; no text's token
+    else:
+        assert architecture in SUPPORTED_ARCHS
+        # TurboMind has no Phi3 (and its own is_supported() does not see that); `--backend pytorch` serves it.
+        assert (text[0] in SUPPORTED_ARCHS) is (exported.kind != 'Phi3')
 
 
 def test_preprocessing_gives_our_token_ids(exported):
-    _, _, encoder, out = exported
-    wide, tall = picture(130, 60), picture(60, 65)
-    got = preprocess(out, [user(QUESTION, wide)])
-    assert list(got['input_ids']) == encoder.prompt(QUESTION, [wide]).input_ids.tolist()
-    assert got['multimodal'][0]['pixel_values'].shape[0] == encoder.image_processor.num_tiles(130, 60)
-    got = preprocess(out, [user(QUESTION, wide, tall)])
-    assert list(got['input_ids']) == encoder.prompt(QUESTION, [wide, tall]).input_ids.tolist()
-    got = preprocess(
-        out, [user(QUESTION, wide), {'role': 'assistant', 'content': 'Rice rolls.'}, user('And this?', tall)]
-    )
-    history = [{'role': 'user', 'content': f'<image>\n{QUESTION}'}, {'role': 'assistant', 'content': 'Rice rolls.'}]
-    assert list(got['input_ids']) == encoder.prompt('<image>\nAnd this?', [wide, tall], history).input_ids.tolist()
-    got = preprocess(out, [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': QUESTION}])
-    messages = [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': QUESTION}]
-    assert list(got['input_ids']) == encoder(messages, add_generation_prompt=True).input_ids.tolist()
+    encoder, wide, tall = exported.encoder, picture(130, 60), picture(60, 65)
+    history = [{'role': 'user', 'content': f'<image>\n{QUESTION}'}, ANSWER]
+    question = [{'role': 'user', 'content': QUESTION}]
+    if exported.kind != 'Mistral':  # whose template has no system message
+        question = [{'role': 'system', 'content': 'Be brief.'}, *question]
+    for messages, sample in (
+        ([user(QUESTION, wide)], encoder.prompt(QUESTION, [wide])),
+        ([user(QUESTION, wide, tall)], encoder.prompt(QUESTION, [wide, tall])),
+        (
+            [user(QUESTION, wide), ANSWER, user('And this?', tall)],
+            encoder.prompt('<image>\nAnd this?', [wide, tall], history),
+        ),
+        (
+            [user(QUESTION, wide), ANSWER, {'role': 'user', 'content': 'Why?'}],
+            encoder.prompt('Why?', [wide], history),
+        ),
+        (question, encoder(question, add_generation_prompt=True)),
+    ):
+        same_prompt(exported.path, messages, sample, exported.trust)
+    if exported.architecture != LLAVA:
+        (item,) = preprocess(exported.path, [user(QUESTION, wide)], exported.trust)['multimodal']
+        assert item['pixel_values'].shape[0] == encoder.image_processor.num_tiles(130, 60)
 
 
 def test_weights_logits_and_greedy_answer(exported):
-    kind, model, encoder, out = exported
-    served = Served(out)
+    served = Served(exported.path, exported.trust)
     assert served.never_written == []
-    # A picture of one tile's size: no resizing, so no difference of pixels, only of arithmetic.
     image = picture(56, 56)
-    prompt = preprocess(out, [user(QUESTION, image)])
-    got, answer = served.answer(prompt, 4)
-    torch.testing.assert_close(got, logits(model, encoder, [image], QUESTION), atol=1e-4, rtol=1e-4)
-    sample = encoder.prompt(QUESTION, [image])
-    want = model.generate(
-        sample.input_ids[None],
-        sample.pixel_values,
-        max_new_tokens=4,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    assert answer == want[0].tolist(), kind
+    sample = exported.encoder.prompt(QUESTION, [image])
+    same_answer(served, exported.path, [user(QUESTION, image)], exported.model, sample, 4)
+
+
+def test_the_row_of_the_pad_token_is_read(tmp_path):
+    """LMDeploy clears the pad token's row of the table, which may be that of a real token: the export names none."""
+    encoder = llava_encoder('Qwen2')
+    exclamation = encoder.tokenizer.convert_tokens_to_ids('!')
+    config = llava_config('Qwen2', llm={'pad_token_id': exclamation})
+    cfg = {'model': config, 'pretrained': str(make_base(tmp_path / 'base', config, 'native')), 'tune': LORA}
+    path, model = make_checkpoint(tmp_path / 'iter_1.pth', cfg, encoder)
+    convert(cfg, path, tmp_path / 'out', check='none')
+    same_answer(Served(tmp_path / 'out'), tmp_path / 'out', [user('Hi!!')], model, encoder.prompt('Hi!!', []))

@@ -1,15 +1,32 @@
-"""Exports that several files of tests ask servers about."""
+"""Exports that several files of tests ask servers about, and gateways before scripted backends."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from transformers import dynamic_module_utils
 
-from tests.serve.served import Case, Made, make
+from tests.serve.running import Setup
+from tests.serve.served import Case, Made
+from tests.serve.served import make as make_export
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Setup]]:
+    """Makes gateways: arguments as ``Setup``."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: Setup(stack, *args, **kwargs)
+
+
+@pytest.fixture(scope='module')
+def shared() -> Iterator[Setup]:
+    """One for all tests that leave it as it was."""
+    with contextlib.ExitStack() as stack:
+        yield Setup(stack)
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +43,7 @@ def made(tmp_path_factory) -> Callable[[Case], Made]:
         # The package of these files is one for the whole process, wherever it was found first.
         patch.setattr(sys, 'path', [place for place in sys.path if not Path(place, 'transformers_modules').is_dir()])
         _forget_modules()
-        yield lambda case: kept[case] if case in kept else kept.setdefault(case, make(case, root))
+        yield lambda case: kept[case] if case in kept else kept.setdefault(case, make_export(case, root))
         _forget_modules()
 
 

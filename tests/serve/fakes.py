@@ -28,7 +28,7 @@ class Said(Answerer):
         self.say = say if callable(say) else lambda messages, images: say
         self.name, self.asked, self.closed = name, [], False
 
-    def _pieces(self, messages: Any, images: Any, settings: Mapping[str, Any]) -> Iterator[str]:
+    def _pieces(self, messages: Any, images: Any, settings: Mapping[str, Any], stop: Any) -> Iterator[str]:
         self.asked.append((messages, images, dict(settings)))
         done = False
         try:

@@ -36,7 +36,11 @@ from lmdeploy.vl.model.builder import load_vl_model
 from PIL import Image
 from torch import Tensor
 
-__all__ = ['Served', 'preprocess', 'user']
+from mmft.export.gate import logits_of
+from mmft.models import VLM
+from mmft.structures import Sample
+
+__all__ = ['Served', 'preprocess', 'same_answer', 'same_prompt', 'user']
 
 BLOCK, BLOCKS = 64, 64
 
@@ -132,7 +136,7 @@ class Served:
         self._cache = CacheConfig(
             max_batches=1, block_size=BLOCK, num_cpu_blocks=0, num_gpu_blocks=BLOCKS, device_type='cpu'
         )
-        self._one = self.room()
+        self.trust, self._one = trust, self.room()
 
     def room(self) -> list[list[Tensor]]:
         """An empty cache for one conversation: keys and values of each layer."""
@@ -209,3 +213,28 @@ def preprocess(path: Path, messages: list[dict[str, Any]], trust: bool = False) 
         backend='pytorch',
     )
     return asyncio.run(processor.get_prompt_input(messages, do_preprocess=True))
+
+
+def same_prompt(path: Path, messages: list[dict[str, Any]], sample: Sample, trust: bool = False) -> None:
+    """Check that LMDeploy's preprocessing gives a prompt of ``ChatEncoder``: the token ids, and as many tiles."""
+    got = preprocess(path, messages, trust)
+    assert list(got['input_ids']) == sample.input_ids.tolist()
+    tiles = sum(len(item['pixel_values']) for item in got.get('multimodal') or ())
+    assert tiles == (0 if sample.pixel_values is None else len(sample.pixel_values))
+
+
+def same_answer(
+    served: Served, path: Path, messages: list[dict[str, Any]], model: VLM, sample: Sample, count: int = 1
+) -> None:
+    """Check that LMDeploy's model gives every logit as ours does, within 1e-5, and the same greedy answer.
+
+    Taught models (``served.py``) have logits of hundreds, which float32 cannot hold so exactly: there 2e-6 of the
+    largest. Pictures must be as large as a tile: then nothing is resized, and there is no difference of pixels.
+    """
+    got, answer = served.answer(preprocess(path, messages, served.trust), count)
+    want = logits_of(model, sample)
+    most = max(1e-5, 2e-6 * float(want.abs().max()))
+    torch.testing.assert_close(got[:, : want.shape[1]], want, atol=most, rtol=0)
+    stop = {'do_sample': False, 'eos_token_id': None, 'pad_token_id': 0}
+    wanted = model.generate(sample.input_ids[None], sample.pixel_values, max_new_tokens=count, **stop)
+    assert answer == wanted[0].tolist()

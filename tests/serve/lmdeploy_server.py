@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,10 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmft.serve.child import end_with, free_port
+
 __all__ = ['Servers', 'run']
 
 ROOT = Path(__file__).parents[2]
-_PR_SET_PDEATHSIG = 1
 
 
 class Servers:
@@ -47,7 +46,7 @@ class Servers:
 
     def start(self, name: str, directory: Path, *options: str) -> None:
         """Start one, and do not wait for it."""
-        port = _free_port()
+        port = free_port()
         argv = ['serve', 'api_server', str(directory), '--backend', 'pytorch', '--max-batch-size', '4',
                 '--server-name', '127.0.0.1', '--server-port', str(port), '--model-name', name, *options]  # fmt: skip
         self.starter.stdin.write(json.dumps([str(self.logs / f'{name}.log'), *argv]) + '\n')
@@ -73,12 +72,6 @@ class Servers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self.starter.stdin.close()  # which tells it to end the others
         self.starter.wait(timeout=60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
 
 
 class Engine:
@@ -178,9 +171,7 @@ def serve_lines() -> None:
         if child:
             children.append(child)
             continue
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        end_with(parent, signal.SIGKILL)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for number in (1, 2):
             os.dup2(out, number)

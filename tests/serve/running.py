@@ -1,4 +1,4 @@
-"""Servers for tests: an ASGI application in a thread of this process, and a scripted backend."""
+"""Servers for tests: an ASGI application in a thread of this process, a scripted backend, and a gateway before it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import base64
 import contextlib
 import io
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+import openai
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
@@ -21,8 +24,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from mmft.serve.child import bound_socket
+from mmft.serve.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.gateway import Gateway, GatewaySettings
+from mmft.serve.protocol import ApiError
+from mmft.serve.upstream import Pool, Upstream
 
-__all__ = ['FakeBackend', 'data_url', 'eventually', 'question', 'running']
+__all__ = ['ANSWER', 'HEAD', 'FakeBackend', 'Setup', 'data_url', 'encoded', 'eventually', 'question', 'running']
+
+ANSWER = 'steamed rice rolls'
+HEAD = 'POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n'
 
 
 @contextlib.contextmanager
@@ -51,9 +61,14 @@ def eventually(true: Any, seconds: float = 20.0) -> None:
 
 def data_url(image: Image.Image, kind: str = 'PNG', **options: Any) -> str:
     """A picture as clients send it."""
+    return f'data:image/{kind.lower()};base64,{base64.b64encode(encoded(image, kind, **options)).decode()}'
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture's file."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
-    return f'data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}'
+    return stream.getvalue()
 
 
 def question(text: str = 'What dish is it?', *urls: str, **more: Any) -> dict[str, Any]:
@@ -129,3 +144,68 @@ class FakeBackend:
     def _event(delta: dict | None = None, finish: str | None = None, usage: dict | None = None) -> str:
         choices = [] if delta is None else [{'index': 0, 'delta': delta, 'finish_reason': finish}]
         return f'data: {json.dumps({"choices": choices, "usage": usage}, ensure_ascii=False)}\n\n'
+
+
+class WordCounter:
+    """As ``PromptCounter``, a token a word and ten a picture."""
+
+    def count(self, messages, sizes, limit):
+        words = sum(len(m['content'].split()) for m in messages if isinstance(m['content'], str)) + 10 * len(sizes)
+        if words >= limit:
+            raise ApiError(400, f'This conversation has {words} tokens; the session has {limit}.',
+                           'context_length_exceeded', 'messages')  # fmt: skip
+        return words
+
+    def tokens(self, text):
+        return len(text.split())
+
+
+class Setup:
+    """A scripted backend with a gateway in front.
+
+    Args:
+        stack: what is started here ends with it.
+        settings: of the gateway.
+    """
+
+    def __init__(self, stack, backend=None, slots=1, most_waiting=64, pictures=None, **settings):
+        self.backend = backend or FakeBackend()
+        dialect = TransformersDialect('/models/food') if self.backend.kind == 'transformers' else (
+            LMDeployDialect('food-1', pictures_first=True))  # fmt: skip
+        self.upstream = Upstream(stack.enter_context(running(self.backend.app)), dialect, slots)
+        settings = {'session_len': 100, **settings}
+        self.gateway = Gateway(
+            GatewaySettings(('food', 'exported/food'), {'backend': self.backend.kind}, **settings),
+            Pool([self.upstream], most_waiting), WordCounter(), pictures,
+        )  # fmt: skip
+        self.url = stack.enter_context(running(self.gateway.app))
+        self.http = stack.enter_context(httpx.Client(timeout=20))
+
+    def ask(self, body=None, **more) -> httpx.Response:
+        content = {'json': body if body is not None else question()}
+        return self.http.post(f'{self.url}/v1/chat/completions', **{**content, **more})
+
+    def connect(self) -> socket.socket:
+        host, port = self.url.removeprefix('http://').split(':')
+        return socket.create_connection((host, int(port)))
+
+    def sent(self, url: str) -> Image.Image:
+        """The picture that the backend got for a URL."""
+        assert self.ask(question('What is it?', url)).status_code == 200
+        got = self.asked_picture
+        assert got.partition(',')[0] in [f'data:image/{kind};base64' for kind in ('png', 'jpeg', 'webp')]
+        return Image.open(io.BytesIO(base64.b64decode(got.partition(',')[2])))
+
+    @property
+    def asked_picture(self) -> str:
+        return self.backend.asked[-1]['messages'][0]['content'][0]['image_url']['url']
+
+    def error(self, body=None, **more) -> tuple[int, dict]:
+        answer = self.ask(body, **more)
+        assert set(answer.json()) == {'error'}
+        assert set(answer.json()['error']) == {'message', 'type', 'param', 'code'}
+        return answer.status_code, answer.json()['error']
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f'{self.url}/v1', api_key='none', max_retries=0)

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 import mmft
-from mmft.errors import CheckpointError, ConfigError, DataError, ServerError
-from mmft.serve.answerer import open_answerer, place_pictures
+from mmft.errors import CheckpointError, ConfigError, DataError, MMFTError, ServerError
+from mmft.serve.answerer import check_target, open_answerer, place_pictures
 from mmft.serve.local import LocalAnswerer, _Gumbel
 from mmft.serve.remote import chat_messages, data_url
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
@@ -116,6 +116,60 @@ def test_questions_wait_for_each_other(local):
     for thread in threads:
         thread.join()
     assert [got['One?'], got['Two?']] == want
+
+
+def test_a_question_that_is_stopped_while_it_waits_is_never_begun(local, monkeypatch):
+    begun, decoded = [], []
+    monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: begun.append(arguments[1]) or 'yes')
+    monkeypatch.setattr('mmft.serve.local.load_image', lambda image: decoded.append(image) or image)
+    stop, said = threading.Event(), []
+    with local._busy:
+        waiting = threading.Thread(
+            target=lambda: said.extend(local.stream([user('Two?')], [picture(60, 60)], stop=stop)), daemon=True
+        )
+        waiting.start()
+        time.sleep(0.05)
+        assert decoded == []  # pictures of those who wait are not held
+        stop.set()
+        waiting.join(20)
+        assert not waiting.is_alive()  # while the model is still busy
+    assert (said, begun, decoded) == ([], [], [])
+    assert local.answer([user('Three?')], [picture(60, 60)]) == 'yes'
+    assert (begun, len(decoded)) == (['<image>\nThree?'], 1)
+
+
+def test_an_answer_is_stopped_by_another_thread(local, monkeypatch):
+    stop, steps, forward = threading.Event(), [], local.model.llm.lm.forward
+    monkeypatch.setattr(local.model.llm.lm, 'forward', lambda *a, **k: steps.append(1) or forward(*a, **k))
+    pieces = local.stream([user('Hello')], max_new_tokens=300, temperature=2.0, seed=0, stop=stop)
+    next(pieces)
+    stop.set()
+    list(pieces)
+    assert len(steps) < 250
+
+
+def test_a_directory_is_looked_over_without_reading_its_weights(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr(mmft, 'load', None)
+    check_target(directory)
+    for target, options, what in (
+        (tmp_path / 'none', {}, 'is not a directory'),
+        (directory, {'dtype': 'floaty'}, "dtype 'floaty'"),
+        (directory, {'device': 'warp'}, "device 'warp'"),
+    ):
+        with pytest.raises(MMFTError, match=what):
+            check_target(target, **options)
+
+
+def test_a_server_is_looked_up_without_asking_it_anything():
+    with FakeServer(models=['one', 'two'], key='secret') as server:
+        check_target(server.url, model='two', api_key='secret')
+        with pytest.raises(ConfigError, match='2 models'):
+            check_target(server.url, api_key='secret')
+        with pytest.raises(ServerError, match='401'):
+            check_target(server.url, model='two')
+        assert server.requests == []
+    with pytest.raises(ServerError, match='does not answer'):
+        check_target(server.url, model='two')
 
 
 def test_characters_come_whole(local):
@@ -263,24 +317,17 @@ def test_pictures_stand_where_their_placeholders_stood(tmp_path):
     assert seen.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_pictures_that_are_read_differently_elsewhere_are_sent_as_upright_png(tmp_path):
-    def seen(source):
-        head, data = data_url(source).split(',')
-        image = Image.open(io.BytesIO(base64.b64decode(data)))
-        return head, image.size, image.mode
-
-    image = Image.new('RGB', (8, 6), (9, 9, 9))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / 'turned.jpg', exif=exif)
-    image.convert('RGBA').save(tmp_path / 'alpha.png')
-    image.save(tmp_path / 'a.bmp')
+def test_pictures_are_sent_as_every_program_reads_them(tmp_path):
+    """Which they are is the matter of ``test_portable.py``."""
+    image = picture(8, 6)
     image.save(tmp_path / 'plain.webp')
-    assert seen(tmp_path / 'turned.jpg') == ('data:image/png;base64', (6, 8), 'RGB')
-    assert seen(tmp_path / 'alpha.png') == ('data:image/png;base64', (8, 6), 'RGB')
-    assert seen(tmp_path / 'a.bmp') == ('data:image/png;base64', (8, 6), 'RGB')
-    assert seen(image) == ('data:image/png;base64', (8, 6), 'RGB')
-    assert seen(tmp_path / 'plain.webp')[0] == 'data:image/webp;base64'
+    image.convert('RGBA').save(tmp_path / 'alpha.png')
+    whole = base64.b64encode((tmp_path / 'plain.webp').read_bytes()).decode()
+    assert data_url(tmp_path / 'plain.webp') == f'data:image/webp;base64,{whole}'
+    for source in (tmp_path / 'alpha.png', str(tmp_path / 'alpha.png'), image):
+        head, data = data_url(source).split(',')
+        sent = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert (head, sent.mode, sent.tobytes()) == ('data:image/png;base64', 'RGB', image.tobytes())
 
 
 def test_a_key_is_needed_where_one_is_wanted():

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 
-import psutil
 import pytest
 
-from mmft.errors import ConfigError, ServerError
+from mmft.errors import ConfigError
 from mmft.serve import backend as module
 from mmft.serve.backend import choose_backend, devices, lmdeploy_command, proxy_command, transformers_command
 from mmft.serve.cache import cached_export
 from mmft.serve.check import Problem
-from mmft.serve.child import Child, bound_socket
 from mmft.serve.server import servable
-from mmft.serve.settings import ServeSettings, check_fit, check_settings
+from mmft.serve.settings import ServeSettings
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
-from tests.serve.running import eventually
 
 HF, LLAVA, NEXT = (f'{name}ForConditionalGeneration' for name in ('InternVL', 'Llava', 'LlavaNext'))
 
@@ -125,34 +118,6 @@ def test_lmdeploy_knows_these_commands():
     assert CLI.parser.parse_args(proxy_command(80)[3:]).disable_cache_status
 
 
-def test_settings():
-    with pytest.raises(ConfigError, match='3 problems'):
-        check_settings(ServeSettings(tp=0, replicas=0))
-    with pytest.raises(ConfigError, match='belong together'):
-        check_settings(ServeSettings(config={}))
-    with pytest.raises(ConfigError, match='either'):
-        check_settings(ServeSettings('food', config={}, checkpoint='x'))
-    with pytest.raises(ConfigError, match='no such folder'):
-        check_settings(ServeSettings('food', image_root='none'))
-    choice = module.Choice('transformers', '')
-    with pytest.raises(ConfigError, match='--replicas N'):
-        check_fit(ServeSettings('food', tp=2), choice)
-    check_fit(ServeSettings('food', replicas=2), choice)
-    with pytest.raises(ConfigError, match='needs 4 GPUs'):
-        check_fit(ServeSettings('food', tp=2, replicas=2), module.Choice('turbomind', ''))
-
-
-def test_a_taken_port():
-    with bound_socket('127.0.0.1', 0) as taken:
-        port = taken.getsockname()[1]
-        taken.listen()
-        with pytest.raises(ServerError, match=f'port {port}') as error:
-            bound_socket('127.0.0.1', port)
-    assert '--port' in str(error.value)
-    with pytest.raises(ServerError, match=r'192\.0\.2\.1'):
-        bound_socket('192.0.2.1', 0)  # of documentation: no machine has it
-
-
 def test_an_export_is_made_once_and_anew_after_a_change(tmp_path):
     encoder, config = make_encoder(), model_config()
     cfg = {'model': config, 'pretrained': str(make_base(tmp_path / 'base', config, encoder=encoder)), 'tune': LORA}
@@ -182,65 +147,3 @@ def test_a_directory_in_another_layout_is_exported(tmp_path, layout):
     assert 'exporting it' in lines[0]
     assert choose_backend(made, gpus=0).name == 'transformers'
     assert servable(ServeSettings(made), lines.append) == made
-
-
-async def start(code, echo=False):
-    child = Child('the backend', [sys.executable, '-u', '-c', code], 'http://127.0.0.1:1', echo=echo)
-    await child.start()
-    return child
-
-
-def test_a_backend_that_does_not_start_shows_its_last_lines():
-    async def fail():
-        child = await start("print('no such option'); print('50%\\r100%'); raise SystemExit(3)")
-        with pytest.raises(ServerError, match='ended with status 3 while starting') as error:
-            await child.wait_ready(30)
-        assert '  | no such option\n  | 50%\n  | 100%' in str(error.value)
-        slow = await start('import time; time.sleep(60)')
-        with pytest.raises(ServerError, match='--start-timeout'):
-            await slow.wait_ready(0.3)
-        await slow.stop()
-        assert slow.process.returncode == -signal.SIGTERM
-
-    asyncio.run(fail())
-
-
-def test_a_backend_that_does_not_listen_to_reason_is_killed_with_all_it_started():
-    code = """
-import signal, subprocess, sys, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-stubborn = 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'
-other = subprocess.Popen([sys.executable, '-c', stubborn])
-print(other.pid)
-time.sleep(60)
-"""
-
-    async def stop():
-        child = await start(code)
-        while not child.tail:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
-        await child.stop(grace=0.3)
-        assert child.process.returncode == -signal.SIGKILL
-        return int(child.tail[0])
-
-    other = asyncio.run(stop())
-    eventually(lambda: not psutil.pid_exists(other) or psutil.Process(other).status() == 'zombie')
-
-
-def test_a_backend_ends_with_the_gateway_even_if_that_is_killed():
-    code = """
-import asyncio, sys, time
-from mmft.serve.child import Child
-async def main():
-    child = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], 'http://127.0.0.1:1')
-    await child.start()
-    print(child.process.pid, flush=True)
-    await child.wait()
-asyncio.run(main())
-"""
-    gateway = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
-    backend = psutil.Process(int(gateway.stdout.readline()))
-    gateway.kill()
-    gateway.wait()
-    eventually(lambda: not backend.is_running() or backend.status() == 'zombie')

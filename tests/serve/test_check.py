@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmft.export import convert
 from mmft.serve.backend import choose_backend
 from mmft.serve.check import ENGINES, check_directory, needs_export
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
+from tests.serve.served import STAND_INS
 
 ALL, LMDEPLOY, TRANSFORMERS = set(ENGINES), {'turbomind', 'pytorch'}, {'transformers'}
 
@@ -59,6 +61,12 @@ def cut(directory):
     shard.write_bytes(shard.read_bytes()[:-10])
 
 
+def something_large(directory):
+    with open(directory / 'model.safetensors', 'wb') as stream:  # which would be read whole
+        stream.write(struct.pack('<Q', 1 << 30))
+        stream.truncate(2 << 30)
+
+
 def another_shard(directory):
     first, second = sorted(directory.glob('model-*.safetensors'))[:2]
     shutil.copy(first, second)
@@ -89,6 +97,7 @@ WRONG = {
     'git-lfs': ('lion', lambda d: write(d, 'model.safetensors', 'version https://git-lfs'), 'git-lfs', 'pull', ALL),
     'an empty file': ('lion', lambda d: write(d, 'model.safetensors', ''), 'cut off (0 bytes)', 'again', ALL),
     'no safetensors': ('lion', lambda d: write(d, 'model.safetensors', 'x' * 500), 'not a safetensors', 'again', ALL),
+    'something large': ('lion', something_large, 'not a safetensors', 'again', ALL),
     'no tokenizer': ('food', remove('tokenizer.*', 'vocab*'), 'no tokenizer', 'copy', ALL),
     'no template': ('food', remove('chat_template.jinja'), 'no chat template', 'pth_to_hf', ALL),
     'no processor': ('food', remove('*processor_config.json'), 'no preprocessor_config.json', 'pth_to_hf', ALL),
@@ -176,6 +185,41 @@ def test_layouts_that_are_exported_first(exports, tmp_path):
     assert not needs_export(exports / 'adapter')
 
 
-def test_an_original_internvl2_without_its_files(exports):
-    found = check_directory(exports / 'base')
-    assert any('configuration_internvl_chat.py' in problem.what and problem.stops == LMDEPLOY for problem in found)
+ORIGINAL = {
+    # name: (what is done to it, what is said, what to do)
+    'none of its files': (remove('*.py'), 'no configuration_internvl_chat.py, configuration_intern_vit', 'copy'),
+    'no file of the text': (remove('*internlm2.py'), 'no configuration_internlm2.py:', 'copy them'),
+    'no map': (lambda d: change(d, 'config.json', auto_map=None), 'no auto_map', 'published'),
+    'no sizes': (
+        lambda d: change(d, 'config.json', force_image_size=None, downsample_ratio=None),
+        'config.json: no force_image_size, downsample_ratio', 'published',
+    ),
+    'no size of the tower': (
+        lambda d: change(d, 'config.json', vision_config__image_size=None), 'vision_config has no image_size', 'publ',
+    ),
+    'no end': (lambda d: change(d, 'config.json', llm_config__eos_token_id=None), 'llm_config has no eos', 'published'),
+    'no place for pictures': (
+        lambda d: [file.write_text(file.read_text().replace('<IMG_CONTEXT>', '<X>')) for file in d.glob('*token*')],
+        'no <IMG_CONTEXT>', 'copy the tokenizer',
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def original(exports, tmp_path):
+    path = served(exports, tmp_path, 'base')
+    for file in STAND_INS.glob('*.py'):
+        shutil.copy(file, path)
+    return path
+
+
+def test_a_good_original_internvl2(original):
+    assert [problem for problem in check_directory(original) if problem.stops] == []
+
+
+@pytest.mark.parametrize('name', ORIGINAL)
+def test_what_is_wrong_with_an_original_internvl2(original, name):
+    spoil, what, fix = ORIGINAL[name]
+    spoil(original)
+    [found] = [problem for problem in check_directory(original) if problem.stops]
+    assert (what in found.what, fix in found.fix, found.stops) == (True, True, LMDEPLOY), found

@@ -12,9 +12,12 @@ import pytest
 from mmft.cli.main import main
 from mmft.errors import DataError, ServerError
 from mmft.evaluation.bootstrap import interval
+from mmft.serve import asking
+from mmft.serve.answerer import open_answerer
 from mmft.serve.asking import ask_all, read_questions
 from mmft.serve.compare import compare
 from mmft.serve.compare_page import page, verdict
+from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.serve.fakes import FakeServer, Said, save_picture, save_records
 
 RECORDS = [
@@ -168,6 +171,18 @@ def test_a_second_model_that_cannot_be_opened_is_told_of_before_the_first_is_ask
     assert first.asked == []
 
 
+def test_each_model_is_made_once_where_the_second_can_be_checked(records):
+    made = []
+
+    def opener(name):
+        return lambda: made.append(name) or Said('yes', name)
+
+    compare(
+        (opener('a'), opener('b')), read_questions({'ann_file': records}), check=lambda: made.append('?'), bar=False
+    )
+    assert made == ['?', 'a', 'b']
+
+
 def test_a_server_that_dies_leaves_what_both_have_answered(tmp_path):
     count = 30
     path = save_records(tmp_path / 'many.jsonl', [('a.jpg', f'Question {n}?', 'yes') for n in range(count)])
@@ -211,10 +226,38 @@ def test_servers_are_asked_several_questions_at_a_time(records):
 
     questions = read_questions({'ann_file': records}) * 3
     with FakeServer(say) as server:
-        from mmft.serve.answerer import open_answerer
-
         got = ask_all(open_answerer(server.url), questions, {}, workers=3, bar=False)
     assert got.texts == ['yes'] * 15
+
+
+def test_a_server_that_hangs_is_not_waited_for_after_ctrl_c(records, monkeypatch):
+    monkeypatch.setattr(asking, '_PATIENCE', 0.05)
+    hanging, let_go = threading.Event(), threading.Event()
+
+    def say(request):
+        hanging.set()
+        let_go.wait(60)
+        return ['late']
+
+    def press():
+        hanging.wait(20)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with FakeServer(say) as server, open_answerer(server.url) as answerer:
+        threading.Thread(target=press, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            ask_all(answerer, read_questions({'ann_file': records}), {}, workers=2, bar=False)
+        under_way = [thread for thread in threading.enumerate() if thread.name == 'ask']
+        assert under_way
+        assert all(thread.daemon for thread in under_way)  # nor does the end of the process wait for them
+        let_go.set()
+        for thread in under_way:
+            thread.join(20)
+
+
+def test_an_unforeseen_error_is_not_swallowed(records):
+    with pytest.raises(ZeroDivisionError):
+        ask_all(Said(lambda messages, images: 1 / 0), read_questions({'ann_file': records}), {}, bar=False)
 
 
 def test_nothing_to_ask_is_an_error():
@@ -255,8 +298,34 @@ def test_command_line(servers, records, tmp_path, capsys):
 def test_each_server_gets_its_own_key(records, tmp_path):
     with FakeServer(key='one') as a, FakeServer(key='two') as b:
         arguments = ['compare', a.url, b.url, str(records), '--out', str(tmp_path / 'r.html'), '--limit', '1']
-        assert main([*arguments, '--api-keys', 'one', 'two']) == 0
+        assert main([arguments[0], '--api-keys', 'one', 'two', *arguments[1:]]) == 0
         assert main([*arguments, '--force', '--api-key', 'one']) == 1
+
+
+def test_the_key_of_this_machine_is_not_sent_to_others(records, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMFT_API_KEY', 'own')
+    with FakeServer(key='own') as a, FakeServer(key='own') as b:
+        arguments = ['compare', a.url, b.url, str(records), '--out', str(tmp_path / 'r.html'), '--limit', '1']
+        assert main(arguments) == 0
+        assert main([*arguments, '--force', '--api-keys', '-', 'own']) == 1
+
+
+def test_a_training_is_compared_with_its_base(records, tmp_path, monkeypatch, capsys):
+    encoder, config = make_encoder('Qwen2'), model_config('Qwen2')
+    base = make_base(tmp_path / 'base', config, encoder=encoder)
+    cfg = {'model': config, 'pretrained': str(base), 'tune': LORA}
+    (tmp_path / 'run').mkdir()
+    _, trained = make_checkpoint(tmp_path / 'run' / 'iter_9.pth', cfg, encoder)
+    (tmp_path / 'run' / 'own.py').write_text('\n'.join(f'{name} = {value!r}' for name, value in cfg.items()))
+    monkeypatch.chdir(tmp_path)
+    arguments = ['compare', 'base', str(records), '--config', 'run/own.py', '--checkpoint', 'run/iter_9.pth']
+    assert main([*arguments, '--max-new-tokens', '6', '--limit', '2']) == 0
+    told = json.loads((tmp_path / 'work_dirs' / 'compare' / 'base_iter_9_val.json').read_text(encoding='utf-8'))
+    assert (told['a'], told['b']) == ('base', 'run/iter_9.pth')
+    row = told['rows'][0]
+    assert row['b'] == trained.chat(encoder, row['messages'][0]['content'], row['images'], max_new_tokens=6).strip()
+    assert main(['compare', 'base', str(records), '--out', 'x.html']) == 1
+    assert '1 models' in capsys.readouterr().err
 
 
 def test_failed_answers_give_status_1(servers, records, tmp_path, capsys):

@@ -19,7 +19,7 @@ from mmft.serve.remote import RemoteAnswerer, chat_messages
 from mmft.serve.support import support_of
 from tests.export.tiny import make_base
 from tests.export.tiny_llava import llava_config, llava_encoder
-from tests.serve.lmdeploy_cpu import Served, preprocess
+from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt
 from tests.serve.lmdeploy_server import Servers
 from tests.serve.served import CASES, DOCUMENT, LESSONS, Case, Lesson, write_table
 
@@ -67,10 +67,7 @@ def test_preprocessing_gives_our_token_ids(case, made):
     model = made(case)
     for lesson in LESSONS.values():
         sample = model.encoder(lesson.messages[:-1], lesson.images, add_generation_prompt=True)
-        got = preprocess(model.path, asked(lesson), case.row.remote_code)
-        assert list(got['input_ids']) == sample.input_ids.tolist()
-        pixels = [item['pixel_values'] for item in got.get('multimodal') or ()]
-        assert sum(map(len, pixels)) == (0 if sample.pixel_values is None else len(sample.pixel_values))
+        same_prompt(model.path, asked(lesson), sample, case.row.remote_code)
 
 
 @each(SERVED)
@@ -79,10 +76,8 @@ def test_every_weight_is_read_and_the_logits_are_ours(case, made):
     served = Served(model.path, case.row.remote_code)
     assert served.never_written == []
     for lesson in LESSONS.values():
-        got, _ = served.answer(preprocess(model.path, asked(lesson), case.row.remote_code), 1)
         sample = model.encoder(lesson.messages[:-1], lesson.images, add_generation_prompt=True)
-        want = logits_of(model.model, sample)
-        assert (got[:, : want.shape[1]] - want).abs().max() < 1e-4 * want.abs().max()
+        same_answer(served, model.path, asked(lesson), model.model, sample)
 
 
 @each(SERVED)

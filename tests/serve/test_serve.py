@@ -204,7 +204,7 @@ def test_a_client_that_leaves_in_mid_answer(server):
     stream.close()
     eventually(lambda: server.health()['running'] == 0)
     with pytest.raises(openai.APITimeoutError):
-        server.client('secret').with_options(timeout=0.3).chat.completions.create(**{**body_of('red'), **ENDLESS})
+        server.client('secret').with_options(timeout=0.1).chat.completions.create(**{**body_of('red'), **ENDLESS})
     eventually(lambda: server.health()['running'] == 0)
     assert ask(server) == LESSONS['red'].answers[0]
 

@@ -28,7 +28,7 @@ class Gated(Answerer):
     def __init__(self, name: str = 'gated') -> None:
         self.name, self.go, self.closed = name, threading.Event(), threading.Event()
 
-    def _pieces(self, messages, images, settings):
+    def _pieces(self, messages, images, settings, stop):
         try:
             yield 'one '
             while not self.go.wait(0.01):
@@ -135,6 +135,27 @@ def test_stop_keeps_what_was_said_and_ends_the_answers():
     gated.go.set()
     time.sleep(0.05)
     assert turn.replies[0].text == text
+
+
+def test_stop_reaches_a_model_that_has_said_nothing_yet():
+    class Waiting(Answerer):
+        name = 'waiting'
+
+        def _pieces(self, messages, images, settings, stop):
+            self.stopped = stop.wait(20)
+            yield from ()
+
+    waiting = Waiting()
+    talk = Conversation([waiting, Said('quick')])
+    for turn in talk.ask('Well?'):
+        if turn.replies[1].over:
+            talk.stop()
+    assert turn.replies[0].state == 'stopped'
+    for thread in threading.enumerate():
+        if thread.name == 'ask waiting':
+            thread.join(20)
+    assert waiting.stopped
+    assert said(ask(talk, 'And?', alone=True))[1] == 'quick'
 
 
 def test_a_listener_that_leaves_stops_the_answers():
@@ -304,9 +325,21 @@ def test_chats(tmp_path):
 
 
 def test_literal_leaves_code_alone():
-    text = 'a <box>1</box> `<b>` ![x](http://y)\n```\n<p>\n``` <i>'
-    assert literal(text) == 'a &lt;box>1&lt;/box> `<b>` !\\[x](http://y)\n```\n<p>\n``` &lt;i>'
-    assert literal('a & b &lt; ``` <p>') == 'a &amp; b &amp;lt; ``` <p>'
+    text = 'a <box>1</box> `<b>` ![x](http://y)\n```\n<p>\n```\n<i>'
+    assert literal(text) == 'a &lt;box>1&lt;/box> `<b>` !\\[x](http://y)\n```\n<p>\n```\n&lt;i>'
+    assert literal('a & b &lt; `x') == 'a &amp; b &amp;lt; `x'
+    unfinished = 'It is\n```html\n<p>'  # while it streams
+    assert literal(unfinished) == unfinished
+    listed = '- one:\n  ```\n  <p>\n  ```\n- <b>'
+    assert literal(listed) == '- one:\n  ```\n  <p>\n  ```\n- &lt;b>'
+
+
+@pytest.mark.parametrize(
+    'text',
+    [r'\`{}\`', 'a ``` {}', '``` `x` {}', '```\nx\n```\n{}', '```\nx\n``` y\n```\n{}', '`a` {} `b`'],
+)
+def test_what_only_looks_like_code_is_escaped(text):
+    assert '<img' not in literal(text.format('<img src=https://example.com/x.png>'))
 
 
 def test_the_line_below_the_chats():

@@ -19,11 +19,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from mmft.errors import ConfigError, ServerError
+from mmft.serve import webui
 from mmft.serve.answerer import open_answerer
 from mmft.serve.child import free_port
 from mmft.serve.examples import Examples
 from mmft.serve.webui import WebUI
 from tests.serve.fakes import FakeServer, Said, save_picture, save_records
+from tests.serve.running import eventually
 
 ROOT = Path(__file__).parent.parent.parent
 RED, BLUE = (250, 0, 0), (0, 0, 250)
@@ -39,16 +41,16 @@ class Failing(Said):
 
     away = True
 
-    def _pieces(self, messages, images, settings):
+    def _pieces(self, messages, images, settings, stop):
         if self.away:
             raise ServerError('http://127.0.0.1:9 does not answer', fix='start it')
-        yield from super()._pieces(messages, images, settings)
+        yield from super()._pieces(messages, images, settings, stop)
 
 
 class Endless(Said):
     """Goes on until it is stopped."""
 
-    def _pieces(self, messages, images, settings):
+    def _pieces(self, messages, images, settings, stop):
         self.begun, self.ended = threading.Event(), threading.Event()
         try:
             while True:
@@ -219,6 +221,36 @@ def test_a_foreign_host_name_is_refused(url):
         assert web.get(url, headers={'Host': 'evil.example'}).status_code == 400
         answer = web.get(url, headers={'Origin': 'http://evil.example'})
         assert 'access-control-allow-origin' not in answer.headers
+
+
+def test_browsers_are_told_to_fetch_no_media_from_elsewhere(url, client, pictures):
+    ask(client, 'Which?', pictures[0])
+    with httpx.Client(base_url=url, trust_env=False) as web:
+        for path in ('/', '/config', '/gradio_api/info', '/none'):
+            (policy,) = web.get(path).headers.get_list('content-security-policy')
+            assert "img-src 'self' data: blob:;" in policy
+
+
+def test_people_beyond_what_waits_are_told(monkeypatch):
+    monkeypatch.setattr(webui, '_MOST_AT_A_TIME', 1)
+    monkeypatch.setattr(webui, '_MOST_WAITING', 1)
+    model = Endless('', 'endless')
+    ui = WebUI([model])
+    url = ui.start(port=free_port())
+    try:
+        first, second, third = (Client(url, verbose=False) for _ in range(3))
+        question = {'text': 'Go', 'files': []}
+        answered = first.submit(question, api_name='/ask')
+        eventually(lambda: answered.outputs())
+        waits = second.submit(question, api_name='/ask')
+        eventually(lambda: waits.status().code.name == 'IN_QUEUE')
+        with pytest.raises(Exception, match=r'[Qq]ueue is full'):
+            third.predict(question, api_name='/ask')
+        waits.cancel()
+        answered.cancel()
+        assert model.ended.wait(20)
+    finally:
+        ui.close()
 
 
 def test_passwords(models):

@@ -1,0 +1,56 @@
+"""Which pictures every program reads alike, and how the others are written so that it does.
+
+Programs differ in what they make of EXIF orientation, transparency, 16 bits, CMYK and animation. What has any of these
+is handed on as the upright 8-bit RGB that training saw: as PNG, or, a photo that is merely turned, as JPEG of high
+quality, since its PNG would be ten times as large and beyond what servers accept.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from mmft.data.loading import load_image
+
+__all__ = ['portable', 'portable_kind']
+
+_PLAIN = ('JPEG', 'PNG', 'WEBP')
+_PHOTOS = ('JPEG', 'MPO')  # MPO: JPEGs of phones, with a second picture behind the first
+_ORIENTATION = 0x0112  # of EXIF
+
+
+def portable(source: str | os.PathLike | bytes) -> tuple[str, bytes, tuple[int, int]]:
+    """(``jpeg``, ``png`` or ``webp``, the file to hand on, its upright size) of a picture: a path, or encoded bytes.
+
+    Raises:
+        DataError: no picture, or a damaged one.
+    """
+    upright = load_image(source)
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        kind, same = portable_kind(image)
+    if not same:
+        buffer = io.BytesIO()
+        options = {'quality': 95, 'subsampling': 0} if kind == 'jpeg' else {'compress_level': 1}
+        upright.save(buffer, kind, **options)
+        data = buffer.getvalue()
+    return kind, data, upright.size
+
+
+def portable_kind(image: Image.Image) -> tuple[str, bool]:
+    """(the format to hand an opened file on in, whether it can stay as it is); no pixel is decoded."""
+    plain = image.mode in ('RGB', 'L') and 'transparency' not in image.info
+    same = plain and image.format in _PLAIN and not getattr(image, 'is_animated', False) and _is_upright(image)
+    if plain and image.format in _PHOTOS:
+        return 'jpeg', same
+    return image.format.lower() if same else 'png', same
+
+
+def _is_upright(image: Image.Image) -> bool:
+    try:
+        return Image.Image.getexif(image).get(_ORIENTATION, 1) == 1
+    except Exception:  # a broken block of EXIF data, which not every program takes as lightly as we do
+        return False

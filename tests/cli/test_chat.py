@@ -1,0 +1,104 @@
+"""Which models a command line names, and which server is shown which key."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from mmft.cli.chat import add_answering, add_models, key_for, models_of
+from mmft.errors import ConfigError
+
+HERE, THERE = 'http://127.0.0.1:8000', 'https://models.example.com/v1'
+
+
+@pytest.fixture(autouse=True)
+def own_key(monkeypatch):
+    """The key of this machine's server, in the environment."""
+    monkeypatch.setenv('MMFT_API_KEY', 'own')
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'food.py'
+    path.write_text("model = dict(type='VLM')\n")
+    return str(path)
+
+
+def models(named, *options, counts=(1, 2)):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--names', nargs='+')
+    add_answering(parser, 9)
+    add_models(parser)
+    return models_of(parser.parse_args(list(options)), named, counts)
+
+
+@pytest.mark.parametrize('url', [HERE, 'http://localhost:1/v1', 'http://[::1]:8000', 'HTTP://127.0.0.5'])
+def test_the_key_in_the_environment_is_sent_to_this_machine(url):
+    assert key_for(url, None) == 'own'
+    assert key_for(url, '-') is None
+    assert key_for(url, 'other') == 'other'
+
+
+@pytest.mark.parametrize(
+    'url',
+    [THERE, 'http://10.0.0.7:8000', 'http://127.0.0.1.example.com', 'http://127.0.0.1@example.com', 'http://[::1'],
+)
+def test_and_to_no_other(url):
+    assert key_for(url, None) is None
+    assert key_for(url, 'its own') == 'its own'
+
+
+def test_a_directory_is_shown_no_key():
+    assert key_for('exported/food', 'secret') is None
+    assert key_for(({}, 'iter_1.pth'), None) is None
+
+
+def test_a_key_from_a_file(tmp_path):
+    file = tmp_path / 'key'
+    file.write_text('secret\n')
+    assert key_for(THERE, f'@{file}') == 'secret'
+    file.write_text('\n')
+    with pytest.raises(ConfigError, match=r'0 words\n.*one line, the key'):
+        key_for(THERE, f'@{file}')
+    with pytest.raises(ConfigError, match='a file with a key'):
+        key_for(THERE, f'@{tmp_path / "none"}')
+
+
+def test_each_server_gets_its_own_key():
+    def keys(*options):
+        return [options['api_key'] for _, options in models([HERE, THERE], *options)]
+
+    assert keys() == ['own', None]
+    assert keys('--api-key', 'both') == ['both', 'both']
+    assert keys('--api-keys', 'a', 'b') == ['a', 'b']
+    assert keys('--api-keys', '-', 'b', '--api-key', 'c') == [None, 'b']
+
+
+def test_a_training_is_the_last_model(config):
+    (first, options), (last, same) = models(['base'], '--config', config, '--checkpoint', 'iter_1.pth', '--dtype', 'x')
+    assert first == 'base'
+    assert last[0].model == {'type': 'VLM'}
+    assert last[1] == 'iter_1.pth'
+    assert options == same == {'base': None, 'device': None, 'dtype': 'x', 'model': None, 'api_key': None}
+    assert len(models([], '--config', config, '--checkpoint', 'iter_1.pth')) == 1
+
+
+def test_models_of_servers():
+    assert [options['model'] for _, options in models([HERE, THERE], '--models', '-', 'b')] == [None, 'b']
+
+
+@pytest.mark.parametrize(
+    ('named', 'options', 'what'),
+    [
+        ([], [], '0 models\n.*one or two'),
+        (['a', 'b', 'c'], [], '3 models'),
+        (['a'], ['--config', 'x'], 'belong together'),
+        (['a', 'b'], ['--models', 'x'], r'1 --models: x\n.*2, one for each model'),
+        (['a', 'b'], ['--names', 'x'], '1 --names'),
+        (['a', 'b'], ['--api-keys', 'secret'], r'1 --api-keys: \.\.\.\n'),
+    ],
+)
+def test_what_does_not_fit_is_refused(named, options, what):
+    with pytest.raises(ConfigError, match=what):
+        models(named, *options)
