@@ -46,7 +46,8 @@ bench: install  ## the benchmarks of docs/benchmarks.md
 	$(PY) benchmarks/tiling.py
 	$(PY) benchmarks/train_step.py
 	$(PY) benchmarks/convert.py
-	$(PY) benchmarks/serve.py
+	@test -d work_dirs/demo/food || $(PY) tools/demo.py
+	$(PY) benchmarks/serve.py work_dirs/demo/food --dataset data/demo_food/heldout.jsonl
 
 clean:  ## remove what was trained and drawn, and build leftovers (not what is installed)
 	rm -rf build dist *.egg-info work_dirs data/demo_food
