@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mmft.models import VLM
 
 __all__ = ['Pretrained', 'as_device', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same',
-           'load', 'load_encoder', 'open_pretrained', 'read_layout', 'tokenizer_directory']  # fmt: skip
+           'encoder_places', 'has_tokenizer', 'load', 'load_encoder', 'open_pretrained', 'read_layout',
+           'tokenizer_directory']  # fmt: skip
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
@@ -162,10 +163,20 @@ def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None) -> st
     return str(found or '')
 
 
+def has_tokenizer(path: str | Path) -> bool:
+    """Whether a directory holds a tokenizer."""
+    return any((Path(path) / name).is_file() for name in TOKENIZER_FILES)
+
+
+def encoder_places(directory: ModelDirectory) -> list[Path]:
+    """Where a directory's tokenizer may be: in it, or in the base that its weights build on."""
+    return [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
+
+
 def load_encoder(path: str | Path, tokens_per_tile: int, layout: Layout | None = None) -> ChatEncoder | None:
     """The encoder of a directory: as an mmft export keeps it, else from ``config.json``; None without a tokenizer."""
     directory = Path(path)
-    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(directory):
         return None
     from mmft.data import ChatEncoder
 
@@ -216,8 +227,7 @@ def load(
 
 def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:
     """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
-    places = [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
-    for place in places:
+    for place in encoder_places(directory):
         side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
         encoder = load_encoder(place, model.num_image_tokens(side), layout)
         if encoder is not None:

@@ -56,9 +56,8 @@ def add_models(parser: argparse.ArgumentParser, nargs: int | str = '+') -> None:
         nargs: how many models there are, where that is known: options before the models then do not take them in.
     """
     parser.add_argument(
-        '--config', help='of a training whose checkpoint is the last model; exported first, into a cache'
+        '--config', help='of a model that is a checkpoint (default: the config that its run kept beside it)'
     )
-    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
     parser.add_argument('--models', nargs=nargs, metavar='NAME', help="which of a server's models; '-': the only one")
     parser.add_argument(
         '--api-keys', nargs=nargs, metavar='KEY', help="one for each model, where servers have their own; '-': none"
@@ -73,26 +72,20 @@ def models_of(
     """What ``open_answerer`` takes for each model: the target, and the options.
 
     Args:
-        named: directories and addresses; the training of ``add_models`` comes after them.
+        named: directories, addresses, and checkpoints, which are exported first, into a cache.
         counts: how many models there may be.
 
     Raises:
-        ConfigError: another number of them, or of what belongs to each.
+        ConfigError: another number of them, or of what belongs to each; a checkpoint without a config.
     """
     from mmft.errors import ConfigError
 
-    targets: list[Any] = list(named)
-    if (args.config is None) != (args.checkpoint is None):
-        raise ConfigError('--config and --checkpoint belong together', fix='give both, or a model directory')
-    if args.config is not None:
-        from mmft.cli.configs import load_config
-
-        targets.append((load_config(args.config, args.cfg_options), args.checkpoint))
-    if len(targets) not in counts:
+    if len(named) not in counts:
         numbers = ' or '.join(('none', 'one', 'two')[count] for count in counts)
-        raise ConfigError(
-            f'{len(targets)} models', expected=f'{numbers}: directories, URLs, or --config and --checkpoint'
-        )
+        raise ConfigError(f'{len(named)} models', expected=f'{numbers}: directories, URLs or checkpoints (.pth)')
+    targets = [_training(target, args) if target.endswith('.pth') else target for target in named]
+    if args.config is not None and not any(isinstance(target, tuple) for target in targets):
+        raise ConfigError(f'--config {args.config} without a checkpoint', fix='name iter_N.pth of its run as a model')
     for option in ('names', 'models', 'api_keys'):
         given = getattr(args, option)
         if given and len(given) != len(targets):
@@ -105,6 +98,23 @@ def models_of(
         (target, {**shared, 'model': None if model == '-' else model, 'api_key': key_for(target, key)})
         for target, model, key in zip(targets, models, keys, strict=True)
     ]
+
+
+def _training(checkpoint: str, args: argparse.Namespace) -> tuple[Any, str]:
+    """A checkpoint with its config."""
+    from mmft.cli.configs import load_config
+    from mmft.errors import ConfigError
+
+    config = args.config
+    if config is None:
+        beside = sorted(Path(checkpoint).parent.glob('*.py'))
+        if len(beside) != 1:
+            found = ', '.join(path.name for path in beside) or 'no config'
+            raise ConfigError(
+                f'{checkpoint}: {found} beside it', expected='the one of its run', fix='name it: --config FILE'
+            )
+        config = str(beside[0])
+    return load_config(config, args.cfg_options), checkpoint
 
 
 def key_for(target: Any, given: str | None) -> str | None:

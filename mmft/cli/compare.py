@@ -21,13 +21,9 @@ __all__ = ['add_arguments', 'dataset_of', 'run']
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``compare``."""
-    parser.add_argument(
-        'targets',
-        nargs='+',
-        metavar='MODEL',
-        help='A and B: a model directory, or the URL of a server with the OpenAI API; with --config and --checkpoint '
-        'these are B, and only A is named here',
-    )
+    what = 'a model directory, a checkpoint of a run (iter_N.pth), or the URL of a server with the OpenAI API'
+    parser.add_argument('a', metavar='A', help=what)
+    parser.add_argument('b', metavar='B', help='likewise')
     parser.add_argument('dataset', metavar='DATASET', help='an annotation file, or a config, whose val set is taken')
     parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
     parser.add_argument(
@@ -58,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     find_metric(args.metric)
     if args.workers < 1 or args.shown < 0:
         raise ConfigError(f'--workers {args.workers} --shown {args.shown}', expected='at least 1, and not below 0')
-    models = models_of(args, args.targets, (2,))
+    models = models_of(args, [args.a, args.b], (2,))
     named = [target if isinstance(target, str) else str(target[1]) for target, _ in models]
     out = _out(args, named)
     seed = args.seed or 0

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'targets',
         nargs='*',
         metavar='MODEL',
-        help='one or two: a model directory, or the URL of a server with the OpenAI API; before and after, as a rule',
+        help='one or two, before and after as a rule: a model directory, a checkpoint of a run (iter_N.pth), or the '
+        'URL of a server with the OpenAI API',
     )
     parser.add_argument('--names', nargs='+', metavar='NAME', help='what the page calls the models')
     parser.add_argument(

@@ -33,6 +33,7 @@ STAGES: dict[str, dict[str, Any]] = {
 """Name on the command line -> DeepSpeed's ``zero_optimization``."""
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
+_OF_A_RUN = ('params', 'names', 'fused', 'foreach', 'capturable')  # of a group, and not of what it has learnt
 
 
 def deepspeed_config(setting: str | Mapping[str, Any], optim: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         """What ``state_dict`` gave, here or in a run without DeepSpeed."""
         saved = state_dict['optimizer']
         for group, before in zip(self.optimizer.param_groups, saved['param_groups'], strict=True):
-            group.update({key: value for key, value in before.items() if key not in ('params', 'names')})
+            group.update({key: value for key, value in before.items() if key not in _OF_A_RUN})
         number = 0
         for parameters in self.trained:
             for parameter in parameters:

@@ -145,7 +145,7 @@ def weight_problems(cfg: Config) -> list[str]:
         repo = repos.get(part) if isinstance(repos, dict) else repos
         repo = repo if isinstance(repo, (list, tuple)) else [repo] * len(places)
         for place, source in zip(places, repo, strict=False):
-            if not _is_there(Path(place)):
+            if not _is_there(Path(place), part):
                 missing.append(_to_fetch(part, place, source))
     if missing:
         problems.append(f'base weights (looked from {Path.cwd()}):\n' + '\n'.join(missing))
@@ -166,11 +166,11 @@ def _resumes(cfg: Config) -> bool:
     return bool(resume) and (isinstance(resume, str) or find_last(cfg.get('work_dir') or '.') is not None)
 
 
-def _is_there(path: Path) -> bool:
+def _is_there(path: Path, part: str) -> bool:
     if path.suffix in WEIGHT_SUFFIXES:
         return path.is_file()
     # A projector's directory may hold its tensors only.
-    return (path / 'config.json').is_file() or projector_file(path) is not None
+    return (path / 'config.json').is_file() or (part in ('', 'projector') and projector_file(path) is not None)
 
 
 def _to_fetch(part: str, place: str, repo: str | None) -> str:

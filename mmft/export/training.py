@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmft.checkpoint.load import TOKENIZER_FILES, as_dtype, build_meta, tokenizer_directory
+from mmft.checkpoint.load import as_dtype, build_meta, has_tokenizer, tokenizer_directory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import Contents
 from mmft.export.same_model import check_trained_model
@@ -113,7 +113,7 @@ def _encoder(
 
         return load_encoder(base.path, model.tokens_per_tile, base.layout) if base.path is not None else None
     config = {'tokenizer': tokenizer_directory(base.pretrained), **cfg['encoder']}
-    if not any((Path(config['tokenizer']) / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(config['tokenizer']):
         return None
     side = config.get('image_processor', {}).get('tile_size', model.vision.image_size)
     return ENCODERS.build({'tokens_per_tile': model.num_image_tokens(side), **config})

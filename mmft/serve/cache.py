@@ -112,7 +112,7 @@ def _mark(cfg: Mapping[str, Any], sources: list[Path]) -> str:
     read = {name: cfg.get(name) for name in ('model', 'encoder', 'pretrained', 'dtype')}
     digest = hashlib.sha256(json.dumps([__version__, read], sort_keys=True, default=repr).encode())
     for source in sources:
-        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.is_file())
+        files = [source] if source.is_file() else sorted(file for file in source.rglob('*') if file.is_file())
         for file in files:
             status = file.stat()
             digest.update(f'{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n'.encode())

@@ -153,12 +153,14 @@ def check_directory(path: str | Path) -> list[Problem]:
 def needs_export(path: str | Path) -> bool:
     """Whether no backend serves a directory as it is, but mmft reads it, and so can export it for them."""
     from mmft.checkpoint.layouts import matches_any
+    from mmft.checkpoint.stages import has_folders
 
     directory = ServedDirectory(path)
     config = directory.config
     if not config or directory.architecture in _BY_CLASS or not matches_any(config):
         return False
-    return not directory.has('adapter_config.json') or directory.has('non_lora_trainables.bin')
+    whole = not directory.has('adapter_config.json') or directory.has('non_lora_trainables.bin')
+    return whole or has_folders(directory.path)
 
 
 def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:

@@ -24,6 +24,7 @@ __all__ = ['Fetcher', 'is_public']
 MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GLOBAL_UNICAST = ipaddress.ip_network('2000::/3')
+_NAT64 = ipaddress.ip_network('64:ff9b::/96')
 _NOT_QUITE_PUBLIC = [ipaddress.ip_network(text) for text in ('192.0.0.0/24', '168.63.129.16/32')]
 """Assignments of protocols, and the host of every virtual machine of Azure: Python takes them for public."""
 
@@ -39,7 +40,9 @@ class Fetcher:
 
     def __init__(self, max_bytes: int, seconds: float = 20.0, allowed_hosts: Collection[str] = ()) -> None:
         self.max_bytes, self.seconds = max_bytes, seconds
-        self._pool = httpcore.AsyncConnectionPool(network_backend=_PublicNetwork(frozenset(allowed_hosts)))
+        # How many there are at a time, the requests that are admitted decide.
+        network = _PublicNetwork(frozenset(allowed_hosts))
+        self._pool = httpcore.AsyncConnectionPool(None, max_keepalive_connections=0, network_backend=network)
 
     async def fetch(self, url: str, take: Callable[[int], None] = lambda size: None) -> bytes:
         """What is at an ``http(s)://`` address.
@@ -123,10 +126,14 @@ class _PublicNetwork(httpcore.AsyncNetworkBackend):
 def is_public(address: str) -> bool:
     """Whether an IP address can be reached from everywhere; also of IPv4 addresses written inside IPv6 ones.
 
-    >>> [is_public(a) for a in ('8.8.8.8', '127.0.0.1', '169.254.169.254', '::ffff:10.0.0.1', '64:ff9b::7f00:1')]
-    [True, False, False, False, False]
+    >>> [is_public(a) for a in ('8.8.8.8', '127.0.0.1', '169.254.169.254', '::ffff:10.0.0.1')]
+    [True, False, False, False]
+    >>> [is_public(a) for a in ('64:ff9b::808:808', '64:ff9b::7f00:1')]
+    [True, False]
     """
     ip = ipaddress.ip_address(address.partition('%')[0])
+    if ip.version == 6 and ip in _NAT64:  # how networks without IPv4 see the rest of the world
+        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
     if not ip.is_global or ip.is_multicast:
         return False
     if ip.version == 4:

@@ -111,7 +111,8 @@ class Fleet:
                 await self._restart(member)
             except Exception as error:  # of whichever kind: a server without its backend is no server
                 self.log(f'{child.name} does not come back: {error}')
-                await child.stop(grace=0.5)  # so that the next turn sees it end
+                with contextlib.suppress(OSError):
+                    await child.stop(grace=0.5)  # so that the next turn sees it end
                 continue
             self._is_up(member, True)
             self.log(f'{child.name} is back')
@@ -142,11 +143,9 @@ class Fleet:
                     continue
                 try:
                     status = (await client.get(child.url + child.ready)).status_code
-                except httpx.TimeoutException:  # it may be busy, for a while
+                except httpx.HTTPError:  # it may be busy, for a while, or about to end
                     silent += 1
                     why = f'has not answered {silent} times ({child.ready})'
-                except httpx.HTTPError:  # it ends
-                    continue
                 else:
                     silent, bad = 0, bad + 1 if status != 200 else 0
                     why = f'says that it cannot work ({child.ready}: {status})'

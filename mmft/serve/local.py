@@ -22,7 +22,8 @@ from transformers import (
 )
 
 import mmft.engine.compat
-from mmft.checkpoint.load import as_device, as_dtype, open_pretrained
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.load import as_device, as_dtype, encoder_places, has_tokenizer, open_pretrained
 from mmft.data import image_size, load_image
 from mmft.errors import CheckpointError, DataError
 from mmft.serve.answerer import Answerer, Picture
@@ -65,11 +66,7 @@ class LocalAnswerer(Answerer):
         self.encoder: ChatEncoder
         self.model, self.encoder = mmft.load(path, dtype=dtype, device=_device(device), base=base)
         if self.encoder is None:
-            raise CheckpointError(
-                f'{path} holds no tokenizer',
-                expected='tokenizer.json or tokenizer.model beside the weights',
-                fix='copy the files of the tokenizer of its language model into the directory',
-            )
+            raise _no_tokenizer(path)
         self._busy = threading.Lock()
 
     def _pieces(
@@ -181,6 +178,16 @@ def check_directory(
     as_device(_device(device))
     as_dtype(dtype)
     open_pretrained(path, base=base)
+    if not any(map(has_tokenizer, encoder_places(ModelDirectory(path, base)))):
+        raise _no_tokenizer(path)
+
+
+def _no_tokenizer(path: str | os.PathLike) -> CheckpointError:
+    return CheckpointError(
+        f'{path} holds no tokenizer',
+        expected='tokenizer.json or tokenizer.model beside the weights',
+        fix='copy the files of the tokenizer of its language model into the directory',
+    )
 
 
 def _device(named: str | None) -> str:

@@ -75,7 +75,7 @@ class RemoteAnswerer(Answerer):
         try:
             found = self.models()
         except ServerError as error:
-            if isinstance(error.__cause__, urllib.error.HTTPError) and not error.fix:
+            if isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code not in (401, 403, 429):
                 raise ServerError(f'{error.what}, asked for its models', fix=name_it) from error
             raise
         if len(found) != 1:

@@ -99,7 +99,7 @@ def check_settings(settings: ServeSettings) -> None:
 def _wrong_key(key: str) -> str:
     """What is wrong with an api key; empty if nothing is. The key itself is not shown."""
     if not key.strip():  # it would let everybody in who sends none
-        return '--api-key (or MMFT_API_KEY) is empty: is the variable set? Without a key, leave it out'
+        return '--api-key (or MMFT_API_KEY) is empty: is the variable set? For no key, leave out both'
     if key != key.strip() or not (key.isascii() and key.isprintable()):
         return '--api-key (or MMFT_API_KEY): expected ASCII without outer spaces, as nothing else passes in a header'
     return ''
@@ -131,12 +131,14 @@ def _misfits(settings: ServeSettings, choice: Choice, config: Mapping[str, Any])
     if settings.dtype == 'float32' and choice.name != 'transformers':
         yield '--dtype float32: LMDeploy computes in float16 or bfloat16'
     text = text_config(config)
-    heads = [text[name] for name in ('num_attention_heads', 'num_key_value_heads') if text.get(name)]
-    if any(count % settings.tp for count in heads):
-        yield f"--tp {settings.tp}: expected a divisor of the language model's heads, {' and '.join(map(str, heads))}"
+    heads = text.get('num_attention_heads') or settings.tp
+    shared = text.get('num_key_value_heads') or heads  # where there are fewer than GPUs, each is on several
+    if heads % settings.tp or (shared % settings.tp and settings.tp % shared):
+        yield f"--tp {settings.tp}: expected a divisor of the model's heads, {heads} ({shared} of keys and values)"
     # A scaled model has room beyond its positions; how much, each kind of scaling has its own rule for.
     most, scaling = session_length(config), text.get('rope_scaling') or text.get('rope_parameters') or {}
     scaled = scaling.get('rope_type', scaling.get('type', 'default')) != 'default'
+    scaled = scaled or any('rope' in argument for argument in settings.backend_args)
     if most is not None and settings.session_len is not None and settings.session_len > most and not scaled:
         yield f'--session-len {settings.session_len}: expected at most {most}, the positions that the model knows'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -75,13 +76,15 @@ def test_each_server_gets_its_own_key():
     assert keys('--api-keys', '-', 'b', '--api-key', 'c') == [None, 'b']
 
 
-def test_a_training_is_the_last_model(config):
-    (first, options), (last, same) = models(['base'], '--config', config, '--checkpoint', 'iter_1.pth', '--dtype', 'x')
+def test_a_checkpoint_brings_its_config(config):
+    (first, options), (last, same) = models(['base', 'iter_1.pth'], '--config', config, '--dtype', 'x')
     assert first == 'base'
     assert last[0].model == {'type': 'VLM'}
     assert last[1] == 'iter_1.pth'
     assert options == same == {'base': None, 'device': None, 'dtype': 'x', 'model': None, 'api_key': None}
-    assert len(models([], '--config', config, '--checkpoint', 'iter_1.pth')) == 1
+    beside = str(Path(config).parent / 'iter_1.pth')
+    ((found, _),) = models([beside])
+    assert (found[0].model, found[1]) == ({'type': 'VLM'}, beside)
 
 
 def test_models_of_servers():
@@ -93,7 +96,8 @@ def test_models_of_servers():
     [
         ([], [], '0 models\n.*one or two'),
         (['a', 'b', 'c'], [], '3 models'),
-        (['a'], ['--config', 'x'], 'belong together'),
+        (['a'], ['--config', 'x'], '--config x without a checkpoint'),
+        (['nowhere/iter_1.pth'], [], 'no config beside it'),
         (['a', 'b'], ['--models', 'x'], r'1 --models: x\n.*2, one for each model'),
         (['a', 'b'], ['--names', 'x'], '1 --names'),
         (['a', 'b'], ['--api-keys', 'secret'], r'1 --api-keys: \.\.\.\n'),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmft.engine.optim import OptimWrapper, build_optim_wrapper, group_of, param_groups
+from mmft.engine.optim import OptimWrapper, build_optim_wrapper, build_optimizer, group_of, param_groups
 from mmft.errors import ConfigError, TrainingError
 from tests.engine.toy import ToyVLM, toy_runner
 
@@ -37,6 +37,15 @@ def test_adapters_are_a_group_of_their_own() -> None:
     for parts, lr in (({}, 1.0), ({'llm': {'lr': 2.0}}, 2.0), ({'llm': {'lr': 2.0}, 'lora': {'lr_mult': 3.0}}, 3.0)):
         (group,) = param_groups(model, 1.0, parts=parts)
         assert (group['part'], group['lr']) == ('llm.lora', lr)
+
+
+def test_adam_works_in_one_pass_unless_told_otherwise() -> None:
+    def built(**optimizer):
+        return build_optimizer(ToyVLM(), {'optimizer': {'lr': 0.1, **optimizer}})
+
+    assert built(type='AdamW').defaults['fused'] is True
+    assert built(type='AdamW', fused=False).defaults['fused'] is False
+    assert 'fused' not in built(type='NAdam', betas=[0.9, 0.99]).defaults
 
 
 def test_wrong_parts_are_refused() -> None:

@@ -53,6 +53,9 @@ def test_what_fits_is_written_for_backends(tmp_path):
     path, _ = make_checkpoint(tmp_path / 'iter_1.pth', cfg, encoder)
     made = cached_export(cfg, path, log=lambda line: None, native=True)
     assert cached_export(cfg, path, log=lambda line: None) == made
+    (tmp_path / 'base' / 'connector').mkdir()  # weights may lie in folders
+    (tmp_path / 'base' / 'connector' / 'pytorch_model.bin').write_bytes(b'')
+    assert cached_export(cfg, path, log=lambda line: None) != made
 
 
 @pytest.mark.parametrize('native', [False, True])

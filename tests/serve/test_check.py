@@ -15,6 +15,7 @@ from mmft.export import convert
 from mmft.serve.backend import choose_backend
 from mmft.serve.check import ENGINES, check_directory, needs_export
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
+from tests.helpers import GOLDEN
 from tests.serve.served import STAND_INS
 
 ALL, LMDEPLOY, TRANSFORMERS = set(ENGINES), {'turbomind', 'pytorch'}, {'transformers'}
@@ -183,6 +184,13 @@ def test_layouts_that_are_exported_first(exports, tmp_path):
     assert 'exports it first' in check_directory(native)[0].fix
     assert not needs_export(exports / 'food')
     assert not needs_export(exports / 'adapter')
+    # TinyLLaVA Factory's LoRA runs: an adapter beside the weights that it is over.
+    shutil.copytree(GOLDEN / 'llava15', tmp_path / 'factory')
+    (tmp_path / 'factory' / 'adapter_config.json').write_text('{}')
+    assert not needs_export(tmp_path / 'factory')
+    (tmp_path / 'factory' / 'language_model').mkdir()
+    (tmp_path / 'factory' / 'model.safetensors').rename(tmp_path / 'factory' / 'language_model' / 'pytorch_model.bin')
+    assert needs_export(tmp_path / 'factory')
 
 
 ORIGINAL = {

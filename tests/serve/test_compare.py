@@ -318,14 +318,16 @@ def test_a_training_is_compared_with_its_base(records, tmp_path, monkeypatch, ca
     _, trained = make_checkpoint(tmp_path / 'run' / 'iter_9.pth', cfg, encoder)
     (tmp_path / 'run' / 'own.py').write_text('\n'.join(f'{name} = {value!r}' for name, value in cfg.items()))
     monkeypatch.chdir(tmp_path)
-    arguments = ['compare', 'base', str(records), '--config', 'run/own.py', '--checkpoint', 'run/iter_9.pth']
-    assert main([*arguments, '--max-new-tokens', '6', '--limit', '2']) == 0
+    arguments = ['compare', 'base', '--limit', '2', 'run/iter_9.pth', '--max-new-tokens', '6', str(records)]
+    assert main(arguments) == 0
     told = json.loads((tmp_path / 'work_dirs' / 'compare' / 'base_iter_9_val.json').read_text(encoding='utf-8'))
     assert (told['a'], told['b']) == ('base', 'run/iter_9.pth')
     row = told['rows'][0]
     assert row['b'] == trained.chat(encoder, row['messages'][0]['content'], row['images'], max_new_tokens=6).strip()
-    assert main(['compare', 'base', str(records), '--out', 'x.html']) == 1
-    assert '1 models' in capsys.readouterr().err
+    (tmp_path / 'run' / 'other.py').touch()
+    assert main([*arguments, '--force']) == 1
+    assert 'run/iter_9.pth: other.py, own.py beside it' in capsys.readouterr().err
+    assert main([*arguments, '--force', '--config', 'run/own.py']) == 0
 
 
 def test_failed_answers_give_status_1(servers, records, tmp_path, capsys):

@@ -173,7 +173,7 @@ def test_a_server_and_the_proxy_that_end_together(web):
     play(scene)
 
 
-@pytest.mark.parametrize('health', [500, httpx.ReadTimeout('silent')])
+@pytest.mark.parametrize('health', [500, httpx.ReadTimeout('silent'), httpx.ConnectError('its port is closed')])
 def test_a_server_that_cannot_work_or_hangs_is_ended(web, health):
     async def scene(lines):
         one = member(StandIn('one'))

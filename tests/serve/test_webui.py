@@ -310,7 +310,7 @@ def test_the_command_says_what_is_wrong(capsys, tmp_path):
 
     assert 'one or two' in error()
     assert 'one or two' in error('a', 'b', 'c')
-    assert 'belong together' in error('--config', 'x')
+    assert '--config x without a checkpoint' in error('a', '--config', 'x')
     assert 'one for each model' in error('a', '--names', 'x', 'y')
     assert '--models' in error('a', 'b', '--models', 'x')
     assert 'USER:PASSWORD' in error('a', '--auth', 'nobody')

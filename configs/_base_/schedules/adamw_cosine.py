@@ -9,8 +9,7 @@ optim_wrapper = dict(
     # Batches per step and GPU. A step weights every trained token alike, whatever batch it lies in.
     accumulative_counts=8,
     clip_grad=dict(max_norm=1.0),
-    # fused: one pass over weights and moments instead of ten, on CPUs too.
-    optimizer=dict(type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05),
 )
 
 # Counted in steps of the whole run: linear warm-up for 3% of it, then a cosine to zero.
