@@ -18,4 +18,3 @@ val_dataloader.update(batch_size=16, num_workers=0)
 optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=1e-3))
 gradient_checkpointing = False
 tune.update(llm=dict(r=16, alpha=32))
-train_cfg.update(max_epochs=4)

@@ -1,6 +1,6 @@
-"""LLaVA-tiny on food pictures, stage two, instruction tuning: LoRA on the language model, projector trained.
+"""LLaVA-tiny on food pictures, stage two, instruction tuning: LoRA on language model and tower, projector trained.
 
-The tower stays as stage one left it. `make demo-llava` gives its own pictures on the command line.
+`make demo-llava` gives its own pictures on the command line.
 """
 
 from mmengine.config import read_base
@@ -14,7 +14,7 @@ with read_base():
 init_from = 'work_dirs/demo_llava/align_run'
 train_dataloader.update(batch_size=8, num_workers=0)
 val_dataloader.update(batch_size=16, num_workers=0)
-tune.update(llm=dict(r=16, alpha=32))
+tune.update(vision=dict(type='lora', r=16, alpha=32), llm=dict(r=16, alpha=32))
 optim_wrapper.update(
     dtype='float32',
     accumulative_counts=1,
@@ -22,4 +22,3 @@ optim_wrapper.update(
     paramwise_cfg=dict(parts=dict(projector=dict(lr=2e-4))),
 )
 gradient_checkpointing = False
-train_cfg.update(max_epochs=2)

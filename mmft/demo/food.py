@@ -47,7 +47,7 @@ class Plan:
     words: int = 300
     stills: int = 4000
     known: int = 400
-    train: int = 320
+    train: int = 640
     val: int = 2
     heldout: int = 10
     seed: int = 2024
@@ -76,7 +76,7 @@ def draw(seed: int, split: str, number: int, subject: str) -> tuple[Image.Image,
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     width, height = SIZES[rng.integers(len(SIZES))]
-    if split == 'base':  # many, and looked at by nobody but the model: drawn small
+    if split in ('base', 'train'):  # many, and looked at by nobody but the model: drawn small
         width, height = width // 2, height // 2
     radius = rng.uniform(0.41, 0.54) * min(width, height)
     loose = 0.5 * max(width, height) - radius
