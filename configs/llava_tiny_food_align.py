@@ -20,5 +20,5 @@ tune.update(vision=dict(from_layer=2))
 optim_wrapper.update(dtype='float32', accumulative_counts=1, optimizer=dict(lr=6e-4))
 gradient_checkpointing = False
 deepspeed = None
-train_cfg.update(max_epochs=4)
+train_cfg.update(max_epochs=3)
 default_hooks.update(answers=None)
