@@ -114,6 +114,7 @@ class ChatEncoder(KeptEncoder):
             DataError: a conversation that does not fit (``ChatTemplate.check``), more or fewer ``<image>`` than
                 pictures, the image token's text in a message, too many tokens, or a picture that cannot be read.
         """
+        _check_list(images)
         ids, trained = self._tokenize(messages, len(images), add_generation_prompt)
         sizes = [image_size(image) for image in images]
         limit = self._max_tiles(len(images))
@@ -148,6 +149,8 @@ class ChatEncoder(KeptEncoder):
             images: the pictures of ``history``, then those of ``question``.
             history: the turns before, with their ``<image>`` placeholders.
         """
+        _check_list(images)
+        self.template.check([*history, {'role': 'user', 'content': question}], add_generation_prompt=True)
         if IMAGE_PLACEHOLDER not in question:
             placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in history if turn['role'] == 'user')
             question = f'{IMAGE_PLACEHOLDER}\n' * (len(images) - placed) + question
@@ -289,3 +292,9 @@ class ChatEncoder(KeptEncoder):
             'image_processor': None if self.image_processor is None else self.image_processor.to_dict(),
             **{name: getattr(self, name) for name in names},
         }
+
+
+def _check_list(images: Any) -> None:
+    """One picture alone is a slip: the letters of its path would be counted as pictures."""
+    if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Sequence):
+        raise DataError(f'images is a {type(images).__name__}', expected='a list of pictures', fix='write [picture]')

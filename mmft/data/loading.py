@@ -144,6 +144,10 @@ def _header(source: ImageSource, max_pixels: int) -> Iterator[tuple[Image.Image,
             name, stream = f'<{len(source)} bytes>', io.BytesIO(source)
         elif hasattr(source, 'read'):
             name, stream = str(getattr(source, 'name', '<stream>')), source
+        elif not isinstance(source, (str, os.PathLike)):
+            raise DataError(
+                f'a {type(source).__name__} as a picture', expected='a path, bytes, an open file or a PIL picture'
+            )
         else:
             name = os.fspath(source)
             stream = stack.enter_context(_open_file(name))

@@ -77,6 +77,8 @@ class InitFrom:
         settings = dict(source) if isinstance(source, Mapping) else {'path': source}
         if unknown := sorted(set(settings) - {'path', 'parts', 'tensors'}):
             raise ConfigError(f'init_from: {unknown}', expected='path, and parts where not all are wanted')
+        if not settings.keys() & {'path', 'tensors'}:
+            raise ConfigError(f'init_from: {settings}', expected='path, and parts where not all are wanted')
         self.parts = tuple(settings.get('parts') or PARTS)
         if strange := sorted(set(self.parts) - set(PARTS)):
             raise ConfigError(f'init_from: no part is named {strange}', expected=f'some of {list(PARTS)}')

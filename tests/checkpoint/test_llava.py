@@ -15,7 +15,7 @@ from mmft.checkpoint import TensorDirectory, build_meta, read_layout
 from mmft.checkpoint.layouts import LlavaOfficial, TinyLlava, layout_for
 from mmft.checkpoint.layouts.llava_official import image_processor
 from mmft.checkpoint.layouts.vision import vision_tower
-from mmft.errors import CheckpointError, ConfigError
+from mmft.errors import CheckpointError, ConfigError, MMFTError
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN, golden_json, golden_tensors
 from tests.models.test_llava_golden import CASES, IMAGE, batch, compare_logits, mode, samples
@@ -173,6 +173,21 @@ def test_a_llama_s_tokenizer_tells_its_chat_template(file, text, template, tmp_p
     (tmp_path / file).write_text(text)
     for case in ('llava15', 'llava16_anyres'):
         assert read_layout(GOLDEN / case).encoder_config(tmp_path)['template'] == template
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'mm_projector_type': 3}, {'image_aspect_ratio': 'anyres', 'image_grid_pinpoints': [[336]]}]
+)
+def test_a_config_with_a_value_of_another_kind(wrong, tmp_path):
+    shutil.copytree(GOLDEN / 'llava16_anyres', tmp_path / 'odd')
+    path = tmp_path / 'odd' / 'config.json'
+    path.chmod(0o644)
+    path.write_text(json.dumps({**golden_json('llava16_anyres', 'config.json'), **wrong}))
+    for file in (GOLDEN / 'tokenizers' / 'llama_nonlegacy').iterdir():
+        if file.name != 'config.json':
+            shutil.copyfile(file, tmp_path / 'odd' / file.name)
+    with pytest.raises(MMFTError, match=r'mm_projector_type|cannot be read|pinpoint'):
+        mmft.load(tmp_path / 'odd')
 
 
 def test_several_scales_are_refused(tmp_path):

@@ -38,6 +38,12 @@ def test_dtype():
         mmft.load(CASE, dtype='float7')
 
 
+@pytest.mark.parametrize('device', ['cudaa', f'cuda:{torch.cuda.device_count()}'])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ConfigError, match=device):
+        mmft.load(CASE, device=device)
+
+
 def test_shards_and_bin_give_the_same_model(directory):
     want, _ = mmft.load(CASE)
     tensors = load_file(CASE / 'model.safetensors')

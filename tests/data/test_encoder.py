@@ -278,6 +278,27 @@ def test_a_prompt_places_its_pictures():
         encoder.prompt('Sure?', [], history)
 
 
+@pytest.mark.parametrize('images', ['a.jpg', b'x', Image.new('RGB', (4, 4)), None])
+def test_pictures_come_in_a_list(images):
+    encoder = make()
+    for ask in (lambda: encoder.prompt('What?', images), lambda: encoder(talk('What?', 'A dog.'), images)):
+        with pytest.raises(DataError, match=r'(?s)images is a .*list of pictures'):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ('question', 'images', 'history', 'match'),
+    [
+        ('What?', [None], [], 'NoneType as a picture'),
+        (5, [], [], 'message 1'),
+        ('What?', [], [{'text': 'x'}], 'message 1'),
+    ],
+)
+def test_what_is_no_question_is_told(question, images, history, match):
+    with pytest.raises(DataError, match=match):
+        make().prompt(question, images, history)
+
+
 def test_too_long_is_an_error_that_names_the_numbers():
     encoder = make(max_length=150)
     with pytest.raises(DataError, match=r'(?s)\d+ tokens, 12 of them of pictures.*max_length=150.*max_tiles'):

@@ -13,7 +13,7 @@ from mmft.checkpoint.layouts.llava_hf import LlavaHF, LlavaNextHF
 from mmft.checkpoint.layouts.llava_official import LlavaOfficial
 from mmft.checkpoint.layouts.native import Native
 from mmft.checkpoint.layouts.tinyllava import TinyLlava
-from mmft.errors import CheckpointError, ConfigError
+from mmft.errors import CheckpointError, ConfigError, MMFTError
 
 __all__ = [
     'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
@@ -73,6 +73,14 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
             except KeyError as error:
                 raise CheckpointError(
                     f'{where}: config.json of {name} has no {error}',
+                    expected='the config.json that was published with the weights',
+                    fix='download it again',
+                ) from error
+            except MMFTError:
+                raise
+            except (TypeError, ValueError, AttributeError) as error:  # null, text or a list where it holds a number
+                raise CheckpointError(
+                    f'{where}: config.json of {name} cannot be read: {error}',
                     expected='the config.json that was published with the weights',
                     fix='download it again',
                 ) from error
