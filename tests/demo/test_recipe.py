@@ -84,7 +84,7 @@ def test_the_exported_llava_has_what_both_stages_learnt_and_the_rest_of_its_base
     assert base.keys() == food.keys()
     changed = {name for name in base if not torch.equal(base[name], food[name])}
     tower = {name for name in changed if 'vision_tower' in name}
-    # LoRA merges into the matrices of every layer; all else is the first stage's, which opens the tower from layer 2 on.
+    # LoRA merges into the matrices of every layer; the first stage opened the whole tower from layer 2 on.
     whole = {name for name in tower if not re.search(r'(proj|fc\d)\.weight$', name)}
     assert {re.search(r'layers\.(\d)', name)[1] for name in tower} == {'0', '1', '2', '3'}
     assert {re.search(r'layers\.(\d)', name)[1] for name in whole} == {'2', '3'}
