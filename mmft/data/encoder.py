@@ -21,6 +21,7 @@ from mmft.data.images import ImageProcessor, image_size, load_image
 from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.label_mask import describe, render_mask
 from mmft.data.templates import ChatTemplate, build_template
+from mmft.data.templates.chat_template import check_message
 from mmft.data.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
@@ -150,7 +151,10 @@ class ChatEncoder(KeptEncoder):
             history: the turns before, with their ``<image>`` placeholders.
         """
         _check_list(images)
-        self.template.check([*history, {'role': 'user', 'content': question}], add_generation_prompt=True)
+        for number, turn in enumerate(history, 1):
+            check_message(number, turn)
+        if not isinstance(question, str):
+            raise DataError(f'the question is {type(question).__name__}', expected='a string')
         if IMAGE_PLACEHOLDER not in question:
             placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in history if turn['role'] == 'user')
             question = f'{IMAGE_PLACEHOLDER}\n' * (len(images) - placed) + question

@@ -286,11 +286,15 @@ def test_pictures_come_in_a_list(images):
             ask()
 
 
+def test_a_picture_may_be_all_of_a_question():
+    assert torch.equal(make().prompt('', [picture()]).input_ids, make().prompt('<image>\n', [picture()]).input_ids)
+
+
 @pytest.mark.parametrize(
     ('question', 'images', 'history', 'match'),
     [
         ('What?', [None], [], 'NoneType as a picture'),
-        (5, [], [], 'message 1'),
+        (5, [], [], 'the question is int'),
         ('What?', [], [{'text': 'x'}], 'message 1'),
     ],
 )

@@ -91,7 +91,7 @@ class ChatTemplate:
         if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
             raise DataError(f'no messages: {messages!r}', expected='a list of at least one question and one answer')
         for number, message in enumerate(messages, 1):
-            _check_message(number, message)
+            check_message(number, message)
         turns = messages[1:] if messages[0]['role'] == 'system' else messages
         if self.system is None and len(turns) < len(messages):
             raise DataError(
@@ -209,7 +209,7 @@ class ChatTemplate:
         return {'type': 'ChatTemplate', **asdict(self)}
 
 
-def _check_message(number: int, message: Any) -> None:
+def check_message(number: int, message: Any) -> None:
     if not isinstance(message, Mapping) or not {'role', 'content'} <= message.keys():
         raise DataError(f'message {number} is {message!r}', expected="a dict with 'role' and 'content'")
     role, content = message['role'], message['content']
