@@ -141,7 +141,7 @@ def test_a_picture_a_question_and_both_answers(browser, served, tmp_path):
     # Saved, it stands on its own.
     browser.open(files[0].as_uri())
     browser.wait('document.querySelectorAll("article").length == 2')
-    assert browser.js('document.querySelector("img").naturalWidth') == 300
+    assert browser.wait('document.querySelector("img").naturalWidth') == 300
 
     outside = [url for url in browser.requests if not url.startswith((served.url, 'data:', 'blob:', 'file:'))]
     assert outside == []
