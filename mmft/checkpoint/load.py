@@ -227,8 +227,8 @@ def load(
 
 def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:
     """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
+    side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
     for place in encoder_places(directory):
-        side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
         encoder = load_encoder(place, model.num_image_tokens(side), layout)
         if encoder is not None:
             return encoder
