@@ -1,4 +1,4 @@
-"""LoRA on any part of a model; the one file that imports peft.
+"""LoRA on any part of a model; with its layer in ``lora_linear.py``, the one place that imports peft.
 
 Adapters are injected in place (``peft.inject_adapter_in_model``), so a part keeps its class and its interface. Merging
 is plain arithmetic on a state dict: the exporter needs no peft and no built model for it.
@@ -81,6 +81,8 @@ def inject_lora(
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    from mmft.models.lora_linear import LoraLinear
+
     if r < 1:
         raise ConfigError(f'LoRA on {name}: r = {r}', expected='1 or more', fix=f'set tune.{name}.r, e.g. 16')
     alpha = float(2 * r if alpha is None else alpha)
@@ -101,6 +103,9 @@ def inject_lora(
         bias='none',
         layers_to_transform=list(layers) if layers is not None else None,
     )
+    # Layers of other kinds (NF4's are subclasses too) keep the class that peft has for them.
+    if all(type(child) is nn.Linear for child in module.modules() if isinstance(child, nn.Linear)):
+        config._register_custom_module({nn.Linear: LoraLinear})
     try:
         inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     except ValueError as error:  # a regular expression that matches nothing, or layers of other kinds
