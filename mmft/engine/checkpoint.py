@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmft.disk import fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError
 
@@ -34,7 +35,6 @@ __all__ = [
     'POINTER',
     'candidates',
     'find_last',
-    'fsync_path',
     'get_rng',
     'initialised_state',
     'load_trained',
@@ -78,15 +78,6 @@ def link_atomic(source: Path, target: Path) -> None:
         return
     os.replace(temporary, target)
     fsync_path(target.parent)
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file, or a directory: a rename is durable only when the directory that holds the name is on disk too."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmft.engine.checkpoint import fsync_path
+from mmft.disk import fsync_path
 from mmft.errors import ConfigError
 
 __all__ = ['check_out', 'made_whole']

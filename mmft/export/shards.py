@@ -2,33 +2,28 @@
 
 ``safetensors.torch.save_file`` wants all tensors of a file in memory. The format does not: 8 bytes with the header's
 length, the header as JSON, then the values; the header follows from names, dtypes and shapes alone, so it is written
-first and each tensor goes to its place when it comes, in any order. What was written is flushed to disk meanwhile, in
-a thread of its own: left to the end, the disk would idle first and the cores afterwards.
+first and each tensor goes to its place when it comes, in any order.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
 
+from mmft.disk import LargeFile
 from mmft.errors import ConfigError
 from mmft.export.stored import DTYPE_NAMES, Stored
 
 __all__ = ['ShardWriter', 'parse_size']
 
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
-_BLOCK = 16 << 20
-_FLUSH = 256 << 20
 
 
 def parse_size(size: int | str) -> int:
@@ -67,10 +62,8 @@ class ShardWriter:
         shards = _fill_shards({name: _nbytes(*kind) for name, kind in self.tensors.items()}, parse_size(max_shard_size))
         count = len(shards)
         self.files: dict[str, str] = {}
-        self._place: dict[str, tuple[int, int]] = {}
-        self._open: list[int] = []
-        self._flusher, self._flushes = ThreadPoolExecutor(1), []
-        self._lock, self._unflushed = Lock(), 0
+        self._place: dict[str, tuple[LargeFile, int]] = {}
+        self._open: list[LargeFile] = []
         for number, names in enumerate(shards, 1):
             name = f'{stem}.safetensors' if count == 1 else f'{stem}-{number:05d}-of-{count:05d}.safetensors'
             self._begin(name, names)
@@ -85,47 +78,38 @@ class ShardWriter:
             header[name] = {'dtype': DTYPE_NAMES[dtype], 'shape': list(shape), 'data_offsets': [start, end]}
         text = json.dumps(header, separators=(',', ':')).encode()
         text += b' ' * (-len(text) % 8)
-        handle = os.open(self.directory / file_name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        self._open.append(handle)
-        _write(handle, struct.pack('<Q', len(text)) + text, 0)
-        os.ftruncate(handle, 8 + len(text) + end)
+        file = LargeFile(self.directory / file_name, 8 + len(text) + end)
+        self._open.append(file)
+        with file.piece(0) as piece:
+            piece.write(memoryview(struct.pack('<Q', len(text)) + text))
         for name in names:
             self.files[name] = file_name
-            self._place[name] = (handle, 8 + len(text) + header[name]['data_offsets'][0])
+            self._place[name] = (file, 8 + len(text) + header[name]['data_offsets'][0])
 
     def write(self, name: str, blocks: Iterable[Tensor]) -> None:
         """Put a tensor in its place, given in blocks of rows; other threads may write other tensors meanwhile."""
         dtype, shape = self._take(name)
-        (handle, place), end = self._place[name], _nbytes(dtype, shape)
+        (file, place), end = self._place[name], _nbytes(dtype, shape)
         written = 0
-        for block in blocks:
-            size = block.numel() * block.dtype.itemsize
-            if block.dtype != dtype or block.shape[1:] != shape[1:] or written + size > end:
-                raise ValueError(f'{name}: a block {block.dtype} {tuple(block.shape)}, announced as {dtype} {shape}')
-            if size:
-                _write(handle, block.contiguous().view(-1).view(torch.uint8).numpy(), place + written)
-            written += size
+        with file.piece(place) as piece:
+            for block in blocks:
+                size = block.numel() * block.dtype.itemsize
+                if block.dtype != dtype or block.shape[1:] != shape[1:] or written + size > end:
+                    came = f'{block.dtype} {tuple(block.shape)}'
+                    raise ValueError(f'{name}: a block {came}, announced as {dtype} {shape}')
+                if size:
+                    piece.write(memoryview(block.contiguous().view(-1).view(torch.uint8).numpy()))
+                written += size
         if written != end:
             raise ValueError(f'{name}: {written} bytes came, {end} were announced')
-        self._flush(handle, written)
 
     def copy(self, name: str, source: Stored) -> None:
         """Copy a stored tensor's bytes; its dtype and shape are the announced ones and its values lie in order."""
         if (source.dtype, source.shape, source.stride) != (*self._take(name), None):
             raise ValueError(f'{name} is {source}, announced as {self.tensors[name]}')
-        handle, place = self._place[name]
-        with open(source.file, 'rb', buffering=0) as file:
-            _copy(file.fileno(), handle, source.offset, place, source.nbytes)
-        self._flush(handle, source.nbytes)
-
-    def _flush(self, handle: int, nbytes: int) -> None:
-        """Note that so much was written, and flush now and then."""
-        with self._lock:
-            self._unflushed += nbytes
-            due = self._unflushed >= _FLUSH
-            self._unflushed = 0 if due else self._unflushed
-        if due:
-            self._flushes.append(self._flusher.submit(os.fsync, handle))
+        target, place = self._place[name]
+        with open(source.file, 'rb', buffering=0) as file, target.piece(place) as piece:
+            piece.copy(file.fileno(), source.offset, source.nbytes)
 
     def _take(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         self._left.remove(name)
@@ -141,10 +125,8 @@ class ShardWriter:
             raise ValueError(
                 f'{len(self._left)} tensors were announced and not written, such as {sorted(self._left)[:4]}'
             )
-        for flush in self._flushes:
-            flush.result()
-        for handle in self._open:
-            os.fsync(handle)
+        for file in self._open:
+            file.flush()
         self.abandon()
         if len(set(self.files.values())) > 1:
             total = sum(_nbytes(*kind) for kind in self.tensors.values())
@@ -154,9 +136,8 @@ class ShardWriter:
 
     def abandon(self) -> None:
         """Close the files, whatever is in them."""
-        self._flusher.shutdown(cancel_futures=True)
         while self._open:
-            os.close(self._open.pop())
+            self._open.pop().close()
 
 
 def _nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -173,28 +154,3 @@ def _fill_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
         shards[-1].append(name)
         filled += size
     return shards
-
-
-def _write(handle: int, data: object, offset: int) -> None:
-    view, done = memoryview(data).cast('B'), 0
-    while done < len(view):
-        done += os.pwrite(handle, view[done:], offset + done)
-
-
-def _copy(source: int, target: int, start: int, place: int, count: int) -> None:
-    """Copy bytes between files, inside the kernel where it can."""
-    done = 0
-    try:
-        while done < count:
-            copied = os.copy_file_range(source, target, count - done, start + done, place + done)
-            if not copied:
-                break
-            done += copied
-    except (OSError, AttributeError):  # not Linux, or two file systems that cannot do it
-        pass
-    while done < count:
-        block = os.pread(source, min(_BLOCK, count - done), start + done)
-        if not block:
-            raise OSError(f'the source ends {count - done} bytes early')
-        _write(target, block, place + done)
-        done += len(block)

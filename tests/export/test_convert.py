@@ -299,9 +299,8 @@ def test_an_error_in_the_middle_leaves_nothing(run, tmp_path, monkeypatch):
         calls.append(args)
         if len(calls) > 5:
             raise OSError('no space left on device')
-        return b''.join(())
 
-    monkeypatch.setattr('mmft.export.shards._write', broken)
+    monkeypatch.setattr('mmft.disk.LargeFile.put', broken)
     with pytest.raises(OSError, match='no space'):
         convert(cfg, path, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
@@ -348,11 +347,11 @@ def test_a_kill_in_the_middle_leaves_no_output(run, tmp_path):
     cfg, path, _, _ = run()
     script = (
         'import json, sys, time\n'
-        'import mmft.export.shards as shards\n'
+        'from mmft.disk import LargeFile\n'
         'from mmft.export import convert\n'
-        'write = shards._write\n'
+        'write = LargeFile.put\n'
         'def slow(*a):\n    print("writing", flush=True); time.sleep(0.2); write(*a)\n'
-        'shards._write = slow\n'
+        'LargeFile.put = slow\n'
         'convert(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3])\n'
     )
     command = [sys.executable, '-c', script, json.dumps(cfg), str(path), str(tmp_path / 'out')]

@@ -27,7 +27,8 @@ def pair(dtype: torch.dtype = torch.float32, bias: bool = True, **options) -> tu
         if 'lora_B' in name:
             nn.init.normal_(parameter)
     theirs.load_state_dict(ours.state_dict())
-    assert type(ours['fc']) is LoraLinear and type(theirs['fc']) is PeftLinear
+    assert type(ours['fc']) is LoraLinear
+    assert type(theirs['fc']) is PeftLinear
     return ours['fc'], theirs['fc']
 
 
