@@ -83,9 +83,12 @@ def test_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(OSError, match='No space left'), file.piece(0) as piece:
         piece.write(memoryview(bytes(100_000)))
     (tmp_path / 'short').write_bytes(b'abc')
-    with (tmp_path / 'short').open('rb') as opened, pytest.raises(OSError, match='ends 7 bytes early'):
-        with file.piece(0) as piece:
-            piece.copy(opened.fileno(), 0, 10)
+    with (
+        (tmp_path / 'short').open('rb') as opened,
+        pytest.raises(OSError, match='ends 7 bytes early'),
+        file.piece(0) as piece,
+    ):
+        piece.copy(opened.fileno(), 0, 10)
     file.close()
     with pytest.raises(FileExistsError):
         LargeFile(tmp_path / 'made', 1)
