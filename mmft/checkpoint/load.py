@@ -70,6 +70,11 @@ def as_device(device: str | torch.device) -> torch.device:
         raise ConfigError(
             f'device {device!r}', expected=f'one of the {found}', fix="pass device='cpu', or see nvidia-smi"
         )
+    try:
+        torch.empty(0, device=made)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # a kind that this torch has no code for
+        problem = str(error).splitlines()[0]
+        raise ConfigError(f'device {device!r}: {problem}', fix="pass device='cpu'") from error
     return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.checkpoint.layouts.architectures import ARCHITECTURES
-from mmft.checkpoint.layouts.internvl_official import VISION_FIELDS
+from mmft.checkpoint.layouts.internvl_official import VISION_DEFAULTS
 from mmft.checkpoint.source import read_json
 from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
@@ -78,7 +78,7 @@ def model_config(contents: Contents, original: dict[str, Any] | None = None) -> 
     """
     model, dtype = contents.model, contents.dtype
     vision = {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
-    vision |= {name: getattr(model.vision, name) for name in VISION_FIELDS if name not in vision}
+    vision |= {name: getattr(model.vision, name) for name in VISION_DEFAULTS if name not in vision}
     own = {
         'architectures': ['InternVLChatModel'],
         'model_type': 'internvl_chat',

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import InternVLConfig, LlamaConfig, LlamaForCausalLM
 
 from mmft.checkpoint import TensorDirectory, read_layout
 from mmft.checkpoint.layouts import LAYOUT_NAMES, LAYOUTS, layout_for
@@ -85,6 +85,34 @@ def test_unknown_architecture(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps({'architectures': ['BertModel']}))
     with pytest.raises(CheckpointError, match='BertModel'):
         read_layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'projector_hidden_act': 'relu'}, 'projector_hidden_act'),
+        ({'vision_config': {'use_qk_norm': True, 'layer_norm_eps': 1e-3}}, 'use_qk_norm with layer_norm_eps = 0.001'),
+    ],
+)
+def test_hf_settings_that_mmft_has_not(tmp_path, change, words):
+    """They would change the numbers in silence."""
+    text = {'model_type': 'llama', 'hidden_size': 32}
+    config = InternVLConfig(vision_config=change.pop('vision_config', {}), text_config=text, **change)
+    config.architectures = ['InternVLForConditionalGeneration']
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        read_layout(tmp_path)
+
+
+def test_official_defaults(tmp_path):
+    """What ``vision_config`` leaves out is what InternVisionConfig has (InternViT-6B), not what our class has."""
+    config = golden_json('internvl2_internlm2', 'config.json')
+    for key in ('num_attention_heads', 'qk_normalization', 'norm_type', 'qkv_bias', 'image_size'):
+        config['vision_config'].pop(key, None)
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    vision = read_layout(tmp_path).model_config['vision']
+    assert (vision['num_attention_heads'], vision['norm_type'], vision['image_size']) == (25, 'rms_norm', 224)
+    assert (vision['qk_normalization'], vision['qkv_bias']) == (True, False)
 
 
 def test_unknown_and_missing_tensors():

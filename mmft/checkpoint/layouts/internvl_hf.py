@@ -36,6 +36,17 @@ def _side(value: int | list[int], name: str) -> int:
     return sides[0]
 
 
+def _check_fixed(config: dict[str, Any], vision: dict[str, Any]) -> None:
+    """What a config can say and mmft's classes have fixed."""
+    if (act := config.get('projector_hidden_act', 'gelu')) != 'gelu':
+        raise CheckpointError(f'projector_hidden_act = {act!r}', expected="'gelu', which PixelShuffleMLP has")
+    if vision.get('use_qk_norm') and (eps := vision.get('layer_norm_eps', 1e-6)) != 1e-6:
+        what = f'vision_config.use_qk_norm with layer_norm_eps = {eps}'
+        raise CheckpointError(
+            what, expected='1e-6: transformers fixes that of the q/k norms, InternViT has one for all'
+        )
+
+
 def _language_model(text: dict[str, Any]) -> dict[str, Any]:
     """``text_config`` with the rope in the words that configs use: ``rope_theta`` and ``rope_scaling``."""
     fields = {
@@ -64,6 +75,7 @@ class InternVLHF(Layout):
         kind = text.get('model_type')
         if kind not in LLM_TYPES:
             raise CheckpointError(f'text_config.model_type = {kind!r}', expected=f'one of {sorted(LLM_TYPES)}')
+        _check_fixed(config, vision)
         # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
         tie = bool(text.get('tie_word_embeddings') or config.get('tie_word_embeddings'))
         model = {

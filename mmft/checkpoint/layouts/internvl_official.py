@@ -20,11 +20,13 @@ from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['InternVLOfficial', 'join_wqkv', 'llm_rules', 'split_wqkv']
 
-VISION_FIELDS = (
-    'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size',
-    'qkv_bias', 'qk_normalization', 'norm_type', 'layer_norm_eps', 'hidden_act', 'dropout', 'attention_dropout',
-    'drop_path_rate', 'initializer_factor', 'initializer_range',
-)  # fmt: skip
+VISION_DEFAULTS = {
+    'hidden_size': 3200, 'num_hidden_layers': 48, 'num_attention_heads': 25, 'intermediate_size': 12800,
+    'image_size': 224, 'patch_size': 14, 'qkv_bias': False, 'qk_normalization': True, 'norm_type': 'rms_norm',
+    'layer_norm_eps': 1e-6, 'hidden_act': 'gelu', 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path_rate': 0.0,
+    'initializer_factor': 0.1, 'initializer_range': 0.02,
+}  # fmt: skip
+"""What ``vision_config`` holds, and what the original (``InternVisionConfig``) takes where an entry is left out."""
 LLM_TYPES = {ARCHITECTURES[kind][0]: kind for kind in ('InternLM2', 'Phi3', 'Qwen2', 'Llama')}
 LLM_FIELDS = (
     'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
@@ -75,7 +77,7 @@ class InternVLOfficial(Layout):
             raise CheckpointError(
                 f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(LLM_TYPES)}'
             )
-        tower = {key: vision[key] for key in VISION_FIELDS if key in vision}
+        tower = {key: vision.get(key, default) for key, default in VISION_DEFAULTS.items()}
         model = {
             'type': 'VLM',
             'vision': {'type': 'InternViT', **tower, 'select_layer': config.get('select_layer', -1)},

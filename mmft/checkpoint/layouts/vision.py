@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmft.checkpoint.layouts.base import Rule
-from mmft.checkpoint.layouts.internvl_official import VISION_FIELDS
+from mmft.checkpoint.layouts.internvl_official import VISION_DEFAULTS
 from mmft.errors import CheckpointError
 
 __all__ = ['CLIP_PIXELS', 'KNOWN_TOWERS', 'PIXELS', 'side_of', 'tower_ignored', 'tower_rules', 'vision_tower']
@@ -36,7 +36,7 @@ _FIELDS = {
         'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'mlp_ratio', 'image_size', 'patch_size',
         'hidden_act', 'layer_norm_eps', 'qkv_bias', 'layerscale_value', 'use_swiglu_ffn', 'use_mask_token',
     ),
-    'InternViT': VISION_FIELDS,
+    'InternViT': tuple(VISION_DEFAULTS),
 }  # fmt: skip
 
 _CLIP_B = {'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12, 'intermediate_size': 3072}
@@ -93,9 +93,9 @@ def vision_tower(config: Mapping[str, Any], where: str, keys: Iterable[str] = ()
     return {'type': kind, **tower, **{name: side_of(tower[name], name) for name in ('image_size', 'patch_size')}}
 
 
-def _defaults(kind: str) -> dict[str, Any]:
+def _defaults(kind: str) -> Mapping[str, Any]:
     if kind == 'InternViT':
-        return {}
+        return VISION_DEFAULTS
     from transformers import AutoConfig
 
     known = AutoConfig.for_model({'CLIP': 'clip_vision_model', 'SigLIP': 'siglip_vision_model'}.get(kind, 'dinov2'))
