@@ -11,7 +11,7 @@ from typing import Any
 
 from mmft.errors import ConfigError
 
-__all__ = ['check_counts', 'check_numbers', 'is_number', 'is_whole']
+__all__ = ['check_counts', 'check_numbers', 'check_rates', 'is_number', 'is_whole']
 
 
 def is_whole(value: Any, least: int | None = None) -> bool:
@@ -60,6 +60,15 @@ def check_numbers(name: str, least: float | None = None, **numbers: float) -> No
     """
     expected = 'a number' if least is None else f'a number from {least}'
     _check(name, numbers, lambda value: is_number(value, least), expected)
+
+
+def check_rates(name: str, **rates: float) -> None:
+    """Rates at which things are dropped are from 0 to below 1: what is left is divided by what they leave.
+
+    Raises:
+        ConfigError: names every one that is not.
+    """
+    _check(name, rates, lambda value: is_number(value, least=0) and value < 1, 'a number from 0 to below 1')
 
 
 def _check(name: str, values: dict[str, Any], fits: Callable[[Any], bool], expected: str) -> None:

@@ -104,6 +104,12 @@ def test_a_bad_number_is_refused_by_name(kind, base, name, may_be_none):
         (VISION_TOWERS, {'type': 'TimmViT', 'model_name': 3}, 'model_name 3'),
         (VISION_TOWERS, tower_config('TimmViT', depth=0, num_heads=0), 'depth 0.*num_heads 0'),
         (VISION_TOWERS, tower_config('DINOv2', hidden_size=0, intermediate_size=5), 'hidden_size 0'),
+        (
+            VISION_TOWERS,
+            tower_config('InternViT', drop_path_rate=1.0, dropout=-0.1),
+            'dropout -0.1.*drop_path_rate 1.0',
+        ),
+        (VISION_TOWERS, tower_config('InternViT', layer_norm_eps=-1), 'layer_norm_eps -1'),
         (LANGUAGE_MODELS, llm_config('Llama', hidden_act='zz'), "refuses this config: 'zz'"),
         (LANGUAGE_MODELS, llm_config('MiniCPM', dim_model_base=0), 'dim_model_base 0'),
         (LANGUAGE_MODELS, llm_config('MiniCPM', scale_depth='a'), "scale_depth 'a'"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmft.errors import ConfigError
 
-__all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_parts']
+__all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_parts', 'check_widths']
 
 
 class VisionTower(nn.Module, ABC):
@@ -115,11 +115,34 @@ class LanguageModel(nn.Module, ABC):
 
 
 def check_parts(**parts: Any) -> None:
-    """Each is a built part, or the config dict of one.
+    """Each is a built part of its kind, or the config dict of one.
 
     Raises:
         ConfigError: names every one that is not.
     """
-    wrong = [f'{name} = {part!r}' for name, part in parts.items() if not isinstance(part, (nn.Module, Mapping))]
+    kinds = {'vision': VisionTower, 'projector': Projector, 'llm': LanguageModel}
+    wrong = [
+        ConfigError(
+            f'{name} = {type(part).__name__ if isinstance(part, nn.Module) else repr(part)}',
+            expected=f'a dict with `type`, or a {kinds[name].__name__} (mmft/models/base.py)',
+        )
+        for name, part in parts.items()
+        if not isinstance(part, (kinds[name], Mapping))
+    ]
     if wrong:
-        raise ConfigError.gather([ConfigError(w, expected='a dict with `type`, or a built part') for w in wrong])
+        raise ConfigError.gather(wrong)
+
+
+def check_widths(vision: VisionTower, projector: Projector, llm: LanguageModel) -> None:
+    """The projector's ``in_dim`` is the tower's width and ``out_dim`` the language model's, where it has them.
+
+    Raises:
+        ConfigError: names the one that does not fit.
+    """
+    wrong = [
+        f'projector.{name} = {getattr(projector, name)}, {part} is {size} wide'
+        for name, part, size in (('in_dim', 'vision', vision.hidden_size), ('out_dim', 'llm', llm.hidden_size))
+        if getattr(projector, name, size) != size
+    ]
+    if wrong:
+        raise ConfigError.gather([ConfigError(w, fix='leave it out of the config: it is filled in') for w in wrong])

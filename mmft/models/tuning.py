@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmft.checks import is_number, is_whole
 from mmft.errors import ConfigError
 from mmft.models.lora import inject_lora, is_lora_key
 from mmft.models.vlm import VLM
@@ -63,12 +64,12 @@ def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
 def _wrong_values(spec: Mapping[str, Any]) -> Iterator[str]:
     for key, least in (('r', 1), ('from_layer', 0)):
         value = spec.get(key, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not is_whole(value, least):
             yield f'{key} = {value!r}; expected a whole number from {least}'
     dropout, alpha = spec.get('dropout', 0.0), spec.get('alpha')
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+    if not is_number(dropout, least=0) or dropout >= 1:
         yield f'dropout = {dropout!r}; expected a number from 0 to below 1'
-    if alpha is not None and (not isinstance(alpha, (int, float)) or alpha <= 0):
+    if alpha is not None and (not is_number(alpha) or alpha <= 0):
         yield f'alpha = {alpha!r}; expected a number above 0'
 
 

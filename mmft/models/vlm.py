@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError, ShapeError
-from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts
+from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts, check_widths
 from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
@@ -60,6 +60,7 @@ class VLM(BaseModel):
         if isinstance(projector, dict):
             projector = {'in_dim': self.vision.hidden_size, 'out_dim': self.llm.hidden_size, **projector}
         self.projector: Projector = PROJECTORS.build(projector)
+        check_widths(self.vision, self.projector, self.llm)
         if isinstance(merge, dict):
             merge = {'dim': self.llm.hidden_size, **merge}
         self.merge: AnyResMerge | None = MERGES.build(merge)
@@ -137,16 +138,21 @@ class VLM(BaseModel):
         if input_ids.dim() != 2:
             raise ShapeError(f'input_ids of shape {tuple(input_ids.shape)}', expected='(B,L)', fix='input_ids[None]')
         # An image token that was added to the tokenizer may have no row in the embedding: its slots are filled below.
-        known = input_ids if self.image_token_id is None else input_ids.masked_fill(input_ids == self.image_token_id, 0)
-        embeds = self.llm.embed(known)
+        slots = input_ids == (-1 if self.image_token_id is None else self.image_token_id)
+        embeds = self.llm.embed(input_ids.masked_fill(slots, 0))
+        count = int(slots.sum())
         if pixel_values is None or len(pixel_values) == 0:
+            if count:
+                raise ShapeError(
+                    f'{count} image placeholders (id {self.image_token_id}) in input_ids, but no pixel_values',
+                    expected='as many placeholders as image features',
+                    fix='pass the pictures too, or encode the text without <image>',
+                )
             return embeds + self._unused_features(embeds.device) if self._must_touch_vision() else embeds
         if self.image_token_id is None:
             fix = 'set model.image_token_id = encoder.image_token_id'
             raise ConfigError('the model has no image_token_id but got pictures', fix=fix)
         features = self.picture_tokens(pixel_values, image_sizes, image_grids)
-        slots = input_ids == self.image_token_id
-        count = int(slots.sum())
         if count != len(features):
             raise ShapeError(
                 f'{count} image placeholders in input_ids, but {len(pixel_values)} tiles of '
@@ -227,6 +233,8 @@ class VLM(BaseModel):
             hidden: (B,L,Dl).
             labels: (B,L), unshifted.
         """
+        if labels.shape != hidden.shape[:2]:
+            raise ShapeError(f'labels of shape {tuple(labels.shape)}', expected=f'{tuple(hidden.shape[:2])}, unshifted')
         targets = labels[:, 1:]
         trained = targets != IGNORE_INDEX
         weight = loss_weight[:, 1:][trained].float() if loss_weight is not None else None

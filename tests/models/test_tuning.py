@@ -115,6 +115,8 @@ def test_merged_weights_compute_the_same(dora):
         ({'vit': 'full'}, 'no such part'),
         ({'llm': 'lroa'}, 'expected one of'),
         ({'llm': {'type': 'full', 'r': 4}}, 'mean nothing'),
+        ({'llm': {'type': 'lora', 'alpha': float('nan')}}, 'alpha = nan'),
+        ({'llm': {'type': 'lora', 'dropout': True}}, 'dropout = True'),
         ({'projector': {'type': 'full', 'from_layer': 1}}, 'no layers to count'),
         ({'projector': 'frozen', 'llm': 'frozen'}, 'nothing would train'),
         ({'vision': {'type': 'frozen', 'from_layer': 3}}, 'from_layer'),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmft.checks import check_counts
+from mmft.checks import check_counts, check_numbers, check_rates
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
 from mmft.models.vision.hf_tower import check_layer
@@ -207,6 +207,8 @@ class InternViT(VisionTower):
             image_size=image_size,
             patch_size=patch_size,
         )
+        check_rates('InternViT', dropout=dropout, attention_dropout=attention_dropout, drop_path_rate=drop_path_rate)
+        check_numbers('InternViT', least=0, layer_norm_eps=layer_norm_eps, initializer_range=initializer_range)
         self._check(hidden_size, num_attention_heads, norm_type, hidden_act, image_size, patch_size)
         check_layer('InternViT', select_layer, num_hidden_layers)
         self.hidden_size, self.image_size, self.patch_size = hidden_size, image_size, patch_size
