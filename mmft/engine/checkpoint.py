@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmft.disk import fsync_path
+from mmft.disk import check_zip, fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError
 
@@ -55,14 +56,23 @@ def write_atomic(content: Any, path: str | os.PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f'{_TMP}{path.name}'
-    with open(temporary, 'wb') as file:
-        if isinstance(content, str):
-            file.write(content.encode())
-        else:
-            torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'wb') as file:
+            if isinstance(content, str):
+                file.write(content.encode())
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer says RuntimeError, of positions, when a disk is full
+        temporary.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise CheckpointError(
+            f'{path} could not be written: {str(error).splitlines()[0]}',
+            expected=f'room on the disk ({free:,.0f} MB are free there) and leave to write',
+            fix='make room; what was saved before is whole, --resume goes on from it',
+        ) from error
     fsync_path(path.parent)
     return path
 
@@ -99,15 +109,18 @@ def iteration_of(path: Path) -> int:
 
 
 def find_last(work_dir: str | os.PathLike) -> Path | None:
-    """The checkpoint to resume from: the one ``last_checkpoint`` names, else the newest; None where there is none."""
-    pointer = Path(work_dir) / POINTER
-    found = candidates(work_dir)
-    if pointer.is_file():
-        named = Path(work_dir) / pointer.read_text().strip()
-        # A kill between the two renames leaves a pointer one checkpoint behind: the newer file is whole, so it wins.
-        if named.exists() and named not in found:
-            found.append(named)
-    return found[0] if found else None
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names; None where there is none.
+
+    Files with higher numbers that are older than the pointer belong to an earlier run in the same folder. One that is
+    younger was written just before a kill that the pointer did not live to see: it wins.
+    """
+    found, pointer = candidates(work_dir), Path(work_dir) / POINTER
+    if not pointer.is_file():
+        return found[0] if found else None
+    written, named = pointer.stat().st_mtime_ns, iteration_of(Path(pointer.read_text().strip()))
+    younger = [f for f in found if iteration_of(f) > named and f.stat().st_mtime_ns > written]
+    own = [f for f in found if iteration_of(f) <= named]
+    return next(iter([*younger, *own]), None)
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -121,10 +134,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         near = ', '.join(p.name for p in candidates(path.parent)) or 'none'
         raise CheckpointError(f'no checkpoint {path}', expected=f'a .pth of mmft; in {path.parent} there are: {near}')
     try:
+        check_zip(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
+        # Only the first line: torch's next ones advise to load it with weights_only=False.
         raise CheckpointError(
-            f'{path} cannot be read: {error}',
+            f'{path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}',
             expected='a .pth of mmft, tensors and plain values only',
             fix='the file is damaged or foreign: take an earlier one of the same folder',
         ) from error

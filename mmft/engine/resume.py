@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.engine.checkpoint import candidates, find_last, read_checkpoint
+from mmft.engine.checkpoint import candidates, find_last, iteration_of, read_checkpoint
 from mmft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_resumable(
         if path is None:
             return None
         raise CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
-    files = [newest, *(file for file in candidates(directory) if file != newest)]
+    files = [newest, *(file for file in candidates(directory) if iteration_of(file) < iteration_of(newest))]
     for number, file in enumerate(files):
         try:
             return file, read_checkpoint(file)

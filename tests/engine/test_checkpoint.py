@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from mmft.engine import checkpoint as ckpt
 from mmft.engine.hooks import CheckpointHook
@@ -24,7 +26,7 @@ def test_write_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path, monk
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError, match='No space'):
+    with pytest.raises(CheckpointError, match='No space'):
         ckpt.write_atomic({'a': torch.zeros(2)}, path)
     assert torch.equal(torch.load(path, weights_only=True)['a'], torch.ones(2))
 
@@ -85,8 +87,72 @@ def test_find_last(tmp_path: Path) -> None:
     for name in ('iter_9.pth', 'iter_10.pth', '.writing-iter_11.pth', 'best.pth'):
         (tmp_path / name).touch()
     assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
-    (tmp_path / 'last_checkpoint').write_text('iter_9.pth')  # killed before the pointer was renamed
+    pointer = tmp_path / 'last_checkpoint'
+    pointer.write_text('iter_9.pth')
+    write = pointer.stat().st_mtime_ns
+    os.utime(tmp_path / 'iter_10.pth', ns=(write + 1, write + 1))  # killed before the pointer was renamed
     assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+    os.utime(tmp_path / 'iter_10.pth', ns=(write - 1, write - 1))  # of an earlier run
+    assert ckpt.find_last(tmp_path).name == 'iter_9.pth'
+    pointer.write_text('iter_11.pth')  # deleted by somebody
+    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+
+
+class Dies(Hook):
+    """Ends a run in the middle."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        if runner.iter == self.after:
+            raise KeyboardInterrupt
+
+
+def test_resume_never_goes_on_with_an_older_run_of_the_folder(tmp_path: Path) -> None:
+    options = {'default_hooks': {'checkpoint': {'interval': 2, 'by_epoch': False, 'max_keep_ckpts': -1}}}
+    toy_runner(tmp_path, **options).train()
+    old = {path.name: path.read_bytes() for path in tmp_path.glob('iter_*.pth')}
+    assert set(old) == {'iter_2.pth', 'iter_4.pth', 'iter_6.pth', 'iter_8.pth'}
+
+    def killed(after: int, **more: Any) -> None:
+        runner = toy_runner(tmp_path, seed=5, **options, **more)
+        runner.register_hook(Dies(after))
+        with pytest.raises(KeyboardInterrupt):
+            runner.train()
+
+    killed(1)
+    assert ckpt.find_last(tmp_path) is None, 'this run has saved nothing yet'
+    killed(5)
+    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    killed(5, resume=str(tmp_path / 'iter_2.pth'))  # back to an earlier one, then on to 4 again
+    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    killed(3, resume=str(tmp_path / 'iter_2.pth'))
+    assert ckpt.find_last(tmp_path).name == 'iter_2.pth', 'iter_4 is of the branch that was left'
+    assert {(tmp_path / name).read_bytes() == old[name] for name in ('iter_6.pth', 'iter_8.pth')} == {True}
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    """``torch.load`` would take it."""
+    path = ckpt.write_atomic({'state_dict': {'a': torch.zeros(5000)}, 'meta': {}}, tmp_path / 'iter_1.pth')
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)['state_dict']['a'].any()
+    with pytest.raises(CheckpointError, match='sums differ'):
+        ckpt.read_checkpoint(path)
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ckpt.write_atomic('old', tmp_path / 'iter_1.pth')
+
+    def full(*_: Any) -> None:
+        raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 452544 vs 452432')
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(CheckpointError, match=r'(?s)iter_1.pth could not be written.*MB are free'):
+        ckpt.write_atomic({}, tmp_path / 'iter_1.pth')
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('iter_1.pth', 'old')]
 
 
 def test_load_trained_names_what_does_not_fit() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.checkpoint import POINTER, candidates, link_atomic, remove_leftovers, write_atomic
+from mmft.engine.checkpoint import POINTER, candidates, iteration_of, link_atomic, remove_leftovers, write_atomic
 from mmft.engine.distributed import barrier, is_main
 from mmft.errors import ConfigError
 from mmft.registry import HOOKS
@@ -51,8 +51,20 @@ class CheckpointHook(Hook):
     def before_train(self, runner: Any) -> None:
         """What is resumed need not be written again."""
         self.saved_at = runner.iter if runner.iter else -1
-        if is_main():
-            remove_leftovers(Path(runner.work_dir))
+        if not is_main():
+            return
+        directory = Path(runner.work_dir)
+        remove_leftovers(directory)
+        if others := candidates(directory):
+            # The pointer is this run's from here on: killed before its first checkpoint, it must not resume another's.
+            start = directory / f'iter_{runner.iter}.pth'
+            write_atomic(start.name if start in others else '', directory / POINTER)
+            if start not in others:
+                names = ', '.join(file.name for file in others)
+                runner.logger.warning(
+                    f'{directory} holds checkpoints of another run ({names}): they stay until this run writes the same '
+                    f'names or lets go of old ones; to go on with that run instead, --resume its file'
+                )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
@@ -101,6 +113,7 @@ class CheckpointHook(Hook):
             return
         write_atomic(path.name, directory / POINTER)
         if self.max_keep_ckpts > 0:
-            for old in [file for file in candidates(directory) if file != path][self.max_keep_ckpts - 1 :]:
+            own = [file for file in candidates(directory) if iteration_of(file) < done]
+            for old in own[self.max_keep_ckpts - 1 :]:
                 old.unlink(missing_ok=True)
         runner.logger.info(f'saved {path}')
