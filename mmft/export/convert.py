@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmft.checkpoint.load import as_dtype
-from mmft.errors import ConfigError
+from mmft.disk import check_zip
+from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate
 from mmft.export.adapter import AdapterExport
 from mmft.export.merge import TrainedWeights
-from mmft.export.output import check_out, made_whole
+from mmft.export.output import check_out, made_whole, unfinished
 from mmft.export.targets import choose_target
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
@@ -77,6 +79,8 @@ def convert(
             f'an adapter for the layout {layout!r}', expected="'hf': peft sits on transformers' own models"
         )
     source = Training.read(cfg, checkpoint)
+    if checkpoint is not None and check != 'none':
+        _check_sums(Path(checkpoint))
     check_out(out, force, source.inputs)
     target, family = choose_target(layout, source.model_config, source.base.layout if source.base is not None else None)
     shapes = {name: tuple(parameter.shape) for name, parameter in source.model.named_parameters()}
@@ -89,6 +93,8 @@ def convert(
         kind = as_dtype(dtype) or source.main_dtype()
         export = WeightsExport(source.model, weights, target, kind, family.UNTIE, family.fits(source.contents))
     seconds = {'plan': time.perf_counter() - started}
+    for leftover in unfinished(out):
+        log(f'{leftover} is of an export that was cut off: delete it unless one is running')
     with made_whole(out) as directory:
         log(f'writing {export.nbytes / 1e9:.2f} GB of {export.describe()} to {out}')
         if not adapter:
@@ -103,6 +109,16 @@ def convert(
         files = sorted(file.name for file in directory.iterdir())
         nbytes = sum((directory / name).stat().st_size for name in files)
     return Export(out, files, nbytes, seconds, check, measured)
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """The gate compares what was read with what was written: damage from before would pass it."""
+    try:
+        check_zip(checkpoint)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f'{checkpoint} is damaged: {error}', expected='a whole file', fix='take an earlier one of the same folder'
+        ) from error
 
 
 def _measure(check: str, directory: Path, source: Training, export: WeightsExport | AdapterExport) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import shutil
 import uuid
@@ -10,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmft.disk import fsync_path
-from mmft.errors import ConfigError
+from mmft.errors import CheckpointError, ConfigError
 
-__all__ = ['check_out', 'made_whole']
+__all__ = ['check_out', 'made_whole', 'unfinished']
 
 
 def check_out(out: Path, force: bool, inputs: Iterable[Path]) -> None:
@@ -32,13 +34,22 @@ def check_out(out: Path, force: bool, inputs: Iterable[Path]) -> None:
         raise ConfigError(f'{out} is a file', expected='a directory to replace')
 
 
+def unfinished(out: Path) -> list[Path]:
+    """What killed exports to ``out`` left behind. Another one may be at work there: nothing is deleted."""
+    return sorted(out.parent.glob(f'{glob.escape(out.name)}.tmp-*'))
+
+
 @contextmanager
 def made_whole(out: Path) -> Iterator[Path]:
     """A temporary directory beside ``out`` that takes its name when the block ends, and is removed when it fails."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid.uuid4().hex[:8]
     temporary, old = out.parent / f'{out.name}.tmp-{mark}', out.parent / f'{out.name}.old-{mark}'
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f'{out} cannot be made: {error.strerror}', expected='a place where you may write', fix='choose another'
+        ) from error
     try:
         yield temporary
         _sync(temporary)
@@ -46,10 +57,17 @@ def made_whole(out: Path) -> Iterator[Path]:
             os.rename(out, old)
         os.rename(temporary, out)
         fsync_path(out.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not out.exists():
             os.rename(old, out)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(out.parent).free / 1e9
+            raise CheckpointError(
+                f'{out}: {error.strerror}; what was written of it is deleted',
+                expected=f'room for the whole model; {free:.2f} GB are free there',
+                fix='make room, or write to another disk',
+            ) from error
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -148,8 +148,10 @@ def stored_pickle(path: Path) -> Any:
         with FakeTensorMode():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
+        # Only the first line: torch's next ones advise to load it with weights_only=False.
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f'{path} cannot be read: {error}',
+            f'{path} cannot be read: {problem}',
             expected='a file of torch.save with tensors and plain values only',
             fix='the file is damaged or foreign: take an earlier one of the same folder',
         ) from error

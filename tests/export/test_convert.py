@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -305,6 +306,43 @@ def test_an_error_in_the_middle_leaves_nothing(run, tmp_path, monkeypatch):
         convert(cfg, path, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
     assert leftovers(tmp_path) == []
+
+
+def test_a_full_disk_and_a_place_that_cannot_be(run, tmp_path, monkeypatch):
+    cfg, path, _, _ = run()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ConfigError, match='cannot be made'):
+        convert(cfg, path, tmp_path / 'file' / 'out')
+
+    def full(self, *args):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr('mmft.disk.LargeFile.put', full)
+    with pytest.raises(CheckpointError, match=r'(?s)out: No space left.*GB are free'):
+        convert(cfg, path, tmp_path / 'out')
+    assert leftovers(tmp_path) == []
+
+
+def test_a_damaged_checkpoint_does_not_pass_the_gate(run, tmp_path):
+    """Both of the gate's sides would have the damage."""
+    cfg, path, _, _ = run()
+    data = bytearray(path.read_bytes())
+    key = next(name for name, t in torch.load(path, weights_only=True)['state_dict'].items() if t.numel() > 500)
+    at = data.find(torch.load(path, weights_only=True)['state_dict'][key].numpy().tobytes())
+    data[at + 100] ^= 1
+    (tmp_path / 'flipped.pth').write_bytes(data)
+    with pytest.raises(CheckpointError, match=r'flipped.pth is damaged: .* sums differ'):
+        convert(cfg, tmp_path / 'flipped.pth', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_a_killed_export_left_is_named(run, tmp_path):
+    cfg, path, _, _ = run()
+    (tmp_path / 'out.tmp-123').mkdir()
+    said = []
+    convert(cfg, path, tmp_path / 'out', check='none', log=said.append)
+    assert any('out.tmp-123 is of an export that was cut off' in line for line in said)
+    assert (tmp_path / 'out.tmp-123').is_dir()
 
 
 def test_a_failed_check_leaves_nothing_and_keeps_the_old(run, tmp_path, monkeypatch):
