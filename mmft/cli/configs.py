@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,22 +96,56 @@ def apply_options(cfg: Config, options: Sequence[str] | None) -> None:
             problems.append(f'--cfg-options {option!r}: expected key=value')
             continue
         try:
-            _set(cfg, key.removeprefix('+').split('.'), _value(text), new=key.startswith('+'))
+            _set(cfg, key.removeprefix('+').split('.'), _value(key, text), new=key.startswith('+'))
         except ConfigError as error:
             problems.append(error)
     if problems:
         raise ConfigError.gather(problems)
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> Any:
     from mmengine.config import DictAction
 
     if text in ('None', 'none', 'null'):
         return None
+    if text.startswith(('{', 'dict(')):
+        return _dict(name, text)
     try:
         return DictAction._parse_iterable(text)
     except AssertionError as error:  # brackets that do not match
-        raise ConfigError(f'--cfg-options: {error}', fix='close every bracket; quote the option in the shell') from None
+        what, fix = f'--cfg-options {name}: {error}', 'close every bracket; quote the option in the shell'
+        raise ConfigError(what, fix=fix) from None
+    except RecursionError:  # mmengine finds commas, but none outside of brackets
+        raise _no_value(name, text) from None
+
+
+def _dict(name: str, text: str) -> Any:
+    """``dict(type='lora', r=4)`` or ``{'type': 'lora', 'r': 4}``, nested at will; nothing is executed."""
+    try:
+        return _literal(ast.parse(text, mode='eval').body)
+    except (SyntaxError, ValueError, TypeError):
+        raise _no_value(name, text) from None
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
+            raise ValueError('a call')
+        return {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_literal(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    return ast.literal_eval(node)
+
+
+def _no_value(name: str, text: str) -> ConfigError:
+    return ConfigError(
+        f'--cfg-options {name}: {text} cannot be read',
+        expected='a word, a number, a list as [1,2] or a dict as Python writes it',
+        fix=f'quote the whole option in the shell: \'{name}=dict(type="lora", r=4)\'',
+    )
 
 
 def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
@@ -127,9 +162,7 @@ def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
             node = node[index]
             continue
         if not isinstance(node, Mapping) and depth:
-            raise ConfigError(
-                f'--cfg-options {".".join(path)}: {".".join(path[:depth])} is {node!r}, which has nothing inside'
-            )
+            raise _nothing_inside(path, depth, node, value)
         if key not in node and not new:
             raise _unknown(path, depth, list(node.keys()))
         if last:
@@ -137,6 +170,19 @@ def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
         elif key not in node or node[key] is None:
             node[key] = {}
         node = node[key]
+
+
+def _nothing_inside(path: list[str], depth: int, node: Any, value: Any) -> ConfigError:
+    name, where = '.'.join(path), '.'.join(path[:depth])
+    if path[depth:] == ['type']:  # a name stands for a dict of that type: tune.vision='frozen'
+        whole = f'{where}={value}'
+    elif isinstance(node, str):
+        whole = f"'{where}=dict(type=..., {path[depth]}=...)'"
+    else:
+        whole = f'{where}=...'
+    return ConfigError(
+        f'--cfg-options {name}: {where} is {node!r}, which has nothing inside', fix=f'set it whole: {whole}'
+    )
 
 
 def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:

@@ -1,7 +1,7 @@
 """``mmft COMMAND ...``: finds the command's module, runs it, and turns errors into messages and exit statuses.
 
-Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted; anything else is a bug and
-shows its traceback.
+Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted, 141 whoever read the output
+has gone (``| head``); anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -50,7 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                 '--traceback', action='store_true', help='show where an error came from (also MMFT_TRACE=1)'
             )
     args = parser.parse_args(argv)
-    return _run(args)
+    try:
+        status = _run(args)
+        sys.stdout.flush()  # here, where it can still be caught, and not when the interpreter ends
+    except BrokenPipeError:
+        if not _reader_left():  # another pipe broke, such as a data worker's
+            raise
+        return 141
+    return status
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads what is printed any more; the rest of it then goes nowhere, without a complaint."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _run(args: argparse.Namespace) -> int:

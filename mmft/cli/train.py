@@ -61,6 +61,12 @@ def prepare(args: argparse.Namespace) -> Config:
     for key in ('resume', 'launcher', 'deepspeed', 'seed'):
         if getattr(args, key) is not None:
             cfg[key] = getattr(args, key)
+    if cfg.get('resume') and not _names_seed(args):
+        from mmft.engine.resume import stored_seed
+
+        # What is continued is the run as it was started, whatever the config has come to say since.
+        seed = stored_seed(cfg.work_dir, cfg.resume)
+        cfg.seed = cfg.get('seed') if seed is None else seed
     if args.launcher is None and 'TORCHELASTIC_RUN_ID' in os.environ and cfg.get('launcher', 'none') == 'none':
         cfg.launcher = (
             'pytorch'  # under torchrun nothing else can be meant: N runs beside each other would be the result
@@ -70,18 +76,30 @@ def prepare(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def run(args: argparse.Namespace) -> None:
+def _names_seed(args: argparse.Namespace) -> bool:
+    options = (option.partition('=')[0].removeprefix('+') for option in args.cfg_options)
+    return args.seed is not None or 'seed' in options
+
+
+def run(args: argparse.Namespace) -> int:
     """Train, or print what would be trained.
+
+    Returns:
+        The exit status: 1 where a dry run finds mistakes in the config. Weights and data that are not there are none.
 
     Raises:
         ConfigError: all that is wrong with the config.
     """
+    if args.gpus is not None and args.gpus < 1:
+        raise ConfigError(f'--gpus {args.gpus}', expected='a whole number from 1')
     cfg = prepare(args)
     if args.dry_run:
         from mmft.engine.plan import plan
+        from mmft.engine.validate import find_problems
 
-        print(plan(cfg, args.gpus))
-        return
+        problems = find_problems(cfg)
+        print(plan(cfg, args.gpus, problems))
+        return 1 if problems.wrong else 0
     if args.gpus is not None:
         raise ConfigError(
             '--gpus counts cards for --dry-run only',
@@ -93,3 +111,4 @@ def run(args: argparse.Namespace) -> None:
     validate_config(cfg)
     Runner.from_cfg(cfg).train()
     shutdown()
+    return 0

@@ -123,8 +123,12 @@ def find_last(work_dir: str | os.PathLike) -> Path | None:
     return next(iter([*younger, *own]), None)
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
     """A training checkpoint, on the CPU, with nothing in it executed.
+
+    Args:
+        path: the file.
+        mmap: leave tensors in the file until they are used, and their sums unchecked.
 
     Raises:
         CheckpointError: missing, damaged, or not a training checkpoint of mmft.
@@ -134,8 +138,9 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         near = ', '.join(p.name for p in candidates(path.parent)) or 'none'
         raise CheckpointError(f'no checkpoint {path}', expected=f'a .pth of mmft; in {path.parent} there are: {near}')
     try:
-        check_zip(path)
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        if not mmap:
+            check_zip(path)
+        content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
         # Only the first line: torch's next ones advise to load it with weights_only=False.
         raise CheckpointError(

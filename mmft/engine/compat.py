@@ -10,12 +10,28 @@ import datetime
 import os
 from typing import Any
 
+from mmft.errors import ConfigError
+
 __all__ = [
+    'LAUNCHERS',
     'init_distributed',
     'link_optimizer_states',
     'without_deepspeed_compilation',
     'worker_error',
 ]
+
+
+LAUNCHERS = {
+    'pytorch': ('torchrun --nproc_per_node=8', ('RANK', 'WORLD_SIZE'), ('LOCAL_RANK',)),
+    'slurm': ('srun --ntasks=8 python', ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'), ('SLURM_NODELIST',)),
+    'mpi': (
+        'mpirun -n 8 -x MASTER_ADDR=<first machine> python',
+        ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+        ('MASTER_ADDR',),
+    ),
+}
+"""Launcher -> the command that starts with it, what it tells each process, and what mmengine reads beside that on GPUs.
+The names of rank, number of processes and rank on the machine come in this order."""
 
 
 def init_distributed(launcher: str, timeout: float | None = None) -> None:
@@ -27,24 +43,42 @@ def init_distributed(launcher: str, timeout: float | None = None) -> None:
     Args:
         launcher: ``pytorch`` (torchrun), ``slurm`` or ``mpi``.
         timeout: seconds until a collective gives up.
+
+    Raises:
+        ConfigError: the launcher did not start this process.
     """
     import torch
 
+    cuda = torch.cuda.is_available()
+    _check_started(launcher, cuda)
     options = {} if timeout is None else {'timeout': timeout}
-    if torch.cuda.is_available():
+    if cuda:
         from mmengine.dist import init_dist
 
         init_dist(launcher, backend='nccl', **options)
         return
-    names = {'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID')}
-    names['mpi'] = ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK')
-    for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), names.get(launcher, ()), strict=False):
-        os.environ[target] = os.environ[source]
+    if launcher != 'pytorch':
+        for target, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), LAUNCHERS[launcher][1], strict=True):
+            os.environ[target] = os.environ[source]
     os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
     os.environ.setdefault('MASTER_PORT', '29500')
     if timeout is not None:
         options['timeout'] = datetime.timedelta(seconds=timeout)
     torch.distributed.init_process_group('gloo', **options)
+
+
+def _check_started(launcher: str, cuda: bool) -> None:
+    """What a launcher tells its processes in the environment is there; without it a ``KeyError`` would be all."""
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f'launcher = {launcher!r}', expected=f"'none' or one of {list(LAUNCHERS)}")
+    start, told, on_gpus = LAUNCHERS[launcher]
+    missing = [name for name in (*told, *(on_gpus if cuda else ())) if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {launcher}, but {", ".join(missing)} not in the environment',
+            expected=f'a process that {start.split()[0]} started',
+            fix=f'{start} tools/train.py CONFIG --launcher {launcher}; without a launcher leave the option out',
+        )
 
 
 def without_deepspeed_compilation() -> None:

@@ -17,62 +17,14 @@ from torch import Tensor, nn
 from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
 from mmft.engine.distributed import model_device, rank, world_size
 from mmft.engine.optim import OptimWrapper, build_optimizer
+from mmft.engine.zero import STAGES, deepspeed_config
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS
 
 __all__ = ['STAGES', 'DeepSpeedOptimWrapper', 'deepspeed_config', 'initialize', 'prepare_environment']
 
-_CPU = {'device': 'cpu', 'pin_memory': True}
-STAGES: dict[str, dict[str, Any]] = {
-    'zero1': {'stage': 1},
-    'zero2': {'stage': 2},
-    'zero3': {'stage': 3},
-    'zero2_offload': {'stage': 2, 'offload_optimizer': _CPU},
-    'zero3_offload': {'stage': 3, 'offload_optimizer': _CPU, 'offload_param': _CPU},
-}
-"""Name on the command line -> DeepSpeed's ``zero_optimization``."""
-
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 _OF_A_RUN = ('params', 'names', 'fused', 'foreach', 'capturable')  # of a group, and not of what it has learnt
-
-
-def deepspeed_config(setting: str | Mapping[str, Any], optim: Mapping[str, Any]) -> dict[str, Any]:
-    """DeepSpeed's config of a run.
-
-    Args:
-        setting: a name from ``STAGES`` (also as ``deepspeed_zero2``), or a dict in DeepSpeed's own form, which wins.
-        optim: ``optim_wrapper`` of the config: its dtype and clipping are DeepSpeed's too.
-
-    Raises:
-        ConfigError: unknown name, or an optimizer whose state is not Adam's.
-    """
-    own = dict(setting) if isinstance(setting, Mapping) else {}
-    if not own:
-        name = str(setting).removeprefix('deepspeed_')
-        if name not in STAGES:
-            raise ConfigError(f'--deepspeed {setting}', expected=f'one of {", ".join(STAGES)}')
-        own = {'zero_optimization': {key: _copy(value) for key, value in STAGES[name].items()}}
-    kind = optim['optimizer'].get('type')
-    if kind not in ('Adam', 'AdamW'):
-        raise ConfigError(f'optim_wrapper.optimizer.type = {kind!r} with DeepSpeed', expected="'AdamW' or 'Adam'")
-    dtype = optim.get('dtype')
-    return {
-        # The loop passes micro-batches one by one and says which is the last of a step.
-        'train_micro_batch_size_per_gpu': 1,
-        'gradient_accumulation_steps': 1,
-        'gradient_clipping': float((optim.get('clip_grad') or {}).get('max_norm', 0.0)),
-        'bf16': {'enabled': dtype == 'bfloat16'},
-        'fp16': {'enabled': dtype == 'float16'},
-        # torch's AdamW: DeepSpeed's own is compiled at the first run, for minutes.
-        'zero_allow_untested_optimizer': True,
-        'zero_force_ds_cpu_optimizer': False,
-        'steps_per_print': 10**9,
-        **own,
-    }
-
-
-def _copy(value: Any) -> Any:
-    return dict(value) if isinstance(value, dict) else value
 
 
 def prepare_environment(cfg: Any) -> None:

@@ -12,6 +12,7 @@ from mmft.checkpoint.load import as_dtype, build_meta
 from mmft.engine import memory
 from mmft.engine.build import plain_dict
 from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
+from mmft.engine.zero import check_deepspeed
 from mmft.models.vlm import VLM
 from mmft.registry import IMAGE_PROCESSORS
 
@@ -67,6 +68,8 @@ def _setting(cfg: Config, gpus: int | None) -> Setting:
     weight_bytes = (as_dtype(cfg.get('dtype') or 'float32') or as_dtype('bfloat16')).itemsize
     compute = wrapper.get('dtype')
     optimizer = wrapper.get('optimizer') or {}
+    if cfg.get('deepspeed'):
+        check_deepspeed(cfg.deepspeed, optimizer.get('type'))
     return Setting(
         weight_bytes=weight_bytes,
         compute_bytes=as_dtype(compute).itemsize if compute else weight_bytes,

@@ -17,7 +17,7 @@ from torch import nn
 
 from mmft.models.lora import is_lora_key
 from mmft.models.losses import CHUNK_BYTES
-from mmft.models.tuning import apply_tune, part_of
+from mmft.models.tuning import apply_tune, check_tune, part_of
 from mmft.models.vlm import VLM
 
 __all__ = ['Load', 'Memory', 'Setting', 'Sharding', 'Weights', 'estimate', 'tune_on_meta', 'weigh']
@@ -147,7 +147,7 @@ def tune_on_meta(model: VLM, tune: Mapping[str, Any] | None) -> tuple[dict[str, 
     Returns:
         ``tune`` as used, and the parts whose linear layers are to be 4-bit.
     """
-    asked = {part: {'type': spec} if isinstance(spec, str) else dict(spec) for part, spec in (tune or {}).items()}
+    asked = check_tune(tune)
     quantised = {part for part, spec in asked.items() if spec.get('type') == 'qlora'}
     plain = {part: {**spec, 'type': 'lora'} if part in quantised else spec for part, spec in asked.items()}
     with torch.device('meta'):

@@ -21,8 +21,8 @@ from mmft.engine import memory
 from mmft.engine.build import plain_dict, plain_pretrained
 from mmft.engine.measure import TEXT_TOKENS, Plan, image_processor, largest_load, make_plan, picture_tokens
 from mmft.engine.memory import Sharding
-from mmft.engine.validate import validate_config
-from mmft.errors import ConfigError, MMFTError
+from mmft.engine.validate import Problems, find_problems
+from mmft.errors import MMFTError
 from mmft.registry import DATASETS, ENCODERS
 
 __all__ = ['Plan', 'make_plan', 'plan']
@@ -34,24 +34,34 @@ MARGIN = 1.2
 """How much larger than its estimate a step may be: what tests/engine/test_memory.py allows it."""
 
 
-def plan(cfg: Config, gpus: int | None = None) -> str:
+def plan(cfg: Config, gpus: int | None = None, problems: Problems | None = None) -> str:
     """The report of ``--dry-run``.
 
     Args:
         cfg: the whole config.
         gpus: see ``make_plan``.
+        problems: of the config, where they are known already.
 
     Raises:
-        ConfigError: unknown parts, or a ``tune`` that cannot be.
+        ConfigError: there is nothing to report on: lists all problems of the config.
     """
-    made = make_plan(cfg, gpus)
+    problems = find_problems(cfg) if problems is None else problems
+    try:
+        return _report(cfg, make_plan(cfg, gpus), problems)
+    except Exception as error:  # what a wrong value leads to may be anything; the mistake itself is told better
+        if problems.wrong:
+            raise problems.error from error
+        raise
+
+
+def _report(cfg: Config, made: Plan, problems: Problems) -> str:
     name = Path(cfg.filename).stem if cfg.filename else 'config'
     blocks = [
         f'{name}: nothing is loaded and nothing is trained',
         _table_of_parts(made),
         '\n'.join(_tokens(cfg, made)),
         '\n'.join(_memory(cfg, made)),
-        '\n'.join(_problems(cfg)),
+        f'before it can train:\n{problems.error}' if problems.error else '',
     ]
     return '\n\n'.join(block for block in blocks if block) + '\n'
 
@@ -241,11 +251,3 @@ def _kinds(made: Plan) -> set[str]:
 
 def _gib(size: int) -> str:
     return f'{size / GIB:,.1f} GiB'
-
-
-def _problems(cfg: Config) -> Iterator[str]:
-    """What keeps the config from training: weights and data to fetch, misspelt keys."""
-    try:
-        validate_config(cfg)
-    except ConfigError as error:
-        yield f'before it can train:\n{error}'

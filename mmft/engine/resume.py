@@ -14,7 +14,7 @@ from mmft.errors import CheckpointError
 if TYPE_CHECKING:
     from mmft.engine.runner import Runner
 
-__all__ = ['check_resumable', 'read_resumable']
+__all__ = ['check_resumable', 'read_resumable', 'stored_seed']
 
 
 def read_resumable(
@@ -37,7 +37,7 @@ def read_resumable(
         if path is None:
             return None
         raise CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
-    files = [newest, *(file for file in candidates(directory) if iteration_of(file) < iteration_of(newest))]
+    files = _from(newest, directory)
     for number, file in enumerate(files):
         try:
             return file, read_checkpoint(file)
@@ -45,6 +45,29 @@ def read_resumable(
             if number == len(files) - 1:
                 raise
             logger.warning(f'{error}\nfalling back on {files[number + 1].name}')
+    return None
+
+
+def _from(newest: Path, directory: Path) -> list[Path]:
+    """The checkpoint to continue, and those to fall back on."""
+    return [newest, *(file for file in candidates(directory) if iteration_of(file) < iteration_of(newest))]
+
+
+def stored_seed(work_dir: str | Path, resume: bool | str) -> int | None:
+    """The seed of the run that ``resume`` of a config continues; None where there is nothing to continue.
+
+    No tensor is read, and no problem told: both are ``read_resumable``'s, when the run is set up.
+    """
+    files = [Path(resume)] if isinstance(resume, str) else []
+    if not files or files[0].is_dir():
+        directory = files[0] if files else Path(work_dir)
+        newest = find_last(directory)
+        files = [] if newest is None else _from(newest, directory)
+    for file in files:
+        try:
+            return read_checkpoint(file, mmap=True)['meta'].get('seed')
+        except CheckpointError:
+            continue
     return None
 
 

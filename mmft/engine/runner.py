@@ -37,6 +37,7 @@ from mmft.engine.distributed import (
     world_size,
     wrap_ddp,
 )
+from mmft.engine.hooks.defaults import DEFAULT_HOOKS, build_hook, merged_hooks
 from mmft.engine.init_from import InitFrom
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
@@ -44,20 +45,8 @@ from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import build_schedulers
 from mmft.engine.validation import ValLoop
-from mmft.registry import HOOKS
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
-
-DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
-    'runtime_info': {'type': 'RuntimeInfoHook'},
-    'label_mask': {'type': 'LabelMaskHook'},
-    'moved_parts': {'type': 'MovedPartsHook'},
-    'progress': {'type': 'ProgressHook'},
-    'answers': {'type': 'SampleAnswersHook'},
-    'param_scheduler': {'type': 'ParamSchedulerHook'},
-    'checkpoint': {'type': 'CheckpointHook'},
-}
-"""Hooks of every run; a config changes one by name in ``default_hooks`` (None takes it out)."""
 
 LESS_FOR_WEIGHTS = "take dtype='bfloat16' for frozen weights, 'qlora' in tune.llm, or --deepspeed zero3 on more cards"
 DEFAULT_VISUALIZER = {'type': 'Visualizer', 'vis_backends': [{'type': 'TensorboardVisBackend'}]}
@@ -179,21 +168,13 @@ class Runner(mmengine.runner.Runner):
 
     def register_default_hooks(self, hooks: Mapping[str, Any] | None = None) -> None:
         """Ours in place of mmengine's table; a config's dict is merged into the default of the same name."""
-        merged: dict[str, Any] = {}
-        for name in {**DEFAULT_HOOKS, **(hooks or {})}:
-            given = (hooks or {}).get(name, {})
-            merged[name] = given if given is None else {**DEFAULT_HOOKS.get(name, {}), **given}
-        for hook in merged.values():
-            if hook is not None:
-                self.register_hook(hook)
+        for hook in merged_hooks(hooks).values():
+            self.register_hook(hook)
 
     def register_hook(self, hook: Hook | Mapping[str, Any], priority: Any = None) -> None:
         """Built by our registry, whose errors name the nearest known hook or argument."""
-        if isinstance(hook, Mapping):
-            settings = dict(hook)
-            priority = settings.pop('priority', None) if priority is None else priority
-            hook = HOOKS.build(settings)
-        super().register_hook(hook, priority)
+        hook, own = build_hook(hook)
+        super().register_hook(hook, own if priority is None else priority)
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.optim import _ParamScheduler
 
+from mmft.checks import is_number, is_whole
+from mmft.engine.validate_parts import nearest, value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
 
-__all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'build_schedulers']
+__all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'build_schedulers', 'schedule_problems']
 
 MIN_WARMUP = 2
 """A warm-up of fewer iterations is dropped: over one step mmengine's LinearLR never leaves its start factor."""
@@ -21,6 +24,9 @@ DECAYS: dict[str, Callable[[float], float]] = {
     'linear': lambda done: 1.0 - done,
     'cosine': lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
 }
+
+
+OPTIONS = ('warmup_ratio', 'warmup', 'min_lr_ratio')
 
 
 class WarmupDecayLR(_ParamScheduler):
@@ -51,6 +57,51 @@ class WarmupDecayLR(_ParamScheduler):
         return [base * self.factor(self.last_step) for base in self.base_values]
 
 
+def schedule_problems(cfg: Any) -> Iterator[str]:
+    """All that is wrong with ``param_scheduler`` of a config: types, options of our own schedules, their values."""
+    if not cfg:
+        return
+    if isinstance(cfg, Mapping) and cfg.get('type') in DECAYS:
+        yield from _decay_problems(cfg)
+        return
+    entries = {'param_scheduler': cfg}
+    if isinstance(cfg, (list, tuple)):
+        entries = {f'param_scheduler.{i}': entry for i, entry in enumerate(cfg)}
+    for key, entry in entries.items():
+        if not isinstance(entry, Mapping):
+            yield f"{key} = {entry!r}; expected dict(type='cosine', warmup_ratio=0.03)"
+        elif entry.get('type') in DECAYS:
+            yield f'{key}: {entry["type"]!r} is warm-up and decay in one; write its dict without a list'
+        elif not callable(kind := entry.get('type')) and (kind is None or PARAM_SCHEDULERS.get(str(kind)) is None):
+            yield _unknown(f'{key}.type', kind)
+
+
+def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:
+    for key in cfg:
+        if key not in ('type', *OPTIONS):
+            yield f'param_scheduler.{key}: unknown{nearest(key, OPTIONS)}; expected some of {OPTIONS}'
+    ratio, warmup, least = cfg.get('warmup_ratio', 0.0), cfg.get('warmup'), cfg.get('min_lr_ratio', 0.0)
+    fits = is_number(ratio, least=0) and ratio < 1
+    yield from value_problem('param_scheduler.warmup_ratio', ratio, fits, 'a number from 0 to below 1')
+    fits = warmup is None or is_whole(warmup, least=0)
+    yield from value_problem('param_scheduler.warmup', warmup, fits, 'a whole number from 0, or None')
+    fits = is_number(least, least=0) and least <= 1
+    yield from value_problem('param_scheduler.min_lr_ratio', least, fits, 'a number from 0 to 1')
+
+
+def _unknown(key: str, kind: Any) -> str:
+    theirs = PARAM_SCHEDULERS.names()
+    # Ours first: by the letters alone 'cosin' is as near to CosineRestartLR.
+    near = [difflib.get_close_matches(str(kind), known, n=1, cutoff=0.5) for known in (list(DECAYS), theirs)]
+    near = [name for names in near for name in names]
+    error = ConfigError(
+        f'{key} = {kind!r}: there is no such schedule',
+        expected=f"one of {list(DECAYS)}, or of mmengine's {theirs}",
+        fix=f'did you mean {" or ".join(map(repr, near))}?' if near else "take param_scheduler=dict(type='cosine')",
+    )
+    return str(error)
+
+
 def build_schedulers(
     cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
     optimizer: Any,
@@ -69,8 +120,10 @@ def build_schedulers(
         say: told about what was mended.
 
     Raises:
-        ConfigError: unknown decay or option.
+        ConfigError: lists what ``schedule_problems`` finds.
     """
+    if problems := [*schedule_problems(cfg)]:
+        raise ConfigError.gather(problems)
     if not cfg:
         return []
     if isinstance(cfg, Mapping) and cfg.get('type') in DECAYS:
@@ -84,8 +137,6 @@ def _warmup_decay(cfg: dict[str, Any], optimizer: Any, total: int, say: Callable
     decay, ratio = cfg.pop('type'), cfg.pop('warmup_ratio', 0.0)
     warmup = cfg.pop('warmup', None)
     min_lr_ratio = cfg.pop('min_lr_ratio', 0.0)
-    if cfg:
-        raise ConfigError(f'param_scheduler: unknown {sorted(cfg)}', expected='warmup_ratio, warmup, min_lr_ratio')
     warmup = round(ratio * total) if warmup is None else warmup
     if 0 < warmup < MIN_WARMUP or (ratio > 0 and warmup == 0):
         say(f'warm-up of {warmup} of {total} iterations is too short: dropped, the run starts at the full rate')

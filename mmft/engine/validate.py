@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checks import is_number, is_whole
-from mmft.engine.validate_model import model_problems, nearest, weight_problems
+from mmft.checks import is_whole
+from mmft.engine.build import plain_value
+from mmft.engine.validate_model import model_problems
+from mmft.engine.validate_parts import nearest, part_problems, value_problem
+from mmft.engine.validate_run import run_problems
+from mmft.engine.validate_weights import missing_weights, weight_problems
 from mmft.errors import ConfigError
+from mmft.registry import COLLATORS, DATASETS, SAMPLERS
 
-__all__ = ['KNOWN_KEYS', 'validate_config']
+__all__ = ['KNOWN_KEYS', 'Problems', 'find_problems', 'validate_config']
 
 REQUIRED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg', 'work_dir')
 KNOWN_KEYS = (
     *REQUIRED,
     'pretrained',
     'pretrained_repo',
+    'pretrained_command',
     'dtype',
     'tune',
     'gradient_checkpointing',
@@ -41,7 +48,39 @@ KNOWN_KEYS = (
     'default_scope',
 )
 VALIDATION = ('max_samples', 'max_new_tokens')
-_LOADER_PATHS = ('ann_file', 'image_root')
+LOADERS = ('train_dataloader', 'val_dataloader')
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is wrong with a config.
+
+    Attributes:
+        wrong: mistakes, each of which only a change of the config mends.
+        missing: weights and data that the config names and that are not there yet.
+    """
+
+    wrong: list[str]
+    missing: list[str]
+
+    @property
+    def error(self) -> ConfigError | None:
+        """All of them in one; None where there are none."""
+        found = [*self.wrong, *self.missing]
+        return ConfigError.gather(found) if found else None
+
+
+def find_problems(cfg: Config) -> Problems:
+    """Every problem of a config."""
+    wrong = [
+        *_keys(cfg),
+        *model_problems(cfg),
+        *run_problems(cfg),
+        *_length(cfg),
+        *_data(cfg),
+        *weight_problems(cfg),
+    ]
+    return Problems(wrong, [*_missing_files(cfg), *missing_weights(cfg)])
 
 
 def validate_config(cfg: Config) -> None:
@@ -50,16 +89,8 @@ def validate_config(cfg: Config) -> None:
     Raises:
         ConfigError: lists every problem: unknown keys and parts, missing weights and files, wrong types and values.
     """
-    problems = [
-        *_keys(cfg),
-        *model_problems(cfg),
-        *_optimizer(cfg),
-        *_length(cfg),
-        *_files(cfg),
-        *weight_problems(cfg),
-    ]
-    if problems:
-        raise ConfigError.gather(problems)
+    if error := find_problems(cfg).error:
+        raise error
 
 
 def _keys(cfg: Config) -> Iterator[str]:
@@ -81,31 +112,6 @@ def _is_setting(key: str, value: Any) -> bool:
     return not key.startswith('_') and not callable(value) and not isinstance(value, type)
 
 
-def _optimizer(cfg: Config) -> Iterator[str]:
-    wrapper = cfg.get('optim_wrapper')
-    if not isinstance(wrapper, Mapping):
-        return
-    optimizer = wrapper.get('optimizer')
-    if not isinstance(optimizer, Mapping):
-        yield 'optim_wrapper.optimizer is missing: dict(type="AdamW", lr=...)'
-        return
-    yield from _number('optim_wrapper.optimizer.lr', optimizer.get('lr'), above=0)
-    if 'weight_decay' in optimizer:
-        yield from _number('optim_wrapper.optimizer.weight_decay', optimizer['weight_decay'], least=0)
-    counts = wrapper.get('accumulative_counts', 1)
-    if not is_whole(counts, least=1):
-        yield f'optim_wrapper.accumulative_counts = {counts!r}; expected a whole number from 1'
-    if wrapper.get('dtype') not in (None, 'bfloat16', 'float16', 'float32'):
-        yield f"optim_wrapper.dtype = {wrapper['dtype']!r}; expected 'bfloat16', 'float16' or None"
-    for part, options in ((wrapper.get('paramwise_cfg') or {}).get('parts') or {}).items():
-        if part.split('.')[0] not in ('vision', 'projector', 'llm', 'lora'):
-            known = ('vision', 'projector', 'llm', 'lora')
-            close = nearest(part, known)
-            yield f'optim_wrapper.paramwise_cfg.parts.{part}: no such part{close}; expected one of {known}'
-        if 'lr' in options:
-            yield from _number(f'optim_wrapper.paramwise_cfg.parts.{part}.lr', options['lr'], above=0)
-
-
 def _length(cfg: Config) -> Iterator[str]:
     train = cfg.get('train_cfg')
     if isinstance(train, Mapping):
@@ -117,34 +123,48 @@ def _length(cfg: Config) -> Iterator[str]:
                 yield f'train_cfg.{key} = {train[key]!r}; expected a whole number from 1'
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
-    for key in set(cfg.get('val_cfg') or {}) - {'type', *VALIDATION}:
+    validation = plain_value(cfg.get('val_cfg')) or {}
+    if not isinstance(validation, Mapping):
+        yield f'val_cfg = {validation!r}; expected a dict with some of {VALIDATION}'
+        return
+    for key in set(validation) - {'type', *VALIDATION}:
         yield f'val_cfg.{key}: unknown{nearest(key, VALIDATION)}; expected some of {VALIDATION}'
-    for name in ('train_dataloader', 'val_dataloader'):
-        loader = cfg.get(name)
-        if isinstance(loader, Mapping):
-            size, workers = loader.get('batch_size', 1), loader.get('num_workers', 0)
-            if not is_whole(size, least=1):
-                yield f'{name}.batch_size = {size!r}; expected a whole number from 1'
-            if not is_whole(workers, least=0):
-                yield f'{name}.num_workers = {workers!r}; expected a whole number from 0'
+    most, length = validation.get('max_samples'), validation.get('max_new_tokens', 1)
+    fits = most is None or is_whole(most, least=0)
+    yield from value_problem('val_cfg.max_samples', most, fits, 'a whole number from 0, or None for all')
+    yield from value_problem('val_cfg.max_new_tokens', length, is_whole(length, least=1), 'a whole number from 1')
 
 
-def _files(cfg: Config) -> Iterator[str]:
-    for name in ('train_dataloader', 'val_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset')
-        if not isinstance(dataset, Mapping):
-            if cfg.get(name):
-                yield f'{name}.dataset is missing'
+def _data(cfg: Config) -> Iterator[str]:
+    for name in LOADERS:
+        loader = plain_value(cfg.get(name))
+        if not isinstance(loader, Mapping):
+            if loader:
+                yield f'{name} = {loader!r}; expected a dict'
             continue
-        paths = [(key, dataset.get(key)) for key in _LOADER_PATHS]
+        for key, least, default in (('batch_size', 1, 1), ('num_workers', 0, 0)):
+            value = loader.get(key, default)
+            expected = f'a whole number from {least}'
+            yield from value_problem(f'{name}.{key}', value, is_whole(value, least), expected)
+        if not isinstance(loader.get('dataset'), Mapping):
+            if loader:
+                yield f'{name}.dataset is missing'
+        else:
+            yield from part_problems(f'{name}.dataset', DATASETS, loader['dataset'], 'ChatDataset', ('encoder',))
+        for key, registry, kind in (('sampler', SAMPLERS, 'EpochBatchSampler'), ('collate', COLLATORS, 'PadCollator')):
+            if key in loader:
+                yield from part_problems(f'{name}.{key}', registry, loader[key], kind, ('dataset',))
+
+
+def _missing_files(cfg: Config) -> Iterator[str]:
+    for name in LOADERS:
+        loader = cfg.get(name)
+        dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
+        if not isinstance(dataset, Mapping):
+            continue
+        paths = [(key, dataset.get(key)) for key in ('ann_file', 'image_root')]
         if isinstance(dataset.get('meta_file'), str):
             paths.append(('meta_file', dataset['meta_file']))
         for key, path in paths:
             if path and not Path(path).exists():
                 yield f'{name}.dataset.{key}: {path} does not exist (looked from {Path.cwd()})'
-
-
-def _number(name: str, value: Any, above: float | None = None, least: float | None = None) -> Iterator[str]:
-    bound = f'above {above}' if above is not None else f'from {least}'
-    if not is_number(value, least) or (above is not None and not value > above):
-        yield f'{name} = {value!r}; expected a number {bound}'

@@ -65,6 +65,14 @@ def test_options_reach_what_they_name(folder: Path) -> None:
         ('optim_wrapper.optimiser.lr=1', 'did you mean optim_wrapper.optimizer'),
         ('optim_wrapper.optimizer.learning_rate=1', "has no 'learning_rate'"),
         ('lr.x=1', 'has nothing inside'),
+        ('lr.x=1', r'set it whole: lr=\.\.\.'),
+        ('optim_wrapper.optimizer.type.type=SGD', 'set it whole: optim_wrapper.optimizer.type=SGD'),
+        ('optim_wrapper.optimizer.type.r=4', r"set it whole: 'optim_wrapper\.optimizer\.type=dict\(type=\.\.\., r="),
+        (r'pretrained="dict(type=\"full\",from_layer=9)"', r'--cfg-options pretrained: .* cannot be read'),
+        ('pretrained=word(a,b)', 'cannot be read'),
+        ('pretrained=dict(type="lora", r=f(4))', "quote the whole option in the shell: 'pretrained=dict"),
+        ('pretrained={"a":', 'cannot be read'),
+        ('pretrained=[1,2', '--cfg-options pretrained: Imbalanced brackets'),
         ('param_scheduler.5.end=1', "has no '5'"),
         ('optim_wrapper', 'expected key=value'),
         ('=3', 'expected key=value'),
@@ -73,6 +81,21 @@ def test_options_reach_what_they_name(folder: Path) -> None:
 def test_options_that_would_do_nothing_are_errors(folder: Path, option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config('food_lora', [option])
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        (
+            "dict(type='lora', r=4, deep=dict(a=[1, (2, None)]))",
+            {'type': 'lora', 'r': 4, 'deep': {'a': [1, (2, None)]}},
+        ),
+        ('{"type": "lora", "r": -4}', {'type': 'lora', 'r': -4}),
+        ('{}', {}),
+    ],
+)
+def test_a_dict_as_python_writes_it(folder: Path, text: str, value: dict) -> None:
+    assert load_config('food_lora', [f'pretrained={text}']).pretrained == value
 
 
 def test_all_wrong_options_at_once(folder: Path) -> None:

@@ -45,6 +45,70 @@ def test_train_and_resume(config: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in content['state_dict'].items())
 
 
+def test_what_is_resumed_keeps_its_seed(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The config says 0 all the while; the run was started with another."""
+    options = ['--cfg-options', 'default_hooks.checkpoint.by_epoch=False', 'val_dataloader=None']
+    run = ['train', str(config), '--work-dir', str(tmp_path), *options]
+    assert main([*run, '--seed', '3']) == 0
+    whole = tensors(tmp_path / 'iter_6.pth')
+    for file in ('iter_5.pth', 'iter_6.pth', 'last_checkpoint'):
+        (tmp_path / file).unlink()
+    capfd.readouterr()
+    assert main([*run, '--resume']) == 0
+    assert 'the config is not the one' not in ''.join(capfd.readouterr())
+    content = torch.load(tmp_path / 'iter_6.pth', weights_only=True)
+    assert content['meta']['seed'] == 3
+    assert all(torch.equal(tensor, content['state_dict'][name]) for name, tensor in whole.items())
+
+    # Said on the command line it is meant, and the data comes in another order from the next epoch on.
+    for seed in (['--seed', '0'], ['--cfg-options', *options[1:], 'seed=0']):
+        assert main([*run, '--resume', str(tmp_path / 'iter_6.pth'), *seed]) == 0
+        assert 'seed was 3, is 0' in ''.join(capfd.readouterr())
+    # Where there is nothing to continue the config's own counts.
+    assert main(['train', str(config), '--work-dir', str(tmp_path / 'new'), *options, 'train_cfg.max_epochs=1',
+                 '--resume']) == 0  # fmt: skip
+    assert torch.load(tmp_path / 'new' / 'iter_3.pth', weights_only=True)['meta']['seed'] == 0
+
+
+def test_a_dry_run_finds_mistakes(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ['train', str(config), '--work-dir', str(tmp_path), '--dry-run']
+    assert main(run) == 0
+    assert 'before it can train' not in capsys.readouterr().out
+    # Weights and data that are not there yet are told, and are no mistake.
+    there = ['pretrained=gone', 'train_dataloader.dataset.ann_file=gone.jsonl']
+    assert main([*run, '--cfg-options', *there]) == 0
+    told = capsys.readouterr().out
+    assert "pretrained = 'gone' does not exist" in told
+    assert 'memory of one GPU' in told
+
+    wrong = ['param_scheduler.type=cosin', 'optim_wrapper.optimizer.type=AdamX']
+    assert main([*run, '--seed', '-1', '--cfg-options', *wrong]) == 1
+    told = capsys.readouterr().out
+    assert 'memory of one GPU' in told
+    for text in ('3 problems in the config', 'seed = -1', "'cosin'", "'AdamX'"):
+        assert text in told
+    # Where nothing can be measured all problems are the answer, as without --dry-run.
+    wrong = ['tune.llm.r=0', 'model.vision.hidden_size=33', 'tune.vision=["type"]']
+    for arguments in ([*run, '--deepspeed', 'zero9'], [*run[:-1], '--deepspeed', 'zero9']):
+        assert main([*arguments, '--cfg-options', *wrong]) == 1
+        told = capsys.readouterr()
+        assert 'memory of one GPU' not in told.out
+        for text in ("deepspeed = 'zero9'", 'tune.llm.r = 0', 'InternViT', 'tune.vision: type'):
+            assert text in told.err
+    assert main([*run, '--cfg-options', 'tune.vision={"type":"lora","r":4,"from_layer":1}']) == 0
+    assert 'lora r=4 alpha=' in capsys.readouterr().out
+    assert main([*run, '--gpus', '0']) == 1
+    assert '--gpus 0' in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_ends_the_output_quietly(config: Path, tmp_path: Path) -> None:
+    for arguments in ('list-cfg', f'train {config} --dry-run --work-dir {tmp_path}'):
+        command = f'{sys.executable} -m mmft.cli.main {arguments} | true; exit ${{PIPESTATUS[0]}}'
+        done = subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 141
+        assert 'BrokenPipe' not in done.stderr
+
+
 def test_errors_set_the_status(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(*arguments: str) -> str:
         assert main(['train', str(config), '--work-dir', str(tmp_path), *arguments]) == 1

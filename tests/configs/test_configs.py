@@ -241,7 +241,7 @@ def test_misspelt_keys_are_caught(key, value):
 def test_the_demo_differs_from_the_2b_in_model_and_sizes_only():
     tiny, real = (read(f'internvl2_{size}_food_lora').to_dict() for size in ('tiny', '2b'))
     for cfg in (tiny, real):
-        for key in ('model', 'pretrained', 'pretrained_repo', 'dtype'):
+        for key in ('model', 'pretrained', 'pretrained_repo', 'pretrained_command', 'dtype'):
             cfg.pop(key, None)
     assert set(tiny) == set(real)
     assert shape_of(tiny) == shape_of(real)

@@ -11,8 +11,33 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from mmft.engine.compat import worker_error
-from mmft.errors import DataError
+from mmft.engine.compat import LAUNCHERS, init_distributed, worker_error
+from mmft.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'start', 'missing'),
+    [
+        ('pytorch', 'torchrun --nproc_per_node=8 tools/train.py', 'RANK, WORLD_SIZE'),
+        ('slurm', 'srun --ntasks=8 python tools/train.py', 'SLURM_PROCID, SLURM_NTASKS'),
+        ('mpi', 'mpirun -n 8 -x MASTER_ADDR=<first machine> python tools/train.py', 'OMPI_COMM_WORLD_RANK'),
+    ],
+)
+def test_a_launcher_that_did_not_start_the_process(
+    launcher: str, start: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _, told, on_gpus in LAUNCHERS.values():
+        for name in (*told, *on_gpus):
+            monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError) as caught:
+        init_distributed(launcher)
+    assert str(caught.value).startswith(f'--launcher {launcher}, but {missing}')
+    assert f'{start} CONFIG --launcher {launcher}' in str(caught.value)
+
+
+def test_no_such_launcher() -> None:
+    with pytest.raises(ConfigError, match=r"launcher = 'slrum'"):
+        init_distributed('slrum')
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the trouble is with machines without a GPU')

@@ -11,12 +11,14 @@ from mmengine.config import Config
 from mmft.engine.validate import validate_config
 from mmft.errors import ConfigError
 from mmft.models.projectors import Linear
+from tests.engine.tiny import TOKENIZER
 from tests.engine.toy import toy_config
 
 SIZES = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32)
 LLM = dict(type='Llama', vocab_size=32, num_hidden_layers=2, **SIZES)
 CLIP = dict(type='CLIP', num_hidden_layers=3, image_size=28, **SIZES)
 QFORMER = dict(type='QFormer', num_queries=5, num_hidden_layers=1, **SIZES)
+ENCODER = dict(type='ChatEncoder', template='internlm2-chat', tokenizer=str(TOKENIZER))
 ANYRES, RESIZE = (dict(image_processor=dict(type=kind, tile_size=28)) for kind in ('AnyResTiler', 'Resize'))
 
 
@@ -60,6 +62,10 @@ def test_a_good_config_passes(tmp_path: Path) -> None:
         ({'vision': None, 'projector': 'MLP'}, {}, 'model: vision = None'),
         ({'vision': None, 'projector': 'MLP'}, {}, "model: projector = 'MLP'"),
         ({}, {'init_from': 'work_dirs/nowhere'}, 'nothing to start from at work_dirs/nowhere'),
+        ({}, {'encoder': {**ENCODER, 'type': 'ChatEncodr'}}, "did you mean 'ChatEncoder'"),
+        ({}, {'encoder': {**ENCODER, 'max_lenght': 9}}, 'encoder.max_lenght: ChatEncoder has no such setting; did you'),
+        ({}, {'encoder': dict(type='ChatEncoder')}, 'encoder.template is missing'),
+        ({}, {'tune': dict(vision=['{"type":"lora"', '"r":4}'])}, 'tune.vision: type ['),
         ({}, {'load_from': 'a.pth'}, '`load_from` is called `init_from` now'),
     ],
 )
@@ -69,7 +75,8 @@ def test_a_combination_that_cannot_work_says_why(tmp_path: Path, model: dict, ch
 
 def test_missing_weights_of_every_part_are_one_entry(tmp_path: Path) -> None:
     (tmp_path / 'here').mkdir()
-    (tmp_path / 'here' / 'config.json').write_text('{}')
+    for name in ('config.json', 'model.safetensors'):
+        (tmp_path / 'here' / name).write_text('{}')
     parts = dict(vision='pretrained/clip', llm='pretrained/vicuna', projector='pretrained/qformer.pth')
     repos = dict(vision='openai/clip-vit-large-patch14-336', llm='lmsys/vicuna-7b-v1.5')
     told = problems(config(tmp_path, pretrained=parts, pretrained_repo=repos))
@@ -125,7 +132,8 @@ def test_bad_values_of_all_parts_at_once(tmp_path: Path) -> None:
         llm={**LLM, 'num_key_value_heads': 0, 'rope_tetha': 1},
         merge=dict(type='AnyResMerge', dim=True),
     )
-    cfg = config(tmp_path, model, tune=dict(llm='half'), encoder=dict(image_processor=dict(type='Resize', tile_size=0)))
+    encoder = {**ENCODER, 'template': 'nope', 'image_processor': dict(type='Resize', tile_size=0)}
+    cfg = config(tmp_path, model, tune=dict(llm='half'), encoder=encoder)
     told = problems(cfg)
     for text in (
         'model.vision: CLIP: patch_size 0',
@@ -136,9 +144,10 @@ def test_bad_values_of_all_parts_at_once(tmp_path: Path) -> None:
         'model.merge: AnyResMerge: dim True',
         "tune.llm: type 'half'",
         'encoder.image_processor: Resize: tile_size 0',
+        "encoder.template: no chat template is named 'nope'",
     ):
         assert text in told
-    assert told.startswith('8 problems')
+    assert told.startswith('9 problems')
 
 
 @pytest.mark.parametrize('error', [KeyError('x'), IndexError('x'), OverflowError('x'), NotImplementedError('x')])

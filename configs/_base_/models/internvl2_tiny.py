@@ -43,4 +43,5 @@ encoder = dict(
 )
 
 pretrained = 'work_dirs/demo/base'
+pretrained_command = 'make demo'
 del llm

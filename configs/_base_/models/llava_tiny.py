@@ -43,4 +43,5 @@ encoder.update(
 
 pretrained = 'work_dirs/demo_llava/base'
 pretrained_repo = None
+pretrained_command = 'make demo-llava'
 del llm, pixels

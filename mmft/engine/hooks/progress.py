@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
+from mmft.checks import check_counts
 from mmft.engine.distributed import is_main, unwrap
 from mmft.engine.optim import group_of
 from mmft.models.tuning import count_values
@@ -40,6 +41,7 @@ class ProgressHook(Hook):
     priority = 'BELOW_NORMAL'  # before the schedulers' step: the rate shown is the one that was used
 
     def __init__(self, interval: int = 10, bar: bool | None = None) -> None:
+        check_counts('ProgressHook', interval=interval)
         self.interval, self.wants_bar = interval, bar
         self.losses: dict[str, list[float]] = {}
         self.tokens, self.since, self.started, self.first = 0.0, 0.0, 0.0, 0
