@@ -5,6 +5,10 @@ paths, picture headers, token lengths. With ``on_error='raise'`` the first probl
 anything; with ``'skip'`` bad records leave the index, are logged with file and line, and are counted. A picture that
 turns out to be broken only while it is decoded gives no sample (the collator drops it); it is never replaced by
 another.
+
+Such a picture is found, logged and counted in the process that loads it. Forked workers, mmengine's default, have the
+log handlers of the process that made them; spawned ones have none, so that their lines go to standard error alone. The
+count lies in shared memory and is that of all workers of one rank, and of the ranks mmengine shows rank 0's warnings.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmft.checks import check_counts
 from mmft.data.formats import Record
+from mmft.data.images import MAX_PIXELS
 from mmft.data.mixture import SetSpec, mix, read_meta
 from mmft.data.subset import KINDS, Scan, Subset
 from mmft.errors import ConfigError, DataError
@@ -53,6 +59,7 @@ class ChatDataset(Dataset):
         seed: of the choices that ``repeat_time``, weights and ``max_samples`` make.
         follow_links: whether symbolic links may lead out of the image root.
         min_side: smallest width and height of a picture, px.
+        max_pixels: largest width x height of a picture; a larger one costs memory (3 bytes each) in every data worker.
 
     Raises:
         ConfigError: contradictory arguments.
@@ -73,7 +80,9 @@ class ChatDataset(Dataset):
         seed: int = 0,
         follow_links: bool = False,
         min_side: int = 2,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        check_counts('ChatDataset', max_pixels=max_pixels)
         _check_arguments(ann_file, meta_file, on_error, check, repeat_time, max_samples)
         self.on_error, self.seed, self._check, self._encoder = on_error, seed, check, encoder
         if meta_file is not None:
@@ -83,7 +92,7 @@ class ChatDataset(Dataset):
         self.problems: list[DataError] = []
         self._kinds: Counter[str] = Counter()
         note = None if on_error == 'raise' else lambda error: self._note('record', error)
-        self._subsets = [Subset(spec, encoder, follow_links, note, min_side) for spec in specs]
+        self._subsets = [Subset(spec, encoder, follow_links, note, min_side, max_pixels) for spec in specs]
         self._lengths = [np.full(len(s.file), -1, np.int64) for s in self._subsets]
         self._images = [np.zeros(len(s.file), np.int32) for s in self._subsets]
         good = self._scan_all()
@@ -160,7 +169,7 @@ class ChatDataset(Dataset):
                 # The cause is a picture's own error, or the encoder's word that a text cannot be cut short enough.
                 cause = error.__cause__
                 self._broken[s][n] = 1 + KINDS.index('length' if getattr(cause, 'file', '') is None else 'picture')
-                logger.warning('left out: %s', error)
+                _log(error, sum(self.skipped.values()))
             return None
         sample.meta['index'] = int(i) % len(self)
         return sample
@@ -185,7 +194,7 @@ class ChatDataset(Dataset):
     def _note(self, kind: str, problem: DataError) -> None:
         self.problems.append(problem)
         self._kinds[kind] += 1
-        logger.warning('left out: %s', problem)
+        _log(problem, len(self.problems))
 
     def _scan_many(self, rows: list[tuple[int, int]], check_pictures: bool) -> list[Scan]:
         scans = _Scans(self._subsets, rows, check_pictures)
@@ -219,16 +228,19 @@ class ChatDataset(Dataset):
                     fix='mend the file: leaving everything out leaves nothing to train on',
                 )
         if self.problems:
-            logger.warning('%d records left out: %s', len(self.problems), dict(self._kinds))
+            files = ', '.join(str(subset.file.path) for subset in self._subsets)
+            kept = sum(map(len, good))
+            logger.warning(f'{len(self.problems)} records left out in all, {kept} kept of {files}: {dict(self._kinds)}')
         return good
 
     def _choose(self, good: list[np.ndarray], repeat_time: float, max_samples: int | None) -> np.ndarray:
         specs = [s.spec for s in self._subsets]
         weights = [s.weight for s in specs] if specs[0].weight is not None else None
-        rows = mix([len(g) for g in good], [s.repeat_time for s in specs], weights, self.seed)
+        names = [s.label for s in specs]
+        rows = mix([len(g) for g in good], [s.repeat_time for s in specs], weights, self.seed, names)
         rows[:, 1] = [good[s][n] for s, n in rows]
         if repeat_time != 1:
-            rows = rows[mix([len(rows)], [repeat_time], seed=self.seed)[:, 1]]
+            rows = rows[mix([len(rows)], [repeat_time], seed=self.seed, names=[' and '.join(names)])[:, 1]]
         if max_samples is not None and max_samples < len(rows):
             rows = rows[np.sort(np.random.default_rng([self.seed, len(rows)]).permutation(len(rows))[:max_samples])]
         return rows
@@ -252,6 +264,11 @@ def _cores() -> int:
     """CPU cores for this process, where several ranks share a machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+
+
+def _log(problem: DataError, count: int) -> None:
+    # Finished text, no template with arguments: of each template mmengine's handlers show one warning and no more.
+    logger.warning(f'left out {count} so far: {problem}')
 
 
 def _first_of(problems: list[DataError]) -> DataError:

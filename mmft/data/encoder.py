@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmft.data.images import ImageProcessor, image_size, load_image
+from mmft.data.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.label_mask import describe, render_mask
 from mmft.data.templates import ChatTemplate, build_template
@@ -103,6 +103,7 @@ class ChatEncoder(KeptEncoder):
         messages: Sequence[Mapping[str, Any]],
         images: Sequence[Image.Image | str | os.PathLike] = (),
         add_generation_prompt: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> Sample:
         """Encode a conversation.
 
@@ -110,6 +111,7 @@ class ChatEncoder(KeptEncoder):
             messages: turns ``{'role', 'content'}``; each ``<image>`` in a question stands for the next of ``images``.
             images: PIL pictures or paths.
             add_generation_prompt: for inference: the last message is a question, and nothing is trained.
+            max_pixels: width x height above which a picture is refused.
 
         Raises:
             DataError: a conversation that does not fit (``ChatTemplate.check``), more or fewer ``<image>`` than
@@ -117,13 +119,13 @@ class ChatEncoder(KeptEncoder):
         """
         _check_list(images)
         ids, trained = self._tokenize(messages, len(images), add_generation_prompt)
-        sizes = [image_size(image) for image in images]
+        sizes = [image_size(image, max_pixels) for image in images]
         limit = self._max_tiles(len(images))
         counts = self._image_tokens(sizes, limit)
         ids, trained = self._expand(ids, trained, counts)
         if self.max_length is not None and len(ids) > self.max_length and not add_generation_prompt:
             ids, trained = self._shorten(ids, trained, sum(counts))
-        tiles = [self._tiles(image, size, limit) for image, size in zip(images, sizes, strict=True)]
+        tiles = [self._tiles(image, size, limit, max_pixels) for image, size in zip(images, sizes, strict=True)]
         input_ids = torch.from_numpy(ids)
         return Sample(
             input_ids=input_ids,
@@ -252,15 +254,17 @@ class ChatEncoder(KeptEncoder):
             raise DataError(f'{what}; cutting would leave nothing to learn', expected=expected, fix=fix)
         return ids[: self.max_length], trained[: self.max_length]
 
-    def _tiles(self, image: Image.Image | str | os.PathLike, size: tuple[int, int], limit: int | None) -> torch.Tensor:
+    def _tiles(
+        self, image: Image.Image | str | os.PathLike, size: tuple[int, int], limit: int | None, max_pixels: int
+    ) -> torch.Tensor:
         if isinstance(image, (str, os.PathLike)):
             try:
-                tiles = self.image_processor.from_bytes(Path(image).read_bytes(), limit)
+                tiles = self.image_processor.from_bytes(Path(image).read_bytes(), limit, max_pixels)
             except DataError as error:
                 # By the path, not as the so many bytes that were read from it.
                 raise DataError(error.bare, file=image, expected=error.expected, fix=error.fix) from error
         else:
-            tiles = self.image_processor(load_image(image), limit)
+            tiles = self.image_processor(load_image(image, max_pixels), limit)
         expected = self.image_processor.num_tiles(*size, limit)
         if len(tiles) != expected:
             raise ShapeError(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mmft.checks import check_counts
-from mmft.data.loading import load_image
+from mmft.data.loading import MAX_PIXELS, load_image
 from mmft.errors import DataError
 
 __all__ = ['ImageProcessor']
@@ -79,9 +79,9 @@ class ImageProcessor(ABC):
         """Language-model tokens of a picture of width x height pixels."""
         return self.num_tiles(width, height, max_tiles) * tokens_per_tile
 
-    def from_bytes(self, data: bytes, max_tiles: int | None = None) -> torch.Tensor:
-        """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...)."""
-        return self(load_image(data), max_tiles)
+    def from_bytes(self, data: bytes, max_tiles: int | None = None, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+        """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...) of at most ``max_pixels``."""
+        return self(load_image(data, max_pixels), max_tiles)
 
     def __repr__(self) -> str:
         config = self.to_dict()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from typing import IO
 
@@ -37,6 +38,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_TOO_LARGE = 'shrink the picture, or raise max_pixels (a setting of the dataset) if it is meant to be so large'
 _SAVE_AS_RGB = 'save the picture as 8-bit RGB'
 
 
@@ -59,7 +61,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     with _header(source, max_pixels) as (image, name):
         turn = _UPRIGHT.get(_orientation(image))
         try:
-            with _whole_pictures_only():
+            with _own_rules(max_pixels):
                 image.load()
             rgb = to_rgb(image)
             rgb = rgb if turn is None else rgb.transpose(turn)
@@ -80,16 +82,19 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 @contextlib.contextmanager
-def _whole_pictures_only() -> Iterator[None]:
-    """Pillow as it comes, which refuses a picture that breaks off.
+def _own_rules(max_pixels: int) -> Iterator[None]:
+    """Pillow refuses a picture that breaks off, and lets those pass that ``max_pixels`` allows.
 
-    Some libraries (lmdeploy 0.18, when it is imported) tell it, for the whole process, to fill the rest with grey.
+    Some libraries (lmdeploy 0.18, when it is imported) tell it, for the whole process, to fill the rest with grey. Its
+    own limit of pixels is the process's too, and is raised, never lowered: it also guards pictures inside a file (ICO).
     """
-    kept, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    kept, limit = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    Image.MAX_IMAGE_PIXELS = None if limit is None else max(limit, max_pixels)
     try:
         yield
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = kept
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = kept, limit
 
 
 def image_size(source: ImageSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -151,26 +156,37 @@ def _header(source: ImageSource, max_pixels: int) -> Iterator[tuple[Image.Image,
         else:
             name = os.fspath(source)
             stream = stack.enter_context(_open_file(name))
-        image = _identify(stream, name)
+        image = _identify(stream, name, max_pixels)
         _check_size(image, name, max_pixels)
         yield image, name
 
 
 def _open_file(path: str) -> IO[bytes]:
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits for ever for a writer
+            raise DataError(
+                'no regular file but a named pipe, a socket or a device',
+                file=path,
+                expected='a picture file',
+                fix='save the picture as a file',
+            )
         return open(path, 'rb')
     except FileNotFoundError:
         raise DataError('no such picture', file=path, fix='check image_root and the path in the annotation') from None
     except IsADirectoryError:
         raise DataError('a directory', file=path, expected='a picture file', fix='name a file in it') from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f'cannot be opened: {error}', file=path, expected='a readable picture file') from error
 
 
-def _identify(stream: IO[bytes], name: str) -> Image.Image:
+def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     expected = 'a picture file (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)'
     try:
-        image = Image.open(stream)
+        with _own_rules(max_pixels):
+            image = Image.open(stream)
     except UnidentifiedImageError:
         head = b''
         with contextlib.suppress(OSError):  # a stream that cannot go back
@@ -179,7 +195,7 @@ def _identify(stream: IO[bytes], name: str) -> Image.Image:
         what = f'not a picture that Pillow knows: it begins with {head!r}' if head else 'an empty file'
         raise DataError(what, file=name, expected=expected, fix='fetch or export the file again') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(str(error), file=name, expected='a smaller picture', fix='shrink the picture') from error
+        raise DataError(str(error), file=name, expected=_at_most(max_pixels), fix=_TOO_LARGE) from error
     except MemoryError:
         raise
     except Exception as error:
@@ -204,9 +220,13 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         raise DataError(
             f'a picture of {width}x{height} pixels',
             file=name,
-            expected=f'at most {max_pixels:,} pixels in all',
-            fix='shrink the picture, or raise max_pixels if it is meant to be so large',
+            expected=_at_most(max_pixels),
+            fix=_TOO_LARGE,
         )
+
+
+def _at_most(max_pixels: int) -> str:
+    return f'at most {max_pixels:,} pixels in all'
 
 
 def _orientation(image: Image.Image) -> int:

@@ -48,6 +48,7 @@ class SetSpec:
         length: how many records it must have, where the meta file says so.
         format, conversations: see :func:`mmft.data.formats.parse_record`.
         tiles: ``min_tiles`` and ``max_tiles`` of its pictures, where they differ from the encoder's.
+        meta_file: the file that names it; None: a dict did, or there is no meta file.
     """
 
     name: str
@@ -59,6 +60,18 @@ class SetSpec:
     format: str = 'auto'
     conversations: str = 'llava'
     tiles: Mapping[str, int] | None = None
+    meta_file: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What errors call it.
+
+        >>> SetSpec('food', Path('food.jsonl'), meta_file=Path('meta.json')).label
+        "the set 'food' of meta.json"
+        """
+        if not self.name:
+            return str(self.ann_file)
+        return f'the set {self.name!r} of {self.meta_file or "`meta_file`"}'
 
 
 def read_meta(
@@ -113,8 +126,9 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
         )
     numbers = {k: _positive(name, k, entry[k]) for k in ('repeat_time', 'weight') if entry.get(k) is not None}
     if entry.get('data_augment'):
+        # Finished text: mmengine's handlers would drop the second set's warning as a repetition of the first's.
         logger.warning(
-            'set %r asks for data_augment: mmft does not re-encode tiles as JPEG, they stay as they are', name
+            f'the set {name!r} asks for data_augment: mmft does not re-encode tiles as JPEG, they stay as they are'
         )
     root = entry.get('root') or image_root
     tiles = {
@@ -124,20 +138,21 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
     }
     return SetSpec(
         name=name,
-        ann_file=_find(entry['annotation'], file),
-        image_root=None if root is None else _find(root, file),
+        ann_file=_find(name, 'annotation', entry['annotation'], file),
+        image_root=None if root is None else _find(name, 'root', root, file),
         repeat_time=numbers.get('repeat_time', 1.0),
         weight=numbers.get('weight'),
         length=None if entry.get('length') is None else _count(name, 'length', entry['length']),
         format=entry.get('format') or format,
         conversations='internvl',
         tiles=tiles or None,
+        meta_file=file,
     )
 
 
-def _find(path: Any, file: Path | None) -> Path:
+def _find(name: str, key: str, path: Any, file: Path | None) -> Path:
     if not isinstance(path, (str, Path)):
-        raise DataError(f'{path!r} is given as a path', expected='a text')
+        raise DataError(f'`{key}` of the set {name!r} is {path!r}', expected='a path')
     here = Path(path)
     if here.is_absolute() or file is None or here.exists():
         return here
@@ -162,7 +177,11 @@ def _count(name: str, key: str, value: Any) -> int:
 
 
 def mix(
-    sizes: Sequence[int], repeats: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0
+    sizes: Sequence[int],
+    repeats: Sequence[float],
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> np.ndarray:
     """Which samples make an epoch of a mixture.
 
@@ -174,6 +193,7 @@ def mix(
         repeats: how often each set is seen (ignored with ``weights``).
         weights: relative shares.
         seed: chooses the samples of a fraction.
+        names: of the sets, for errors.
 
     Returns:
         (n,2) int64: set and sample, set after set.
@@ -193,8 +213,8 @@ def mix(
     for n, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         if not count or not size:
             raise ConfigError(
-                f'set {n + 1} of {len(sizes)} would give no samples: {size} records, repeat_time {repeats[n]}'
-                + ('' if weights is None else f', weight {weights[n]} of {sum(weights)}'),
+                f'{names[n] if names else f"set {n + 1} of {len(sizes)}"} would give no samples: {size} records, '
+                + (f'repeat_time {repeats[n]}' if weights is None else f'weight {weights[n]} of {sum(weights)}'),
                 expected='at least one sample of every set',
                 fix='raise its repeat_time or weight, or leave it out',
             )

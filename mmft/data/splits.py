@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmft.errors import ConfigError, DataError
 
-__all__ = ['linked_groups', 'split_apart', 'write_jsonl', 'write_text']
+__all__ = ['components', 'linked_groups', 'split_apart', 'write_jsonl', 'write_text']
+
+Link = TypeVar('Link', bound=Hashable)
 
 
 def split_apart(links: Sequence[Sequence[str]], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -58,9 +60,22 @@ def split_apart(links: Sequence[Sequence[str]], share: float, seed: int = 0) -> 
 
 def linked_groups(links: Sequence[Sequence[str]]) -> list[list[int]]:
     """Numbers of the items in groups that are connected by shared links, in the order of their first items."""
-    parent: dict[str, str] = {}
+    roots = components(links)
+    groups: dict[str, list[int]] = {}
+    for n, own in enumerate(links):
+        groups.setdefault(roots[own[0]], []).append(n)
+    return list(groups.values())
 
-    def find(link: str) -> str:
+
+def components(links: Sequence[Sequence[Link]]) -> dict[Link, Link]:
+    """Every link, and the one that stands for all that are connected with it.
+
+    >>> components([['a', 'b'], ['c']])
+    {'a': 'a', 'b': 'a', 'c': 'c'}
+    """
+    parent: dict[Link, Link] = {}
+
+    def find(link: Link) -> Link:
         parent.setdefault(link, link)
         while parent[link] != link:
             parent[link] = parent[parent[link]]
@@ -68,12 +83,9 @@ def linked_groups(links: Sequence[Sequence[str]]) -> list[list[int]]:
         return link
 
     for own in links:
-        for link in own[1:]:
+        for link in own:
             parent[find(link)] = find(own[0])
-    groups: dict[str, list[int]] = {}
-    for n, own in enumerate(links):
-        groups.setdefault(find(own[0]), []).append(n)
-    return list(groups.values())
+    return {link: find(link) for link in parent}
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:

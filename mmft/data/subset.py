@@ -11,7 +11,7 @@ from typing import Any
 
 from mmft.data.annotations import AnnotationFile
 from mmft.data.formats import Record, format_names, parse_record
-from mmft.data.images import image_size
+from mmft.data.images import MAX_PIXELS, image_size
 from mmft.data.mixture import SetSpec
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
@@ -50,14 +50,27 @@ class Subset:
         follow_links: bool,
         on_bad: Callable[[DataError], None] | None,
         min_side: int = 1,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if spec.format not in format_names():
-            raise ConfigError(f'no annotation format is named {spec.format!r}', expected=f'one of {format_names()}')
-        self.spec, self.follow_links, self.min_side = spec, follow_links, min_side
+            where = f', as {spec.label} asks' if spec.name else ''
+            raise ConfigError(
+                f'no annotation format is named {spec.format!r}{where}', expected=f'one of {format_names()}'
+            )
+        self.spec, self.follow_links, self.min_side, self.max_pixels = spec, follow_links, min_side, max_pixels
+        try:
+            self._open(on_bad)
+        except DataError as error:
+            raise self._named(error) from None
+        self.set_encoder(encoder)
+
+    def _open(self, on_bad: Callable[[DataError], None] | None) -> None:
+        spec = self.spec
         self.file = AnnotationFile(spec.ann_file, on_bad)
         root = Path(spec.image_root if spec.image_root is not None else Path(spec.ann_file).parent)
         if spec.image_root is not None and not root.is_dir():
-            raise DataError('the image root is no folder', file=root, fix='check `image_root`')
+            key = '`root` of the set, or `image_root` for sets without one' if spec.name else '`image_root`'
+            raise DataError('the image root is no folder', file=root, expected='a folder', fix=f'check {key}')
         self.root = root.resolve()
         if spec.length is not None and spec.length != len(self.file):
             raise DataError(
@@ -65,7 +78,13 @@ class Subset:
                 file=spec.ann_file,
                 fix='fetch the file again, or correct `length`',
             )
-        self.set_encoder(encoder)
+
+    def _named(self, error: DataError) -> DataError:
+        """With the set and the meta file that led to the file."""
+        if not self.spec.name:
+            return error
+        what = f'{error.bare} ({self.spec.label})'
+        return DataError(what, file=error.file, line=error.line, expected=error.expected, fix=error.fix)
 
     def set_encoder(self, encoder: Any) -> None:
         self.encoder = encoder
@@ -74,7 +93,7 @@ class Subset:
         known = encoder.image_processor.to_dict()
         if missing := self.spec.tiles.keys() - known.keys():
             raise ConfigError(
-                f'the set {self.spec.name!r} changes {sorted(missing)}, which {known.get("type")} does not have',
+                f'{self.spec.label} changes {sorted(missing)}, which {known.get("type")} does not have',
                 fix='remove min_/max_dynamic_patch from the meta file, or use DynamicTiler',
             )
         self.encoder = copy.copy(encoder)
@@ -101,7 +120,7 @@ class Subset:
             result = Scan(images=len(record.images))
             if check_pictures:
                 kind = 'picture'
-                sizes = [image_size(p) for p in record.images]
+                sizes = [image_size(p, self.max_pixels) for p in record.images]
                 self._check_sizes(record, sizes)
                 if self.encoder is not None:
                     kind = 'record'
@@ -120,7 +139,7 @@ class Subset:
         """
         record = self.record(i)
         try:
-            sample = self.encoder(record.messages, record.images)
+            sample = self.encoder(record.messages, record.images, max_pixels=self.max_pixels)
             self._check_sizes(record, sample.image_sizes)
         except DataError as error:
             raise self._placed(error, i) from error

@@ -155,6 +155,18 @@ def test_without_an_encoder(root):
     assert 'There is no encoder' in page(result, 'x')
 
 
+@pytest.mark.parametrize('known', [True, False])
+def test_the_largest_picture_is_the_datasets(known, root, encoder):
+    path = write(root / 'a.jsonl', ask(1))
+    with Image.open(root / 'a.png') as image:
+        pixels = image.width * image.height
+    encoder = encoder if known else None
+    assert not look_at(path, encoder, dataset={'max_pixels': pixels}).groups
+    assert found(look_at(path, encoder, dataset={'max_pixels': pixels - 1})) == {'picture': [1]}
+    with pytest.raises(ConfigError, match="max_pixels '9'"):
+        source_of({'ann_file': str(path), 'max_pixels': '9'})
+
+
 def test_answers_that_never_end(root):
     endless = build_template(dict(type='internlm2-chat', end='', tail=''))
     result = look_at(write(root / 'a.jsonl', ask(1), ask(2, 'b')), make_encoder(endless))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import multiprocessing
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.data import DataLoader
@@ -253,6 +257,24 @@ def test_a_picture_broken_in_its_body_makes_the_batch_smaller(workers, root, enc
         assert caplog.text.count(f'{path}:2: ') == 1
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_the_log_of_a_run_names_and_counts_what_is_left_out(workers, root, encoder, tmp_path, monkeypatch):
+    """Through mmengine's handlers, which drop a warning whose template they have seen."""
+    log = MMLogger(f'left out {workers}', log_file=str(tmp_path / 'run.log'))
+    monkeypatch.setattr(logging.getLogger('mmft'), 'handlers', log.handlers)
+    truncated(root / 'broken.png')
+    broken = [ask('Hm.', image='broken.png')] * 3
+    path = write(root / 'a.jsonl', ask(''), ask(image='gone.png'), ask(), *broken)
+    dataset = ChatDataset(path, encoder=encoder, on_error='skip')
+    for _ in range(2):
+        list(DataLoader(dataset, batch_size=1, collate_fn=PadCollator(encoder.pad_token_id), num_workers=workers))
+    text = (tmp_path / 'run.log').read_text()
+    assert [text.count(f'{path}:{line}: ') for line in range(1, 7)] == [1, 1, 0, 1, 1, 1]
+    assert f'left out 1 so far: {path}:1: ' in text
+    assert f"2 records left out in all, 4 kept of {path}: {{'record': 1, 'picture': 1}}" in text
+    assert 'left out 5 so far: ' in text
+
+
 def test_an_error_in_a_worker_keeps_its_place(root, encoder):
     truncated(root / 'broken.png')
     path = write(root / 'a.jsonl', ask('one'), ask('two', image='broken.png'))
@@ -272,6 +294,33 @@ def test_too_long_may_be_cut_but_not_into_pictures(root, encoder):
     assert len(dataset[0]) == 100
     assert dataset[1] is None
     assert dataset.skipped == {'length': 1}
+
+
+@pytest.mark.parametrize('check', ['pictures', 'records'])
+def test_the_largest_picture_is_a_setting(check, root, encoder):
+    path = write(root / 'a.jsonl', ask('one'), ask('two', image='sub/b.jpg'))  # 1,200 and 2,700 pixels
+    lowered = DATASETS.build(dict(type='ChatDataset', ann_file=str(path), max_pixels=1200, check=check, encoder=encoder,
+                                  on_error='skip'))  # fmt: skip
+    samples = [lowered[i] for i in range(len(lowered))]
+    assert [sample.meta['line'] for sample in samples if sample is not None] == [1]
+    assert lowered.skipped == {'picture': 1}
+    with pytest.raises(DataError, match='at most 2,699 pixels'):
+        ChatDataset(path, encoder=encoder, max_pixels=2699, check=check)[1]
+    assert ChatDataset(path, encoder=encoder, max_pixels=2700, check=check)[1].image_sizes == [(90, 30)]
+
+
+def test_a_picture_above_the_usual_limit(root, encoder):
+    # A header without pixels: that it is damaged shows only after the limit was passed.
+    header = struct.pack('>II', 14_000, 14_000) + b'\x08\x02\x00\x00\x00'
+    chunk = struct.pack('>I', 13) + b'IHDR' + header + struct.pack('>I', zlib.crc32(b'IHDR' + header))
+    (root / 'huge.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk + struct.pack('>I', 4) + b'IDAT')
+    path = write(root / 'a.jsonl', ask(image='huge.png'))
+    with pytest.raises(DataError, match=r'(?s)a\.jsonl:1: .*huge.*raise max_pixels'):
+        ChatDataset(path, encoder=encoder)
+    dataset = ChatDataset(path, encoder=encoder, max_pixels=200_000_000)
+    assert dataset.lengths[0] > 0
+    with pytest.raises(DataError, match='breaks off or is damaged'):
+        dataset[0]
 
 
 def test_checking_records_only_leaves_pictures_for_later(root, encoder):
@@ -298,6 +347,8 @@ def test_checking_records_only_leaves_pictures_for_later(root, encoder):
         (dict(ann_file='a', check='all'), "'pictures' or 'records'"),
         (dict(ann_file='a', repeat_time=0), 'above 0'),
         (dict(ann_file='a', max_samples=0), 'from 1'),
+        (dict(ann_file='a', max_pixels=1e9), 'max_pixels 1000000000.0'),
+        (dict(ann_file='a', max_pixels=0), 'max_pixels 0'),
     ],
 )
 def test_wrong_arguments(kwargs, words):
@@ -404,14 +455,33 @@ def test_weights_keep_the_epoch_as_long_as_the_sets(tmp_path):
         ({'annotation': 'gone.jsonl'}, 'no such annotation file'),
         ({'root': 'nowhere'}, 'no folder'),
         ({'format': 'lava'}, "named 'lava'"),
+        ({'annotation': 3}, '`annotation` of the set'),
+        ({'root': ['food']}, '`root` of the set'),
+        ({'repeat_time': 0.2}, 'no samples: 3 records, repeat_time 0.2'),
     ],
 )
 def test_bad_meta_entries(entry, words, tmp_path):
     path = numbered(tmp_path / 'a.jsonl', 3)
     meta = {'x': {'annotation': str(path), **entry} if entry else {}}
     (tmp_path / 'meta.json').write_text(json.dumps(meta))
-    with pytest.raises((DataError, ConfigError), match=words):
+    with pytest.raises((DataError, ConfigError), match=words) as caught:
         ChatDataset(meta_file=tmp_path / 'meta.json')
+    assert str(tmp_path / 'meta.json') in str(caught.value)
+    assert "'x'" in str(caught.value)
+    with pytest.raises((DataError, ConfigError), match=words) as caught:
+        ChatDataset(meta_file=meta)
+    assert "'x'" in str(caught.value)
+
+
+def test_too_small_a_share_names_its_set(tmp_path):
+    paths = {name: str(numbered(tmp_path / f'{name}.jsonl', size)) for name, size in (('a', 99), ('b', 2))}
+    meta = {name: {'annotation': path, 'weight': 99 if name == 'a' else 0.1} for name, path in paths.items()}
+    with pytest.raises(
+        ConfigError, match=r"the set 'b' of `meta_file` would give no samples: 2 records, weight 0\.1 of"
+    ):
+        ChatDataset(meta_file=meta)
+    with pytest.raises(ConfigError, match=r'b\.jsonl would give no samples: 2 records, repeat_time 0.1'):
+        ChatDataset(paths['b'], repeat_time=0.1)
 
 
 def test_a_meta_file_that_is_none(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import struct
 import warnings
@@ -154,6 +155,7 @@ BAD_FILES = [
     'program.eps',
     'missing.jpg',
     'folder',
+    'pipe.jpg',
     'nul',
     'bytes',
 ]
@@ -180,9 +182,11 @@ def bad_files(folder: Path) -> dict[str, tuple[Path | bytes, str]]:
     }
     for name, (data, _) in files.items():
         (folder / name).write_bytes(data)
+    os.mkfifo(folder / 'pipe.jpg')
     return {name: (folder / name, what) for name, (_, what) in files.items()} | {
         'missing.jpg': (folder / 'missing.jpg', 'no such picture'),
         'folder': (folder, 'a directory'),
+        'pipe.jpg': (folder / 'pipe.jpg', 'a named pipe'),
         'nul': (folder / 'a\0b.jpg', 'cannot be opened'),
         'bytes': (b'\xff\xd8\xff', 'picture'),
     }
@@ -210,6 +214,18 @@ def test_size_limits_hold_before_anything_is_decoded():
         with pytest.raises(DataError, match='at most 1,000 pixels'):
             load(png_header(100, 11), max_pixels=1000)
     assert image_size(png_header(100, 10), max_pixels=1000) == (100, 10)
+
+
+@pytest.mark.parametrize('size', [(12_000, 12_000), (14_000, 14_000)])  # Pillow warns of the one and refuses the other
+def test_a_raised_limit_is_pillows_too(size, recwarn):
+    pillows = Image.MAX_IMAGE_PIXELS
+    assert image_size(png_header(*size), max_pixels=size[0] * size[1]) == size
+    assert not recwarn
+    with pytest.raises(DataError, match='breaks off or is damaged'):
+        load_image(png_header(*size), max_pixels=size[0] * size[1])
+    with pytest.raises(DataError, match='raise max_pixels'):
+        image_size(png_header(*size), max_pixels=size[0] * size[1] - 1)
+    assert pillows == Image.MAX_IMAGE_PIXELS
 
 
 def test_image_size_decodes_nothing():

@@ -46,11 +46,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--val',
         type=float,
         default=0.1,
-        help='share of the questions held out (default: 0.1); no dish and no picture is in both parts',
+        help='share of each task held out (default: 0.1); no dish and no picture is in both parts: a question about '
+        'pictures of both is left out',
     )
     parser.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
     parser.add_argument(
-        '--on-error', choices=('raise', 'skip'), default='raise', help='stop at a bad record, or leave it out, counted'
+        '--on-error',
+        choices=('raise', 'skip'),
+        default='raise',
+        help='stop at a bad record, or leave it out, counted and named in left_out.jsonl',
     )
     args = parser.parse_args(argv)
     if not 0 <= args.val <= 1:

@@ -90,9 +90,9 @@ def look(subset: Subset, i: int, decode: bool = True) -> Look:
     found.digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
     sizes = list(_sizes(subset, record, found))
     if len(sizes) == len(record.images) and subset.encoder is not None:
-        _encode(subset.encoder, record, sizes, decode, found)
+        _encode(subset, record, sizes, decode, found)
     elif decode:
-        _decode(record.images, found)
+        _decode(subset, record.images, found)
     return found
 
 
@@ -100,7 +100,7 @@ def _sizes(subset: Subset, record: Record, found: Look) -> Iterator[tuple[int, i
     """Of the pictures whose headers are good; each bad one is a problem of its own."""
     for path in record.images:
         try:
-            size = image_size(path)
+            size = image_size(path, subset.max_pixels)
             subset.check_size(path, size)
         except DataError as error:
             found.problems.append(Problem.of('picture', _named(error)))
@@ -115,23 +115,24 @@ def _named(error: DataError) -> DataError:
     return DataError(f'{error.file}: {error.bare}', expected=error.expected, fix=error.fix)
 
 
-def _decode(paths: list[str], found: Look) -> None:
+def _decode(subset: Subset, paths: list[str], found: Look) -> None:
     known = {problem.what.partition(': ')[0] for problem in found.problems}
     for path in paths:
         if path not in known:
             try:
-                load_image(path)
+                load_image(path, subset.max_pixels)
             except DataError as error:
                 found.problems.append(Problem.of('picture', _named(error)))
 
 
-def _encode(encoder: Any, record: Record, sizes: list[tuple[int, int]], decode: bool, found: Look) -> None:
+def _encode(subset: Subset, record: Record, sizes: list[tuple[int, int]], decode: bool, found: Look) -> None:
+    encoder = subset.encoder
     try:
         found.tokens = encoder.num_tokens(record.messages, sizes)
     except DataError as error:
         found.problems.append(Problem.of('record', error))
         if decode:
-            _decode(record.images, found)
+            _decode(subset, record.images, found)
         return
     found.tiles = _tiles(encoder, sizes)
     limit = encoder.max_length
@@ -142,13 +143,13 @@ def _encode(encoder: Any, record: Record, sizes: list[tuple[int, int]], decode: 
     if not decode:
         return
     if over and encoder.too_long == 'error':
-        _decode(record.images, found)
+        _decode(subset, record.images, found)
         return
     try:
-        sample = encoder(record.messages, record.images)
+        sample = encoder(record.messages, record.images, max_pixels=subset.max_pixels)
     except DataError as error:
         before = len(found.problems)
-        _decode(record.images, found)
+        _decode(subset, record.images, found)
         if len(found.problems) == before:
             found.problems.append(Problem.of('length' if over else 'record', error))
         return

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmft.checks import check_counts
+from mmft.data.images import MAX_PIXELS
 from mmft.data.mixture import SetSpec, read_meta
 from mmft.errors import ConfigError
 
@@ -20,20 +22,21 @@ class Source:
     Attributes:
         part: ``train`` or ``val``.
         specs: the sets.
-        follow_links, min_side: as in ``ChatDataset``.
+        follow_links, min_side, max_pixels: as in ``ChatDataset``.
     """
 
     part: str
     specs: tuple[SetSpec, ...]
     follow_links: bool = False
     min_side: int = 2
+    max_pixels: int = MAX_PIXELS
 
 
 def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
     """The sets of ``train_dataloader.dataset`` or ``val_dataloader.dataset``.
 
     Raises:
-        ConfigError: a dataset of another type, or neither ``ann_file`` nor ``meta_file``.
+        ConfigError: a dataset of another type, neither ``ann_file`` nor ``meta_file``, or a bad ``max_pixels``.
         DataError: a meta file that cannot be read.
     """
     if dataset.get('type', 'ChatDataset') != 'ChatDataset':
@@ -54,4 +57,7 @@ def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
         specs = read_meta(meta_file, root, format)
     else:
         specs = [SetSpec('', Path(ann_file), None if root is None else Path(root), format=format)]
-    return Source(part, tuple(specs), bool(dataset.get('follow_links', False)), int(dataset.get('min_side', 2)))
+    max_pixels = dataset.get('max_pixels', MAX_PIXELS)
+    check_counts(f'{part}_dataloader.dataset', max_pixels=max_pixels)
+    follow_links, min_side = bool(dataset.get('follow_links', False)), int(dataset.get('min_side', 2))
+    return Source(part, tuple(specs), follow_links, min_side, max_pixels)

@@ -50,6 +50,8 @@ def show(report: Mapping[str, Any]) -> None:
         print(f'changed: {count} ({what})')
     for reason, count in report['left_out'].items():
         print(f'left out: {count} ({reason})')
+    for warning in report.get('warnings', ()):
+        print(f'warning: {warning}', file=sys.stderr)
     links = ', follow_links=True' if report.get('follow_links') else ''
     for name, path in report['files'].items():
         print(f'{name}: dataset=dict(ann_file={path!r}, image_root={report["image_root"]!r}{links})')

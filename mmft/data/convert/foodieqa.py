@@ -9,24 +9,21 @@ comes a fourth task, name: a picture, and the Chinese name of its dish.
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmft.data.annotations import AnnotationFile
+from mmft.data.balanced_split import split_balanced
+from mmft.data.convert.output import Output
 from mmft.data.images import image_size
-from mmft.data.splits import split_apart, write_jsonl, write_text
 from mmft.data.subset import inside
 from mmft.errors import DataError
 
 __all__ = ['FILES', 'Item', 'convert', 'find_release', 'read_release']
-
-logger = logging.getLogger('mmft')
 
 FILES = {
     'single': 'sivqa_tidy.json',
@@ -93,43 +90,58 @@ def convert(
 ) -> dict[str, Any]:
     """Read the release, split it by dishes and pictures, write ``train.jsonl``, ``val.jsonl`` and ``report.json``.
 
+    No dish and no picture is in both parts. Questions about several pictures bind these to no part: where they come to
+    lie on both sides, the question is left out and counted.
+
     Args:
         source: the folder of the release.
         out: where to write; default: into the release.
         tasks: keys of ``FILES``.
         languages: ``zh`` and ``en``; what a question lacks is left out and counted.
         answer: ``letter``, ``text`` of the right choice, or ``both``.
-        val: share of the questions that is held out.
+        val: share of each task that is held out, as closely as pictures and dishes allow; the report has a warning
+            where a part gets less than half its share of a task.
         seed: of the split and of the wording of name questions.
-        on_error: ``raise``, or ``skip`` to leave bad records out and count them.
+        on_error: ``raise``, or ``skip`` to leave bad records out, counted and named.
 
     Returns:
-        What ``report.json`` holds: the counts of each part, what was left out, the paths.
+        What ``report.json`` holds: the counts of each part, what was left out, the paths, warnings.
 
     Raises:
         DataError: the release is laid out differently, a record is bad, or nothing can be held out.
     """
     root = find_release(source, tasks)
-    out = root if out is None else out
-    items, left_out = read_release(root, tasks, languages, answer, seed, on_error)
-    if not items:
-        raise DataError(
-            f'no questions of {list(tasks)} in {list(languages)}', file=root, fix='only single and multi are in English'
-        )
-    train, held = split_apart([item.links for item in items], val, seed)
-    parts = {'train': [items[n] for n in train], 'val': [items[n] for n in held]}
-    out.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name, part in parts.items():
-        path = out / f'{name}.jsonl'
-        path.unlink(missing_ok=True)  # a part without items leaves no old file behind
-        if part:
-            write_jsonl(path, (item.to_json() for item in part))
-            files[name] = str(path)
-    counts = {name: dict(Counter(f'{i.task}/{i.language}' for i in part)) for name, part in parts.items()}
-    report = {'counts': counts, 'left_out': left_out, 'files': files, 'image_root': str(root), 'seed': seed, 'val': val}
-    write_text(out / 'report.json', json.dumps(report, ensure_ascii=False, indent=2) + '\n')
-    return report
+    with Output(root if out is None else Path(out), root, on_error=on_error) as made:
+        items = read_release(root, tasks, languages, made, answer, seed)
+        if not items:
+            raise DataError(
+                f'no questions of {list(tasks)} in {list(languages)}',
+                file=root,
+                fix='only single and multi are in English',
+            )
+        kinds, loose = [item.task for item in items], [len(item.images) > 1 for item in items]
+        train, held, across = split_balanced([item.links for item in items], kinds, loose, val, seed)
+        for part, numbers in (('train', train), ('val', held)):
+            for n in numbers:
+                made.write(part, items[n].to_json(), f'{items[n].task}/{items[n].language}')
+        for n in across:
+            made.leave_out(f'{kinds[n]}: pictures on both sides of the split')
+        made.notes.update(seed=seed, val=val, warnings=_warnings(kinds, {'train': train, 'val': held}, val))
+    return made.report
+
+
+def _warnings(kinds: Sequence[str], parts: Mapping[str, Sequence[int]], val: float) -> list[str]:
+    """The tasks of which a part has less than half its share."""
+    found = []
+    for (part, numbers), share in zip(parts.items(), (1 - val, val), strict=True):
+        there = Counter(kinds[n] for n in numbers)
+        found += [
+            f'{part} has {there[kind]} of {count} questions of {kind}, less than half of its share of {share:g}: their '
+            'pictures and dishes do not divide better; another --seed or --val may'
+            for kind, count in Counter(kinds).items()
+            if there[kind] < share * count / 2
+        ]
+    return found
 
 
 def find_release(source: Path, tasks: Sequence[str] = tuple(FILES)) -> Path:
@@ -157,17 +169,12 @@ def find_release(source: Path, tasks: Sequence[str] = tuple(FILES)) -> Path:
 
 
 def read_release(
-    root: Path,
-    tasks: Sequence[str],
-    languages: Sequence[str],
-    answer: str = 'letter',
-    seed: int = 0,
-    on_error: str = 'raise',
-) -> tuple[list[Item], dict[str, int]]:
-    """All items of the tasks, and how many were left out, by reason.
+    root: Path, tasks: Sequence[str], languages: Sequence[str], made: Output, answer: str = 'letter', seed: int = 0
+) -> list[Item]:
+    """All items of the tasks; what is left out is counted in ``made``.
 
     Raises:
-        DataError: a bad record or picture, with file and line, unless ``on_error='skip'``.
+        DataError: a bad record or picture, with file and line, unless ``made`` has ``on_error='skip'``.
     """
     readers: dict[str, Callable[[dict[str, Any]], Iterator[Item]]] = {
         'single': lambda raw: _read_choices('single', raw, languages, answer),
@@ -176,25 +183,19 @@ def read_release(
         'name': lambda raw: _read_name(raw, languages, seed),
     }
     items: dict[tuple[str, str, str], Item] = {}
-    left_out: Counter[str] = Counter()
     for task in dict.fromkeys(tasks):
         file = AnnotationFile(root / FILES[task])
         for n in range(len(file)):
-            try:
+            with made.guard(file.path, file.line(n), reason=f'{task}: bad records'):
                 found = list(readers[task](file[n]))
-                for image in {image for item in found for image in item.images}:
+                for image in dict.fromkeys(image for item in found for image in item.images):
                     image_size(inside(root, image))
-            except DataError as error:
-                placed = error if error.file == str(file.path) else error.at(file.path, file.line(n))
-                if on_error == 'raise':
-                    raise placed from None
-                logger.warning('left out: %s', placed)
-                left_out[f'{task}: bad records'] += 1
-                continue
-            left_out.update(f'{task}: not in {code}' for code in set(languages) - {item.language for item in found})
-            for item in found:
-                _add(items, item)
-    return list(items.values()), dict(left_out)
+                for language in dict.fromkeys(languages):
+                    if language not in {item.language for item in found}:
+                        made.leave_out(f'{task}: not in {language}')
+                for item in found:
+                    _add(items, item)
+    return list(items.values())
 
 
 def _add(items: dict[tuple[str, str, str], Item], item: Item) -> None:

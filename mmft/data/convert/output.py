@@ -67,7 +67,7 @@ class Output:
         if error is not None:
             self._line(LEFT_OUT, {'file': error.file, 'line': error.line, 'reason': reason, 'error': error.what})
             if self.left_out[reason] <= _LOGGED:
-                logger.warning('left out: %s', error)
+                logger.warning(f'left out: {error}')
 
     @contextlib.contextmanager
     def guard(
