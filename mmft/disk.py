@@ -15,7 +15,7 @@ __all__ = ['LargeFile', 'check_zip', 'fsync_path']
 # What O_DIRECT wants offsets, lengths and addresses to be multiples of; the page, so that no page of the cache is
 # written both ways: blocks of disks are never larger.
 _ALIGNMENT = max(4096, mmap.PAGESIZE)
-_BLOCK = 4 << 20
+_BLOCK = 16 << 20  # at 4 MiB the disk waits for the cores and they for it: a fifth slower
 
 
 def fsync_path(path: Path) -> None:
