@@ -47,6 +47,7 @@ format: install  ## let ruff rewrite the code
 bench: install  ## the benchmarks of docs/benchmarks.md
 	$(PY) benchmarks/tiling.py
 	$(PY) benchmarks/train_step.py
+	$(PY) benchmarks/train_step.py --hand-back
 	$(PY) benchmarks/convert.py
 	@test -d work_dirs/demo/food || $(PY) tools/demo.py
 	$(PY) benchmarks/serve.py work_dirs/demo/food --dataset data/demo_food/heldout.jsonl
