@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ServerError', 'ShapeError', 'TrainingError']
+__all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ServerError', 'ShapeError', 'TrainingError',
+           'first_line']  # fmt: skip
 
 
 class MMFTError(Exception):
@@ -101,3 +102,12 @@ class ShapeError(MMFTError, ValueError):
 
 class TrainingError(MMFTError, RuntimeError):
     """Training that cannot go on: a loss that is not a number, a part that does not move."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, without what follows: often advice that is not ours. Its kind if it is mute.
+
+    >>> first_line(ValueError('no zip' + chr(10) + 'load it with weights_only=False')), first_line(OSError())
+    ('no zip', 'OSError')
+    """
+    return next(iter(str(error).splitlines()), '') or type(error).__name__

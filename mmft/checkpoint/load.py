@@ -14,7 +14,7 @@ from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint
-from mmft.errors import ConfigError
+from mmft.errors import ConfigError, first_line
 from mmft.registry import ENCODERS, MODELS
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         torch.empty(0, device=made)
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # a kind that this torch has no code for
-        problem = str(error).splitlines()[0]
-        raise ConfigError(f'device {device!r}: {problem}', fix="pass device='cpu'") from error
+        raise ConfigError(f'device {device!r}: {first_line(error)}', fix="pass device='cpu'") from error
     return made
 
 

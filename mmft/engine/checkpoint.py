@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mmft.disk import check_zip, fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
-from mmft.errors import CheckpointError
+from mmft.errors import CheckpointError, first_line
 
 __all__ = [
     'POINTER',
@@ -69,7 +69,7 @@ def write_atomic(content: Any, path: str | os.PathLike) -> Path:
         temporary.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 1e6
         raise CheckpointError(
-            f'{path} could not be written: {str(error).splitlines()[0]}',
+            f'{path} could not be written: {first_line(error)}',
             expected=f'room on the disk ({free:,.0f} MB are free there) and leave to write',
             fix='make room; what was saved before is whole, --resume goes on from it',
         ) from error
@@ -142,9 +142,8 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
             check_zip(path)
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
-        # Only the first line: torch's next ones advise to load it with weights_only=False.
         raise CheckpointError(
-            f'{path} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}',
+            f'{path} cannot be read: {first_line(error)}',
             expected='a .pth of mmft, tensors and plain values only',
             fix='the file is damaged or foreign: take an earlier one of the same folder',
         ) from error

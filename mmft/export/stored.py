@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.source import TensorSource
-from mmft.errors import CheckpointError
+from mmft.errors import CheckpointError, first_line
 
 __all__ = [
     'DTYPE_NAMES',
@@ -148,10 +148,8 @@ def stored_pickle(path: Path) -> Any:
         with FakeTensorMode():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
-        # Only the first line: torch's next ones advise to load it with weights_only=False.
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f'{path} cannot be read: {problem}',
+            f'{path} cannot be read: {first_line(error)}',
             expected='a file of torch.save with tensors and plain values only',
             fix='the file is damaged or foreign: take an earlier one of the same folder',
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmft import pages
-from mmft.errors import DataError
+from mmft.errors import DataError, first_line
 from mmft.evaluation.bootstrap import Interval
 from mmft.serve.compare import CHANGES, Comparison, Row
 from mmft.serve.comparison import settings_line, small_jpeg
@@ -73,7 +73,7 @@ def _lead(found: Comparison) -> str:
 def _notice(found: Comparison) -> str:
     told = []
     if found.ended is not None:
-        why = 'Ctrl-C' if isinstance(found.ended, KeyboardInterrupt) else str(found.ended).splitlines()[0]
+        why = 'Ctrl-C' if isinstance(found.ended, KeyboardInterrupt) else first_line(found.ended)
         told.append(f'Stopped after {len(found.rows):,} of {found.asked:,} questions: {why}.')
     if found.failed:
         failed = 'One answer failed and counts' if found.failed == 1 else f'{found.failed:,} answers failed and count'
