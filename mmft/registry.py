@@ -1,7 +1,8 @@
 """The registries: one flat table per kind of part, filled when a part's module is first asked for.
 
 A config names a part (``type='InternViT'``); the registry finds the class, or answers with the nearest known names.
-Parts are added with a decorator::
+A name is looked up as it is and never imported: it may come from a stranger's file (``docs/security.md``). Parts are
+added with a decorator::
 
     @PROJECTORS.register_module()
     class MyProjector(Projector): ...
@@ -20,6 +21,7 @@ from mmengine.registry import Registry as MMEngineRegistry
 from mmengine.registry import build_from_cfg
 
 from mmft.errors import ConfigError
+from mmft.words import clipped
 
 __all__ = [
     'COLLATORS',
@@ -34,6 +36,7 @@ __all__ = [
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
+    'OWN_CODE',
     'PARAM_SCHEDULERS',
     'PROJECTORS',
     'SAMPLERS',
@@ -46,41 +49,60 @@ __all__ = [
 
 
 class Registry(MMEngineRegistry):
-    """mmengine's registry, whose answer to an unknown name lists the nearest known ones."""
+    """mmengine's registry, whose answer to an unknown name lists the nearest known ones.
+
+    mmengine's own ``get`` imports what a dotted name says and the package that a scope names (``mmdet.X``,
+    ``_scope_``): a ``config.json`` with ``"type": "subprocess.Popen"`` would start a program. This one knows names.
+    """
+
+    def get(self, key: Any) -> Any:
+        """What is registered under exactly this name, here or in a parent; None where nothing is."""
+        registry: MMEngineRegistry | None = self
+        while registry is not None and isinstance(key, str):
+            registry.import_from_location()
+            if key in registry.module_dict:
+                return registry.module_dict[key]
+            registry = registry.parent
+        return OWN_CODE.get(key) if self is not OWN_CODE else None
 
     def build(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
-        """Build from a dict with ``type``; anything that is not a dict is taken as built already.
+        """Build from a dict with ``type``; an object that is no dict is taken as built already, None as no part.
 
         Raises:
-            ConfigError: ``type`` is missing or names nothing that is registered, or its arguments are not those of
-                the class.
+            ConfigError: ``type`` is missing or names nothing that is registered, its arguments are not those of the
+                class, or text, a number or a list stands where a part should be.
         """
+        if isinstance(cfg, (str, bytes, int, float, list, tuple)):
+            what = f'{clipped(repr(cfg))} where a {self.name} should be'
+            raise ConfigError(what, expected=f'a dict whose `type` is one of {self.names()}')
         if not isinstance(cfg, (dict, Config, ConfigDict)):
             return cfg
         kind = cfg.get('type')
         if kind is None:
             raise ConfigError(
-                f'a {self.name} config without a `type`: {dict(cfg)}',
+                f'a {self.name} config without a `type`: {clipped(dict(cfg))}',
                 expected=f'one of {self.names()}',
                 fix="add type='...'",
             )
-        if isinstance(kind, str) and self.get(kind) is None:
+        part = self.get(kind)
+        if part is None:
             raise self.unknown(kind)
+        if '_scope_' in cfg:
+            what = f'a {self.name} config with `_scope_` = {clipped(repr(cfg["_scope_"]))}'
+            raise ConfigError(what, expected='names of the registries of mmft alone', fix='remove `_scope_`')
         if self.build_func is build_from_cfg:  # schedulers have a builder of their own, which takes more names
-            self._check_arguments(kind, {**(kwargs.get('default_args') or {}), **cfg})
-        return super().build(cfg, *args, **kwargs)
+            self._check_arguments(kind, part, {**(kwargs.get('default_args') or {}), **cfg})
+        return super().build({**cfg, 'type': part}, *args, **kwargs)
 
-    def _check_arguments(self, kind: Any, arguments: Mapping[str, Any]) -> None:
-        part = self.get(kind) if isinstance(kind, str) else kind
+    def _check_arguments(self, name: str, part: Any, arguments: Mapping[str, Any]) -> None:
         try:
             signature = inspect.signature(part)
         except (TypeError, ValueError):  # built-in callables have none
             return
-        given = {key: value for key, value in arguments.items() if key not in ('type', '_scope_')}
+        given = {key: value for key, value in arguments.items() if key != 'type'}
         try:
             signature.bind(**given)
         except TypeError as error:
-            name = kind if isinstance(kind, str) else part.__name__
             takes = [key for key, parameter in signature.parameters.items() if parameter.kind.name != 'VAR_KEYWORD']
             near = [n for key in given if key not in takes for n in difflib.get_close_matches(key, takes, n=1)]
             raise ConfigError(
@@ -99,13 +121,13 @@ class Registry(MMEngineRegistry):
             registry = registry.parent
         return sorted(found)
 
-    def unknown(self, name: str) -> ConfigError:
+    def unknown(self, name: Any) -> ConfigError:
         """The error for a name that is not registered here."""
         known = self.names()
-        same = [other for other in known if other.lower() == name.lower()]
-        near = same or difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        same = [other for other in known if other.lower() == str(name).lower()]
+        near = same or difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
         return ConfigError(
-            f'no {self.name} is named {name!r}',
+            f'no {self.name} is named {clipped(repr(name))}',
             expected=f'one of {known}',
             fix=f'did you mean {" or ".join(map(repr, near))}?' if near else f'see mmft/registry.py for {self.name}',
         )
@@ -114,6 +136,10 @@ class Registry(MMEngineRegistry):
 def _registry(name: str, location: str, parent: MMEngineRegistry | None = None) -> Registry:
     return Registry(name, parent=parent, scope='mmft', locations=[location])
 
+
+OWN_CODE = Registry('class of your own code', scope='mmft')
+"""Classes that users wrote and named, by module and name (``mypackage.towers.MyTower``), for what no decorator
+registers. ``mmft/own_code.py`` fills it."""
 
 MODELS = _registry('model', 'mmft.models')
 VISION_TOWERS = _registry('vision tower', 'mmft.models.vision')

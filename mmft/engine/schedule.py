@@ -72,8 +72,8 @@ def schedule_problems(cfg: Any) -> Iterator[str]:
             yield f"{key} = {entry!r}; expected dict(type='cosine', warmup_ratio=0.03)"
         elif entry.get('type') in DECAYS:
             yield f'{key}: {entry["type"]!r} is warm-up and decay in one; write its dict without a list'
-        elif not callable(kind := entry.get('type')) and (kind is None or PARAM_SCHEDULERS.get(str(kind)) is None):
-            yield _unknown(f'{key}.type', kind)
+        elif PARAM_SCHEDULERS.get(entry.get('type')) is None:
+            yield _unknown(f'{key}.type', entry.get('type'))
 
 
 def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def part_problems(
         yield f'{key} = {settings!r}; expected a dict'
         return
     kind = settings.get('type', default)
-    part = registry.get(kind) if isinstance(kind, str) else kind
+    part = registry.get(kind)
     if part is None:
         known = f'is missing; expected one of {registry.names()}'
         yield f'{key}.type {known}' if kind is None else f'{key}.type: {registry.unknown(kind)}'
@@ -74,7 +74,7 @@ def part_problems(
         return
     kinds = {parameter.kind for parameter in parameters.values()}
     for name in settings if inspect.Parameter.VAR_KEYWORD not in kinds else ():
-        if name not in parameters and name not in ('type', '_scope_'):
+        if name not in parameters and name != 'type':
             yield f'{key}.{name}: {kind} has no such setting{nearest(name, parameters)}'
     for name, parameter in parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
