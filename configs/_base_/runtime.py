@@ -27,3 +27,5 @@ resume = False
 # Start from the trained weights of another run (its folder or a .pth), of a model directory, or an mm_projector.bin.
 init_from = None
 log_level = 'INFO'
+# True: float32 products in TensorFloat-32 (NVIDIA GPUs since A100: faster, 10 bits of mantissa); None: torch's default.
+tf32 = None

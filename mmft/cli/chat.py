@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmft.cli.options import add_cfg_options
+
 __all__ = ['add_answering', 'add_arguments', 'add_models', 'key_for', 'models_of', 'run', 'settings_of', 'target_of']
 
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_answering(parser, max_new_tokens=512)
     parser.add_argument('--model', help="which of the server's models")
     parser.add_argument('--base', metavar='DIR', help='what a LoRA directory was trained on, if not where it says')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change CONFIG')
+    add_cfg_options(parser, 'change CONFIG')
 
 
 def add_answering(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
@@ -63,7 +65,7 @@ def add_models(parser: argparse.ArgumentParser, nargs: int | str = '+') -> None:
         '--api-keys', nargs=nargs, metavar='KEY', help="one for each model, where servers have their own; '-': none"
     )
     parser.add_argument('--base', metavar='DIR', help='what LoRA directories were trained on, if not where they say')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='change the config')
+    add_cfg_options(parser, 'change the config')
 
 
 def models_of(

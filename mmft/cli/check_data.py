@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.cli.options import add_cfg_options
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--samples', type=int, default=12, metavar='N', help='on the page (default: 12)')
     parser.add_argument('--places', type=int, default=5, metavar='N', help='shown of each problem (default: 5)')
     parser.add_argument('--workers', type=int, metavar='N', help='processes (default: one for each core, at most 16)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='such as pretrained=PATH')
+    add_cfg_options(parser, 'such as pretrained=PATH')
 
 
 def run(args: argparse.Namespace) -> int:

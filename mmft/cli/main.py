@@ -17,13 +17,13 @@ __all__ = ['COMMANDS', 'main']
 COMMANDS = {
     'train': ('mmft.cli.train', 'fine-tune the model of a config'),
     'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory for LMDeploy and others'),
-    'list-cfg': ('mmft.cli.list_cfg', 'list the configs that there are'),
-    'check-data': ('mmft.cli.check_data', 'look the data of a config over: every problem at once, a page of samples'),
+    'list-cfg': ('mmft.cli.list_cfg', 'list the configs'),
+    'check-data': ('mmft.cli.check_data', 'check the data of a config: every problem at once, a page of samples'),
     'serve': ('mmft.cli.serve', 'serve a model: an OpenAI-compatible API for a directory or a checkpoint'),
-    'chat': ('mmft.cli.chat', 'talk with a model about pictures, on the terminal'),
+    'chat': ('mmft.cli.chat', 'talk with a model about pictures in the terminal'),
     'webui': ('mmft.cli.webui', 'a page in the browser: chat with one model, or with two side by side'),
     'compare': ('mmft.cli.compare', 'ask two models the same questions: a page with both answers and their scores'),
-    'copy-cfg': ('mmft.cli.copy_cfg', 'copy a config, its bases worked in, to change it'),
+    'copy-cfg': ('mmft.cli.copy_cfg', 'copy a config into one file, bases included, to change it'),
 }
 """Command -> (module, one line of help). A module has ``add_arguments(parser)`` and ``run(args)``; it is imported only
 when its command is given, and imports torch and the rest only in ``run``, so that ``--help`` is instant."""
@@ -49,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument(
                 '--traceback', action='store_true', help='show where an error came from (also MMFT_TRACE=1)'
             )
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        from mmft.cli.other_flags import unknown_options
+
+        sub = commands.choices[args.command]
+        sub.error(unknown_options(unknown, argv, sub))
     try:
         status = _run(args)
         sys.stdout.flush()  # here, where it can still be caught, and not when the interpreter ends

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from mmft.cli.options import add_cfg_options
+
 __all__ = ['add_arguments', 'run']
 
 
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'compares every tensor in little memory (default: full where memory allows)',
     )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='such as pretrained=PATH')
+    add_cfg_options(parser, 'such as pretrained=PATH')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ import argparse
 import os
 import shlex
 
+from mmft.cli.options import add_cfg_options
+
 __all__ = ['add_arguments', 'run']
 
 
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('directory', nargs='?', help='an exported directory, or any that mmft reads')
     parser.add_argument('--config', help='instead of a directory: the config of a training, exported into a cache')
     parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[], help='such as pretrained=PATH')
+    add_cfg_options(parser, 'such as pretrained=PATH')
     parser.add_argument(
         '--backend',
         choices=('auto', 'lmdeploy', 'turbomind', 'pytorch', 'transformers'),

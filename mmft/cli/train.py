@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmft.cli.options import add_cfg_options
 from mmft.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from mmft.engine.validate import Problems
 
 __all__ = ['add_arguments', 'prepare', 'run']
 
@@ -19,12 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``train``."""
     parser.add_argument('config', help='a config file, or the bare name of one in configs/')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        metavar='KEY=VALUE',
-        default=[],
-        help='change the config: optim_wrapper.optimizer.lr=5e-5; +key=value adds a key it does not have',
+    add_cfg_options(
+        parser, 'change the config: optim_wrapper.optimizer.lr=5e-5; +key=value adds a key that it does not have'
     )
     parser.add_argument(
         '--resume',
@@ -35,15 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='continue the last checkpoint of the work_dir, or the one named',
     )
     parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default=None, help='who starts the processes'
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default=None,
+        help='what started the processes; none: this one trains alone',
     )
     parser.add_argument('--deepspeed', metavar='NAME', help='zero1, zero2, zero3, zero2_offload, zero3_offload')
-    parser.add_argument('--seed', type=int, help='of weights, data order and dropout')
+    parser.add_argument('--seed', type=int, help='seed of new weights, data order and dropout')
     parser.add_argument(
         '--dry-run', action='store_true', help='print parts, parameters, tokens and memory; train nothing'
     )
     parser.add_argument(
-        '--gpus', type=int, metavar='N', help='with --dry-run: cards that share the work (torchrun says so in a run)'
+        '--gpus', type=int, metavar='N', help='with --dry-run: GPUs that share the work (in a run torchrun sets it)'
     )
     # torch.distributed.launch passes it; torchrun says the same in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=None, help=argparse.SUPPRESS)
@@ -68,9 +70,7 @@ def prepare(args: argparse.Namespace) -> Config:
         seed = stored_seed(cfg.work_dir, cfg.resume)
         cfg.seed = cfg.get('seed') if seed is None else seed
     if args.launcher is None and 'TORCHELASTIC_RUN_ID' in os.environ and cfg.get('launcher', 'none') == 'none':
-        cfg.launcher = (
-            'pytorch'  # under torchrun nothing else can be meant: N runs beside each other would be the result
-        )
+        cfg.launcher = 'pytorch'  # nothing else can be meant under torchrun
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return cfg
@@ -79,6 +79,20 @@ def prepare(args: argparse.Namespace) -> Config:
 def _names_seed(args: argparse.Namespace) -> bool:
     options = (option.partition('=')[0].removeprefix('+') for option in args.cfg_options)
     return args.seed is not None or 'seed' in options
+
+
+def _problems(args: argparse.Namespace, cfg: Config) -> Problems:
+    """Those of the config, and a launcher whose other processes nothing in the command or the config follows."""
+    from mmft.engine.distributed import check_launched_alone
+    from mmft.engine.validate import find_problems
+
+    problems = find_problems(cfg)
+    if args.launcher is None and (cfg.get('launcher') or 'none') == 'none':
+        try:
+            check_launched_alone(deepspeed=bool(cfg.get('deepspeed')))
+        except ConfigError as error:
+            problems.wrong.append(str(error))
+    return problems
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,20 +109,20 @@ def run(args: argparse.Namespace) -> int:
     cfg = prepare(args)
     if args.dry_run:
         from mmft.engine.plan import plan
-        from mmft.engine.validate import find_problems
 
-        problems = find_problems(cfg)
+        problems = _problems(args, cfg)
         print(plan(cfg, args.gpus, problems))
         return 1 if problems.wrong else 0
     if args.gpus is not None:
         raise ConfigError(
-            '--gpus counts cards for --dry-run only',
+            '--gpus counts GPUs for --dry-run only',
             fix=f'torchrun --nproc_per_node={args.gpus} tools/train.py {args.config} ...',
         )
-    from mmft.engine import Runner, validate_config
+    from mmft.engine import Runner
     from mmft.engine.distributed import shutdown
 
-    validate_config(cfg)
+    if error := _problems(args, cfg).error:
+        raise error
     Runner.from_cfg(cfg).train()
     shutdown()
     return 0

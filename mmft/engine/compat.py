@@ -7,6 +7,7 @@ no longer needs its workaround: take it out then.
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import os
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmft.errors import ConfigError
 
 __all__ = [
     'LAUNCHERS',
+    'find_bases_without_pkg_resources',
     'init_distributed',
     'link_optimizer_states',
     'without_deepspeed_compilation',
@@ -79,6 +81,24 @@ def _check_started(launcher: str, cuda: bool) -> None:
             expected=f'a process that {start.split()[0]} started',
             fix=f'{start} tools/train.py CONFIG --launcher {launcher}; without a launcher leave the option out',
         )
+
+
+def find_bases_without_pkg_resources() -> None:
+    """Let ``read_base`` find the package of an absolute import as Python finds it.
+
+    mmengine 0.10.7 asks ``pkg_resources``: setuptools 80 prints a deprecation warning at every command, setuptools 82
+    has no such module, and of a package installed in place it names a folder that does not exist.
+    """
+    from mmengine.config import config
+
+    config.get_installed_path = _package_folder
+
+
+def _package_folder(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f'No module named {package!r} that is a package', name=package)
+    return str(spec.submodule_search_locations[0])
 
 
 def without_deepspeed_compilation() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.runner
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import Hook
@@ -129,7 +130,9 @@ class Runner(mmengine.runner.Runner):
     # -- overrides of building --------------------------------------------------------------------------------------
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
-        """Also joins the process group where there is no GPU (see ``compat.init_distributed``)."""
+        """Also joins the process group where there is no GPU (see ``compat.init_distributed``), and sets ``tf32``."""
+        if (tf32 := self.cfg.get('tf32')) is not None:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         if self.distributed and not initialized():
             init_distributed(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(dict(env_cfg))

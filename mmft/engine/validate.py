@@ -45,6 +45,7 @@ KNOWN_KEYS = (
     'init_from',
     'model_wrapper_cfg',
     'deepspeed',
+    'tf32',
     'default_scope',
 )
 VALIDATION = ('max_samples', 'max_new_tokens')

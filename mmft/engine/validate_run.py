@@ -42,6 +42,10 @@ def _settings(cfg: Config) -> Iterator[str]:
     fits = seed is None or (is_whole(seed, least=0) and seed <= LAST_SEED)
     yield from value_problem('seed', seed, fits, f'a whole number from 0 to {LAST_SEED}, or None')
     yield from value_problem('launcher', launcher, launcher in ('none', *LAUNCHERS), f'none, {", ".join(LAUNCHERS)}')
+    tf32 = cfg.get('tf32')
+    yield from value_problem(
+        'tf32', tf32, tf32 is None or isinstance(tf32, bool), "True, False or None (torch's default)"
+    )
     try:
         as_dtype(cfg.get('dtype', 'auto'))
     except ConfigError as error:

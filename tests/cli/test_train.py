@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mmft.cli.configs import apply_options, load_config
 from mmft.cli.main import main
+from mmft.cli.other_flags import PLACES
+from mmft.engine import Runner
 from tests.engine.tiny import ROOT, write_tiny
 
 
@@ -158,6 +162,84 @@ def test_a_process_that_fails_ends_with_status_1(config: Path, tmp_path: Path) -
     assert done.returncode == 1
     assert 'did you mean seed' in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+ENVIRONMENT = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS',
+               'OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'TORCHELASTIC_RUN_ID')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('environment', 'arguments', 'advice'),
+    [
+        # What `deepspeed --include localhost:0,1 tools/train.py CONFIG` gives its processes.
+        ({'RANK': '1', 'WORLD_SIZE': '2', 'LOCAL_RANK': '1'}, ['--local_rank=1'], '--launcher pytorch, or --deepspeed'),
+        ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, [], '--launcher slurm'),
+        ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, ['--deepspeed', 'zero2'], '--launcher slurm'),
+        ({'OMPI_COMM_WORLD_SIZE': '2'}, [], '--launcher mpi'),
+        ({'PMI_SIZE': '2'}, [], 'torchrun'),
+        ({'SLURM_NTASKS': '1', 'WORLD_SIZE': '1', 'RANK': '0'}, [], ''),
+        # A shell on one of several tasks' places, and a process that is to be alone.
+        ({'SLURM_NTASKS': '4', 'SLURM_STEP_NUM_TASKS': '1'}, [], ''),
+        ({'SLURM_NTASKS': '4'}, ['--launcher', 'none'], ''),
+        ({'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0'}, ['--deepspeed', 'zero2'], ''),
+        ({'WORLD_SIZE': '2', 'RANK': '0', 'TORCHELASTIC_RUN_ID': 'x'}, [], ''),
+    ],
+)
+def test_a_launcher_that_is_not_followed_is_an_error(
+    config: Path, tmp_path: Path, environment: dict, arguments: list, advice: str, monkeypatch: Any, capsys: Any
+) -> None:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    command = ['train', *arguments, str(config), '--work-dir', str(tmp_path / 'run')]
+    assert main([*command, '--dry-run']) == bool(advice)
+    assert advice in capsys.readouterr().out
+    if advice:
+        assert main(command) == 1
+        assert advice in capsys.readouterr().err
+        assert not (tmp_path / 'run').exists()
+
+
+def test_tf32_is_set_where_the_config_names_it(config: Path, tmp_path: Path) -> None:
+    """As LLaVA's --tf32. It needs no plus, though the config does not have the key."""
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for value in (True, False):
+            cfg = load_config(str(config), [f'tf32={value}', f'work_dir={tmp_path / str(value)}'])
+            Runner.from_cfg(cfg)
+            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is value
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'advice'),
+    [
+        (['--lr', '1e-5'], '--cfg-options optim_wrapper.optimizer.lr=1e-5'),
+        (['--learning-rate=2e-4'], '--cfg-options optim_wrapper.optimizer.lr=2e-4'),
+        (['--batch-size', '4'], '--cfg-options train_dataloader.batch_size=4'),
+        (['--output_dir', 'runs/a'], '--work-dir runs/a'),
+        (['--bf16', 'True', '--num_train_epochs', '3'], '--cfg-options train_cfg.max_epochs=3'),
+        (['--worc-dir', 'a'], 'did you mean --work-dir?'),
+        (['--unheard-of'], '--cfg-options KEY=VALUE'),
+    ],
+)
+def test_options_of_other_tools_are_told_their_place(arguments: list, advice: str, capsys: Any) -> None:
+    for command in (['train', 'internvl2_2b_food_lora', *arguments], ['train', *arguments, 'internvl2_2b_food_lora']):
+        with pytest.raises(SystemExit, match='2'):
+            main(command)
+        assert advice in capsys.readouterr().err
+
+
+def test_every_place_is_in_a_config() -> None:
+    """And takes a value there; one that a config need not have is written with a plus."""
+    cfg = load_config('internvl2_2b_food_lora')
+    for names, place in PLACES.items():
+        value = '2' if 'interval' in place else '1'
+        apply_options(cfg, [word.strip("'") for word in place.split(' (')[0].format(value=value).split(' ')]
+                      if "'" not in place else [place.strip("'").format(value=value)])  # fmt: skip
+        assert names
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_no_such_launcher() -> None:
         init_distributed('slrum')
 
 
+def test_mmengine_still_asks_pkg_resources() -> None:
+    from mmengine.utils import get_installed_path
+
+    assert 'from pkg_resources import' in inspect.getsource(get_installed_path)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='the trouble is with machines without a GPU')
 def test_mmengine_still_asks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmengine.dist import init_dist

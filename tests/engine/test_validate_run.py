@@ -47,6 +47,7 @@ def change(cfg: Any, name: str, value: Any) -> None:
         ('optim_wrapper.paramwise_cfg.parts.llm', 1e-4, 'parts.llm = 0.0001; expected a dict'),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mul', 1, "llm.lr_mul: unknown; did you mean 'lr_mult'?"),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mult', -1, 'parts.llm.lr_mult = -1; expected a number above 0'),
+        ('tf32', 1, "tf32 = 1; expected True, False or None (torch's default)"),
         ('param_scheduler.min_lr_ratio', -4, 'param_scheduler.min_lr_ratio = -4; expected a number from 0 to 1'),
         ('param_scheduler.warmup_ratio', 2, 'param_scheduler.warmup_ratio = 2; expected a number from 0 to below 1'),
         ('param_scheduler.warmup_ratio', 'abc', "param_scheduler.warmup_ratio = 'abc'"),
