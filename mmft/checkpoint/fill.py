@@ -73,7 +73,9 @@ def fill(
         logger.info(f'{len(idle)} tensors that never run, such as {min(idle)}, are not in {where}: zero')
     zero |= idle
     drawn = {name for name in missing if layout.may_draw(name)} - zero
-    problems += [f'{name}: in the model, but not in the weights' for name in missing if name not in zero | drawn]
+    problems += [
+        f'{name}: in the model, but not in the weights{_why(name)}' for name in missing if name not in zero | drawn
+    ]
     problems += [
         f'{name}: other values than {tied[name]} in the weights, but the config ties them (tie_word_embeddings)'
         for name, value in twins.items()
@@ -91,6 +93,12 @@ def fill(
         model.llm.lm.tie_weights()
     model.to(device)
     return drawn
+
+
+def _why(name: str) -> str:
+    if name != 'llm.lm.lm_head.weight':
+        return ''
+    return '. If the head is the embedding, say so: tie_word_embeddings=True in model.llm, or true in config.json'
 
 
 def _draw(

@@ -2,7 +2,7 @@
 
 TinyLLaVA Factory's alignment and every LoRA run of it write ``language_model/``, ``vision_tower/`` and ``connector/``,
 each with a ``pytorch_model.bin``, beside ``config.json``; LLaVA's first stage writes ``config.json`` and
-``mm_projector.bin`` and leaves the rest where it was.
+``mm_projector.bin`` and leaves the rest where it was; XTuner writes ``projector/`` with a ``config.json`` of its own.
 
 Sources: ``training_recipe/{base,lora_recipe,qlora_recipe}.py`` and ``model/load_model.py`` of
 TinyLLaVA/TinyLLaVA_Factory; ``llava/train/train.py`` and ``llava/model/builder.py`` of haotian-liu/LLaVA.
@@ -13,11 +13,21 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
-from mmft.checkpoint.source import WEIGHT_FILES, Joined, TensorDirectory, TensorFiles, TensorSource, has_weights
+from mmft.checkpoint.source import (
+    WEIGHT_FILES,
+    Joined,
+    TensorDirectory,
+    TensorFiles,
+    TensorSource,
+    has_weights,
+    read_json,
+)
 from mmft.errors import CheckpointError
 
-__all__ = ['folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_file', 'without_embeddings']
+__all__ = ['folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_config', 'projector_file',
+           'without_embeddings']  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +49,19 @@ def projector_file(folder: Path) -> Path | None:
     """The file of a directory that holds a projector and no language model; None where there is none."""
     if (folder / _PROJECTOR).is_file():
         return folder / _PROJECTOR
-    # TinyLLaVA Factory's: its run without the other folders, or connector/ itself, which has no config.json.
+    # TinyLLaVA Factory's: its run without the other folders, or connector/ itself, which has no config.json. XTuner's
+    # has one of its own.
     places = [] if has_folders(folder) or has_weights(folder) else [folder / 'connector']
-    places += [] if (folder / 'config.json').is_file() else [folder]
+    places += [] if (folder / 'config.json').is_file() and not projector_config(folder) else [folder]
     files = (place / name for place in places for name in WEIGHT_FILES)
     return next((file for file in files if file.is_file()), None)
+
+
+def projector_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a directory that says it is XTuner's projector; {} of any other."""
+    file = folder / 'config.json'
+    config = read_json(file) if file.is_file() else {}
+    return config if config.get('model_type') == 'projector' else {}
 
 
 def folder_tensors(path: Path) -> TensorSource:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.layouts import LAYOUT_NAMES, Layout
+from mmft.checkpoint.names import module_name
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import write_json
 from mmft.export.merge import TrainedWeights
@@ -27,40 +28,11 @@ from mmft.export.weights import WeightsExport
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
 
-__all__ = ['AdapterExport', 'module_name']
+__all__ = ['AdapterExport']
 
 _KINDS = ('lora_A', 'lora_B', 'lora_magnitude_vector')
-_MODULES = (
-    # How transformers names modules inside its HF-native models, against names in their weight files.
-    ('language_model.model.', 'model.language_model.'),
-    ('language_model.lm_head.', 'lm_head.'),
-    ('vision_tower.vision_model.', 'model.vision_tower.'),
-    ('vision_tower.', 'model.vision_tower.'),
-    ('multi_modal_projector.', 'model.multi_modal_projector.'),
-    ('image_newline', 'model.image_newline'),
-)
-_RENAMED = {  # DINOv2's
-    '.attention.attention.query.': '.attention.q_proj.',
-    '.attention.attention.key.': '.attention.k_proj.',
-    '.attention.attention.value.': '.attention.v_proj.',
-    '.attention.output.dense.': '.attention.o_proj.',
-}
 _PROJECTOR = 'model.multi_modal_projector'
 _STEM = 'adapter_model'
-
-
-def module_name(key: str) -> str:
-    """A name in HF-native weight files -> the parameter's name inside the transformers model.
-
-    >>> module_name('language_model.model.norm.weight')
-    'model.language_model.norm.weight'
-    """
-    for theirs, own in _RENAMED.items():
-        key = key.replace(theirs, own)
-    for prefix, name in _MODULES:
-        if key.startswith(prefix):
-            return name + key.removeprefix(prefix)
-    raise ValueError(key)
 
 
 class AdapterExport:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule
+from mmft.checkpoint.layouts.language import is_tied
 from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['InternVLHF']
@@ -77,7 +78,9 @@ class InternVLHF(Layout):
             raise CheckpointError(f'text_config.model_type = {kind!r}', expected=f'one of {sorted(LLM_TYPES)}')
         _check_fixed(config, vision)
         # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
-        tie = bool(text.get('tie_word_embeddings') or config.get('tie_word_embeddings'))
+        said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
+        keys = [] if directory is None else list(directory.tensors)
+        tie = is_tied(any(said) if said else None, LLM_TYPES[kind], keys)
         model = {
             'type': 'VLM',
             'vision': {

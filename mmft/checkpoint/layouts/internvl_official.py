@@ -16,6 +16,7 @@ from torch import Tensor
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.architectures import ARCHITECTURES
 from mmft.checkpoint.layouts.base import Layout, Rule
+from mmft.checkpoint.layouts.language import HEADS
 from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['InternVLOfficial', 'join_wqkv', 'llm_rules', 'split_wqkv']
@@ -87,10 +88,11 @@ class InternVLOfficial(Layout):
                 # The original's config default is v1; every published InternVL2 says v2 in its file.
                 'version': config.get('ps_version', 'v1'),
             },
-            # tie_word_embeddings is not read: InternVLChatConfig forces it to False for every language model.
+            # InternVLChatConfig forces tie_word_embeddings to False for every language model, so a head in the file is
+            # taken. One that no file holds was left out by safetensors, because it is the embedding itself.
             'llm': {
                 'type': LLM_TYPES[kind],
-                'tie_word_embeddings': False,
+                'tie_word_embeddings': bool(llm.get('tie_word_embeddings')) and _lacks_head(directory),
                 # A null token id is a choice; left out, Phi3's own default would lie outside a small vocabulary.
                 **{k: llm[k] for k in LLM_FIELDS if k in llm and (llm[k] is not None or k.endswith('_token_id'))},
             },
@@ -134,6 +136,10 @@ class InternVLOfficial(Layout):
             Rule('mlp1.{x}', 'projector.mlp.{x}'),
             *llm_rules(self._model['llm'], 'language_model.'),
         ]
+
+
+def _lacks_head(directory: ModelDirectory | None) -> bool:
+    return directory is not None and not any(key.endswith(HEADS) for key in directory.tensors)
 
 
 def llm_rules(llm: dict[str, Any], theirs: str) -> list[Rule]:

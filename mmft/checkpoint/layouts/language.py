@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmft.checkpoint.layouts.architectures import ARCHITECTURES, LLM_TYPES
 from mmft.errors import CheckpointError
 from mmft.registry import LANGUAGE_MODELS
 
-__all__ = ['family_of', 'family_of_keys', 'language_model', 'language_models']
+__all__ = ['family_of', 'family_of_keys', 'is_tied', 'language_model', 'language_models']
+
+HEADS = ('lm_head.weight', 'language_model.output.weight')
+"""How the names of output heads end."""
 
 _NOT_THE_MODEL = {
     'architectures', 'model_type', 'type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'use_cache',
@@ -63,6 +66,19 @@ def family_of_keys(keys: Iterable[str]) -> str | None:
         ('mlp.gate_proj.weight', 'Llama'),
     )
     return next((kind for mark, kind in marks if any(key.endswith(mark) for key in found)), None)
+
+
+def is_tied(said: bool | None, kind: str, keys: Collection[str]) -> bool:
+    """Whether the head is the embedding: as ``config.json`` says, else as the family has it where no file holds a head.
+
+    Args:
+        said: ``tie_word_embeddings``; None where a config leaves it out, as transformers does with defaults.
+        kind: mmft's type.
+        keys: names of the directory's tensors; none where only its config is read.
+    """
+    if said is not None or not keys or any(key.endswith(HEADS) for key in keys):
+        return bool(said)
+    return bool(getattr(language_models()[kind].hf_config({}), 'tie_word_embeddings', False))
 
 
 def language_model(

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmft.checkpoint.directory import ModelDirectory, first_key
 from mmft.checkpoint.layouts.base import Layout, Rule
-from mmft.checkpoint.layouts.language import language_model
+from mmft.checkpoint.layouts.language import family_of, is_tied, language_model
 from mmft.checkpoint.layouts.llava_official import llava_encoder, refuse, unpadded
 from mmft.checkpoint.layouts.vision import PIXELS, tower_ignored, tower_rules, vision_tower
 from mmft.errors import CheckpointError
@@ -67,7 +67,9 @@ class LlavaHF(Layout):
         if vision['type'] == 'SigLIP':
             feature = {'drop_first': strategy == 'default'}
         # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
-        tie = bool(text.get('tie_word_embeddings') or config.get('tie_word_embeddings'))
+        said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
+        keys = [] if directory is None else list(directory.tensors)
+        tie = is_tied(any(said) if said else None, family_of({'model_type': 'llama', **text}) or 'Llama', keys)
         model = {
             'type': 'VLM',
             'vision': {**vision, 'select_layer': layer, **feature},

@@ -24,8 +24,9 @@ from mmft.checkpoint.layouts.internvl_official import llm_rules
 from mmft.checkpoint.layouts.language import family_of, family_of_keys, language_model
 from mmft.checkpoint.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
 from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.checkpoint.names import unwrapped_tensors
 from mmft.checkpoint.source import Joined, TensorDirectory, TensorFiles, TensorSource
-from mmft.checkpoint.stages import projector_file, without_embeddings
+from mmft.checkpoint.stages import projector_config, projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['PARTS', 'PartsLayout', 'read_parts']
@@ -135,17 +136,18 @@ def _read_towers(places: Sequence[Any], model_config: Mapping[str, Any]) -> dict
 
 
 def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, Any], ours: str = 'vision.') -> Part:
+    own: dict[str, Any] = {}
     if name == 'projector' and (file := projector_file(path)) is not None:
-        path = file  # a config.json beside it is that of the whole model that it belongs to
+        own, path = projector_config(path), file  # any other config.json is that of the whole model it belongs to
     if path.suffix in WEIGHT_SUFFIXES:
-        tensors: TensorSource = TensorFiles([path])
+        tensors = unwrapped_tensors(TensorFiles([path]), path)
         config: dict[str, Any] = {}
     else:
         directory = ModelDirectory(path)
         config = directory.json('config.json')
         if matches_any(config):
             return _of_whole_model(name, directory, prefix)
-        tensors = TensorDirectory(path)
+        tensors = unwrapped_tensors(TensorDirectory(path), path)
     where = str(path)
     if name == 'vision' and is_blip2(config):
         return Part(*blip2_tower(config, prefix, ours), tensors)
@@ -159,7 +161,8 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         return Part(settings, llm_rules(settings, prefix), ignored, tensors)
     kind = model_config['projector']['type']
     ignored = tuple(prefix + p for p in PROJECTOR_IGNORED)
-    return Part({}, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
+    settings = {'act': own['hidden_act']} if own.get('hidden_act') else {}
+    return Part(settings, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
 
 
 def _of_whole_model(name: str, directory: ModelDirectory, prefix: str) -> Part:

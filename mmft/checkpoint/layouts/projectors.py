@@ -1,7 +1,8 @@
-"""Projectors on disk: what LLaVA, TinyLLaVA, BLIP-2, LAVIS and MiniGPT-4 call their tensors.
+"""Projectors on disk: what LLaVA, TinyLLaVA, XTuner, InternVL, BLIP-2, LAVIS and MiniGPT-4 call their tensors.
 
 Sources: ``multimodal_projector/builder.py`` of LLaVA and TinyLLaVABench, ``connector/*.py`` of TinyLLaVA Factory,
-``Qformer.py`` and ``blip2.py`` of LAVIS and MiniGPT-4, ``transformers/models/blip_2``.
+``projector/modeling_projector.py`` of XTuner, ``Qformer.py`` and ``blip2.py`` of LAVIS and MiniGPT-4,
+``transformers/models/{blip_2,internvl,llava}``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from mmft.checkpoint.layouts.base import Rule
 __all__ = ['PROJECTOR_IGNORED', 'any_projector_rules', 'connector_rules', 'llava_projector_rules', 'optional_names']
 
 _OURS = {'MLP': 'projector.mlp.{x}', 'Linear': 'projector.linear.{x}'}
+_HF = {
+    'MLP': {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'},
+    'PixelShuffleMLP': {'layer_norm': 'mlp.0', 'linear_1': 'mlp.1', 'linear_2': 'mlp.3'},
+}
+"""transformers' ``multi_modal_projector``."""
 _BLOCK = 'projector.qformer.encoder.layer.{n}.'
 _BARE = {
     'Linear': {'weight': 'linear.weight', 'bias': 'linear.bias'},
@@ -111,7 +117,9 @@ def any_projector_rules(kind: str, theirs: str = '') -> list[Rule]:
         kind: mmft's type.
         theirs: what stands before all of them.
     """
-    own = [Rule(theirs + 'projector.{x}', 'projector.{x}'), Rule(theirs + 'merge.{k}', 'merge.{k}')]
+    ours = [Rule(theirs + 'projector.{x}', 'projector.{x}'), Rule(theirs + 'merge.{k}', 'merge.{k}')]
+    there, here = ('0', 'linear.') if kind == 'Linear' else ('{n}', 'mlp.{n}.')
+    xtuner = [Rule(f'{theirs}{at}model.{there}.{{k}}', f'projector.{here}{{k}}') for at in ('projector.', '')]
     newline = [Rule(f'{theirs}{at}image_newline', 'merge.image_newline') for at in ('', 'model.')]
     # A mixture of experts may start from a dense MLP.
     kinds = (kind, 'MLP') if kind == 'MoEMLP' else (kind,)
@@ -120,13 +128,14 @@ def any_projector_rules(kind: str, theirs: str = '') -> list[Rule]:
     places = [theirs + at for at in ('connector._connector.', '_connector.')]
     tiny = [rule for at in places for one in kinds for rule in connector_rules(one, at)]
     blip = _qformer_rules(theirs) if kind == 'QFormer' else []
+    intern = [Rule(f'{theirs}{at}mlp1.{{x}}', 'projector.mlp.{x}') for at in ('', 'model.')]
     hf = [
         Rule(f'{theirs}{at}multi_modal_projector.{name}.{{k}}', f'projector.{ours}.{{k}}')
         for at in ('', 'model.')
-        for name, ours in (('linear_1', 'mlp.0'), ('linear_2', 'mlp.2'))
+        for name, ours in _HF['PixelShuffleMLP' if kind == 'PixelShuffleMLP' else 'MLP'].items()
     ]
-    bare = [Rule(theirs + there, f'projector.{here}') for there, here in _BARE.get(kind, {}).items()]
-    return [*own, *newline, *llava, *tiny, *blip, *hf, *bare]
+    bare = [Rule(theirs + name, f'projector.{own}') for name, own in _BARE.get(kind, {}).items()]
+    return [*xtuner, *ours, *newline, *llava, *tiny, *blip, *intern, *hf, *bare]
 
 
 def optional_names(kind: str) -> tuple[str, ...]:
