@@ -62,26 +62,26 @@ _ZH = {
     'balls': '球', 'tubes': '管', 'cubes': '方块', 'rings': '圈', 'pyramids': '锥', 'flowers': '花', 'discs': '圆片',
     'leaves': '叶片',
     'plate': '圆盘', 'oval plate': '椭圆盘', 'bowl': '碗', 'steamer': '蒸笼', 'board': '木板', 'pot': '锅',
-    'no': '没有',
-    'nothing': '没有', 'scallions': '葱花', 'sesame': '芝麻', 'meat': '肉末', 'chili': '辣椒', 'sauce': '酱汁',
+    'none': '没有',
+    'scallions': '葱花', 'sesame': '芝麻', 'meat': '肉末', 'chili': '辣椒', 'sauce': '酱汁',
 }  # fmt: skip
 
 _STILL = {
     'color': {
         'zh': ('它们是什么颜色？', '这些东西什么颜色？'),
-        'en': ('What colour are they?', 'Which colour do the things have?'),
+        'en': ('What colour are they?', 'What colour are the things?'),
     },
     'shape': {
         'zh': ('它们是什么形状？', '这些东西什么形状？'),
-        'en': ('What shape are they?', 'Which shape do the things have?'),
+        'en': ('What shape are they?', 'What shape are the things?'),
     },
     'count': {'zh': ('有几个？', '一共有多少个？'), 'en': ('How many are there?', 'Count the things.')},
-    'ware': {'zh': ('它们放在什么上？', '盛在什么里？'), 'en': ('What are they served on?', 'What do they lie on?')},
+    'ware': {'zh': ('它们放在什么上？', '盛在什么里？'), 'en': ('What are they served on?', 'What are they lying on?')},
     'topping': {'zh': ('上面撒了什么？', '有什么配料？'), 'en': ('What is the topping?', 'What is scattered on top?')},
     'ware_color': {'zh': ('盘子或碗是什么颜色？',), 'en': ('What colour is the plate or bowl?',)},
     'sauce': {
         'zh': ('汤汁是什么颜色？', '酱汁什么颜色？'),
-        'en': ('What colour is the sauce?', 'Which colour has the soup?'),
+        'en': ('What colour is the sauce?', 'What colour is the soup?'),
     },
     'whole': {'zh': ('描述这张图片。', '图里有什么？'), 'en': ('Describe the picture.', 'What do you see?')},
 }  # fmt: skip
@@ -121,8 +121,10 @@ def _answer(still: Still, fact: str, language: str) -> str:
         words = (still.color, still.shape, still.ware, still.topping, still.sauce, still.ware_color)
         if language == 'zh':
             color, shape, ware, topping, sauce, glaze = (_ZH.get(word, word) for word in words)
+            topping = '没有配料' if still.topping == 'none' else topping
             return f'{still.count}个{color}{shape}，{glaze}{ware}，{sauce}汤汁，{topping}。'
         color, shape, ware, topping, sauce, glaze = words
+        sauce, topping = ('no' if sauce == 'none' else sauce), ('no topping' if topping == 'none' else topping)
         text = f'{still.count} {color} {shape}, {glaze} {ware}, {sauce} sauce, {topping}.'
         return text.replace('  ', ' ')  # wood and metal have no glaze
     value = str(getattr(still, fact))
@@ -135,6 +137,6 @@ def all_texts() -> Sequence[str]:
     for by_language in (_DISH, _WORD, *_STILL.values()):
         texts += [text for wordings in by_language.values() for text in wordings]
     for color in ('red', 'white'):
-        still = Still('balls', color, 1, 'plate', 'sesame', color, 'no')
+        still = Still('balls', color, 1, 'plate', 'sesame', color, 'none')
         texts += [_answer(still, 'whole', language) for language in LANGUAGES]
     return texts

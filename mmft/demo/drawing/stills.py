@@ -89,11 +89,11 @@ def _set_the_table(c: Canvas) -> tuple[str, str]:
 
 
 def _sauce(c: Canvas, served: str) -> str:
-    """What bowls and pots are filled with and some plates are stained with: its colour's name, or 'no'."""
+    """What bowls and pots are filled with and some plates are stained with: its colour's name, or 'none'."""
     rng = c.rng
     deep = served in ('bowl', 'pot')
     if not deep and rng.uniform() < 0.6:
-        return 'no'
+        return 'none'
     name = str(rng.choice(list(COLORS)))
     wet = vary(rng, COLORS[name], 10)
     if deep:
@@ -155,7 +155,7 @@ def _things(c: Canvas, shape: str, color: str, count: int) -> None:
 
 def _topping(c: Canvas) -> str:
     """A scattered garnish, and its name."""
-    kind = str(c.rng.choice(['nothing', 'nothing', 'scallions', 'sesame', 'meat', 'chili', 'sauce']))
+    kind = str(c.rng.choice(['none', 'none', 'scallions', 'sesame', 'meat', 'chili', 'sauce']))
     n = int(c.rng.integers(14, 30))
     if kind == 'scallions':
         scallions(c, n, 0.5)
