@@ -95,7 +95,7 @@ def _grouped(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Mapp
     return groups
 
 
-def _usual(rows: Sequence[Mapping[str, Any]], when: str) -> str:
-    """The answer that came most often; both languages of a name count together."""
-    chinese = {english: name for name, english in ENGLISH.items()}
-    return Counter(chinese.get(row[when], row[when]) for row in rows).most_common(1)[0][0]
+def _usual(rows: Sequence[Mapping[str, Any]], when: str) -> dict[str, str]:
+    """The answer that came most often, in each language that was asked in."""
+    grouped = _grouped(rows, 'language')
+    return {name: Counter(row[when] for row in own).most_common(1)[0][0] for name, own in grouped.items()}

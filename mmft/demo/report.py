@@ -42,7 +42,9 @@ def table(results: Mapping[str, Any], color: bool = False) -> str:
     lines.append(paint('-' * 76, DIM))
     for dish, own in results['dishes'].items():
         name = _pad(f'{_pad(dish, 12)}{own["english"]}', 36)
-        lines.append(f'{name}{_pad(own["said_before"], 24)}{score(own["before"])} {score(own["after"])}')
+        lines.append(
+            f'{name}{_pad(" / ".join(own["said_before"].values()), 24)}{score(own["before"])} {score(own["after"])}'
+        )
     lines.append(paint('-' * 76, DIM))
     total = _pad(f'all {results["n"]} held-out questions, exact match', 60)
     lines.append(f'{paint(total, BOLD)}{score(results["before"])} {score(results["after"])}')
@@ -60,12 +62,13 @@ def page(results: Mapping[str, Any], seconds: Mapping[str, float], family: Famil
         'mmft demo: what dish is this?',
         model=html.escape(family.model),
         between=html.escape(family.between),
+        between_zh=html.escape(family.between_zh),
         n=results['n'],
-        before=_bar('before fine-tuning', results['before'], 'bad'),
-        after=_bar('after fine-tuning', results['after'], 'good'),
+        before=_bar(pages.both('before fine-tuning', '微调前'), results['before'], 'bad'),
+        after=_bar(pages.both('after fine-tuning', '微调后'), results['after'], 'good'),
         dishes=dishes,
         cards=cards,
-        phases=f'{phases} · {total:.0f} s in all',
+        phases=f'{phases} · {pages.both(f"{total:.0f} s in all", f"共 {total:.0f} s")}',
     )
 
 
@@ -77,11 +80,12 @@ def _bar(name: str, value: float, kind: str) -> str:
 
 
 def _dish(name: str, own: Mapping[str, Any]) -> str:
+    said = ' / '.join(html.escape(text) for text in own['said_before'].values())
+    # What has improved is not red, even where it is not good yet.
+    kind = 'good' if own['after'] >= 0.9 else '' if own['after'] > own['before'] else 'bad'
     return (
-        f'<tr><td lang="zh">{html.escape(name)}</td><td>{html.escape(own["english"])}</td>'
-        f'<td class="{_kind(own["before"] >= 0.9)}">{html.escape(own["said_before"])}</td>'
-        f'<td class="num">{own["before"]:.0%}</td>'
-        f'<td class="num {_kind(own["after"] >= 0.9)}">{own["after"]:.0%}</td></tr>'
+        f'<tr><td lang="zh">{html.escape(name)}</td><td>{html.escape(own["english"])}</td><td>{said}</td>'
+        f'<td class="num">{own["before"]:.0%}</td><td class="num {kind}">{own["after"]:.0%}</td></tr>'
     )
 
 
@@ -90,17 +94,15 @@ def _card(row: Mapping[str, Any]) -> str:
     picture = pages.image_tag(path.read_bytes(), row['expected'], 'png' if path.suffix == '.png' else 'jpeg')
     return (
         f'<figure>{picture}<figcaption><p class="q">{html.escape(row["question"])}</p>'
-        f'{_answer("before", row["before"], row["right_before"])}{_answer("after", row["after"], row["right_after"])}'
-        f'<p class="truth">{html.escape(row["expected"])}</p></figcaption></figure>'
+        f'{_answer(pages.both("before", "微调前"), row["before"], row["right_before"])}'
+        f'{_answer(pages.both("after", "微调后"), row["after"], row["right_after"])}'
+        f'<p class="truth">{pages.both("right answer", "正确答案")}: {html.escape(row["expected"])}</p>'
+        '</figcaption></figure>'
     )
 
 
 def _answer(when: str, text: str, right: bool) -> str:
     mark = '✓' if right else '✗'
-    return (
-        f'<p class="{_kind(right)}"><small>{when}</small> {html.escape(text) or "<em>nothing</em>"} <b>{mark}</b></p>'
-    )
-
-
-def _kind(right: bool) -> str:
-    return 'good' if right else 'bad'
+    shown = html.escape(text) or f'<em>{pages.both("nothing", "无")}</em>'
+    kind = 'good' if right else 'bad'
+    return f'<div class="said {kind}"><small>{when}</small><p>{shown}</p><b>{mark}</b></div>'

@@ -40,7 +40,7 @@ class Family:
         base: the stage that makes the base.
         stages: from the base to the fine-tuned model, whose run is the last one's.
         converting: what is said of the export on the screen.
-        between: what happened between the two askings, for the page.
+        between, between_zh: what happened between the two askings, for the page, in English and Chinese.
         work_dir: where models and report go unless told otherwise.
     """
 
@@ -49,6 +49,7 @@ class Family:
     stages: tuple[Stage, ...]
     converting: str
     between: str
+    between_zh: str
     work_dir: Path
 
 
@@ -74,6 +75,7 @@ INTERNVL2 = Family(
     ),
     converting='merging LoRA and writing safetensors',
     between='a LoRA fine-tune, export and reload',
+    between_zh='LoRA 微调、导出、重新加载',
     work_dir=Path('work_dirs/demo'),
 )
 
@@ -107,6 +109,7 @@ LLAVA = Family(
     ),
     converting='merging LoRA into what stage one left, and writing safetensors',
     between='alignment with part of the tower open, a LoRA fine-tune, export and reload',
+    between_zh='开放部分视觉塔的对齐、LoRA 微调、导出、重新加载',
     work_dir=Path('work_dirs/demo_llava'),
 )
 

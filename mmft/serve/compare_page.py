@@ -13,11 +13,18 @@ from mmft.evaluation.bootstrap import Interval
 from mmft.serve.compare import CHANGES, Comparison, Row
 from mmft.serve.comparison import settings_line, small_jpeg
 from mmft.structures import IMAGE_PLACEHOLDER
+from mmft.words import count_of
 
 __all__ = ['page', 'verdict']
 
 _SHOWN = 480  # px, the longer side of a picture on the page
-_KINDS = {'better': 'better', 'worse': 'worse', 'other': 'other answer, same score', 'same': 'same answer'}
+_KINDS = {
+    'all': ('all', '全部'),
+    'better': ('better', '变好'),
+    'worse': ('worse', '变差'),
+    'other': ('different answer, same score', '回答不同，得分相同'),
+    'same': ('same answer', '回答相同'),
+}
 
 
 def page(found: Comparison, most: int = 400) -> str:
@@ -28,57 +35,76 @@ def page(found: Comparison, most: int = 400) -> str:
     """
     counts, rows = found.counts(), found.rows[:most]
     a, b = map(html.escape, found.names)
-    more = len(found.rows) - len(rows)
     return pages.render(
         Path(__file__).parent / 'compare.html',
         ' and '.join(found.names),
         heading=f'<span>{_side("a")} {a}<span class="to">→</span></span><span>{_side("b")} {b}</span>',
-        lead=html.escape(_lead(found)),
+        lead=_lead(found),
         notice=_notice(found),
         scores=''.join(
             _score(side, name, score) for side, name, score in zip('ab', found.names, found.scores, strict=True)
         ),
         verdict=_verdict(found),
-        filter=_choice('all', 'all', len(found.rows), ' checked')
-        + ''.join(_choice(kind, _KINDS[kind], counts[kind]) for kind in CHANGES),
+        filter=_choice('all', len(found.rows), ' checked') + ''.join(_choice(kind, counts[kind]) for kind in CHANGES),
         cards='\n'.join(_card(row) for row in rows),
-        more=f'<p class="more">{more:,} more are in the json file.</p>' if more else '',
-        footer=f'Answers: {html.escape(settings_line(found.settings))}. Intervals: bootstrap over pictures, 95%. '
-        'Written by mmft.',
+        more=_more(len(found.rows) - len(rows)),
+        settings=html.escape(settings_line(found.settings)),
     )
+
+
+def _more(number: int) -> str:
+    said = pages.both(f'{number:,} more in the JSON file.', f'另有 {number:,} 条在 JSON 文件中。')
+    return f'<p class="more">{said}</p>' if number else ''
 
 
 def verdict(found: Comparison) -> str:
     """The difference in a sentence, for a terminal."""
+    return _verdicts(found)[0]
+
+
+def _verdicts(found: Comparison) -> tuple[str, str]:
+    """The difference in a sentence, in English and Chinese."""
     value, low, high = (100 * number for number in found.difference)
-    between = f'{low:+.1f} to {high:+.1f}'
+    second = found.names[1]
     if low == high == 0:
-        return 'no difference on any question'
+        return 'the same score on every question', '每个问题的得分都相同'
     if low <= 0 <= high:
-        return f'{value:+.1f} points, which may be chance: 95% interval {between}'
-    return f'{found.names[1]} is {"better" if low > 0 else "worse"}: {value:+.1f} points, 95% interval {between}'
+        return (
+            f'no difference that these questions can show: {value:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}',
+            f'这些问题看不出差别：{value:+.1f} 分，95% 置信区间 {low:+.1f} 到 {high:+.1f}',
+        )
+    better, better_zh = ('better', '更好') if low > 0 else ('worse', '更差')
+    return (
+        f'{second} is {better}: {value:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}',
+        f'{second} {better_zh}：{value:+.1f} 分，95% 置信区间 {low:+.1f} 到 {high:+.1f}',
+    )
 
 
 def _verdict(found: Comparison) -> str:
     _, low, high = found.difference
     kind = 'good' if low > 0 else 'bad' if high < 0 else 'even'
-    return f'<b class="{kind}">{html.escape(verdict(found))}</b>'
+    return f'<b class="{kind}">{pages.both(*map(html.escape, _verdicts(found)))}</b>'
 
 
 def _lead(found: Comparison) -> str:
-    questions = f'{len(found.rows):,} questions' if len(found.rows) != 1 else 'one question'
-    return f'{questions}{f" of {found.dataset}" if found.dataset else ""}, scored by {found.metric}'
+    number, dataset, metric = len(found.rows), html.escape(found.dataset or ''), html.escape(found.metric)
+    return pages.both(
+        f'{count_of(number, "question")}{dataset and f" of {dataset}"}, scored by {metric}',
+        f'{dataset and f"{dataset}："}{number:,} 个问题，评分方式 {metric}',
+    )
 
 
 def _notice(found: Comparison) -> str:
-    told = []
+    notes, notes_zh = [], []
     if found.ended is not None:
-        why = 'Ctrl-C' if isinstance(found.ended, KeyboardInterrupt) else first_line(found.ended)
-        told.append(f'Stopped after {len(found.rows):,} of {found.asked:,} questions: {why}.')
+        why = html.escape('Ctrl-C' if isinstance(found.ended, KeyboardInterrupt) else first_line(found.ended))
+        notes.append(f'Stopped after {len(found.rows):,} of {found.asked:,} questions: {why}.')
+        notes_zh.append(f'共 {found.asked:,} 个问题，在第 {len(found.rows):,} 个之后停止：{why}。')
     if found.failed:
         failed = 'One answer failed and counts' if found.failed == 1 else f'{found.failed:,} answers failed and count'
-        told.append(f'{failed} as wrong.')
-    return f'<p class="notice">{html.escape(" ".join(told))}</p>' if told else ''
+        notes.append(f'{failed} as wrong.')
+        notes_zh.append(f'{found.failed:,} 个回答失败，按错误计。')
+    return f'<p class="notice">{pages.both(" ".join(notes), "".join(notes_zh))}</p>' if notes else ''
 
 
 def _side(side: str) -> str:
@@ -95,8 +121,8 @@ def _score(side: str, name: str, score: Interval) -> str:
     )
 
 
-def _choice(name: str, text: str, count: int, state: str = '') -> str:
-    key = f'id="show-{name}"'
+def _choice(name: str, count: int, state: str = '') -> str:
+    text, key = pages.both(*_KINDS[name]), f'id="show-{name}"'
     return f'<input type="radio" name="show" {key}{state}><label for="show-{name}">{text} <b>{count:,}</b></label>'
 
 
@@ -104,16 +130,22 @@ def _card(row: Row) -> str:
     question = row.question
     *before, last = question.messages
     pictures = ''.join(_picture(path) for path in question.images)
-    turns = ''.join(f'<p class="text"><b>{turn["role"]}</b> {_text(turn["content"])}</p>' for turn in before)
+    turns = ''.join(
+        f'<p class="text"><b>{html.escape(turn["role"])}</b> {_text(turn["content"])}</p>' for turn in before
+    )
     name = html.escape(question.id or f'#{question.key}')
     return (
         f'<figure class="card {row.change}">{pictures and f"<div class=pictures>{pictures}</div>"}<figcaption>'
-        f'{turns and f"<details><summary>{len(before)} turns before</summary>{turns}</details>"}'
+        f'{turns and f"<details><summary>{_turns_before(len(before))}</summary>{turns}</details>"}'
         f'<p class="text question">{_text(last["content"])}</p>'
         f'{"".join(_said(row, number) for number in (0, 1))}'
-        f'<p class="text truth"><span class="where">{name}</span>dataset: {_references(question.references)}</p>'
-        '</figcaption></figure>'
+        f'<p class="text truth"><span class="where">{name}</span>{pages.both("dataset", "标注")}: '
+        f'{_references(question.references)}</p></figcaption></figure>'
     )
+
+
+def _turns_before(number: int) -> str:
+    return pages.both(f'{count_of(number, "turn")} before', f'之前的 {number} 轮')
 
 
 def _text(content: str) -> str:
@@ -127,7 +159,7 @@ def _said(row: Row, number: int) -> str:
     if answer is None:
         text = f'<em>{html.escape(row.errors[number])}</em>'
     else:
-        text = html.escape(answer) or '<em>nothing</em>'
+        text = html.escape(answer) or f'<em>{pages.both("nothing", "无")}</em>'
     return (
         f'<div class="said">{_side("ab"[number])}<p class="text">{text}</p>'
         f'<b class="mark {kind}" title="score {score:g}">{mark}</b></div>'

@@ -13,8 +13,9 @@ from mmft import pages
 from mmft.data.loading import load_image
 from mmft.errors import DataError
 from mmft.serve.side_by_side import Reply, Turn
+from mmft.words import count_of
 
-__all__ = ['mark', 'page', 'settings_line', 'small_jpeg']
+__all__ = ['dataset_says', 'mark', 'page', 'settings_line', 'small_jpeg']
 
 _SHOWN = 960  # px, the longer side of a picture on a page
 
@@ -33,14 +34,13 @@ def page(names: Sequence[str], turns: Sequence[Turn], when: datetime | None = No
     if not turns:
         raise DataError('nothing has been asked yet', fix='ask a question first')
     when = when or datetime.now().astimezone()
-    questions = 'one question' if len(turns) == 1 else f'{len(turns)} questions'
     return pages.render(
         Path(__file__).parent / 'comparison.html',
         ' · '.join(names),
         columns=len(names),
-        lead=f'{questions}, {when:%Y-%m-%d %H:%M}',
+        lead=f'{pages.both(count_of(len(turns), "question"), f"{len(turns)} 个问题")}, {when:%Y-%m-%d %H:%M}',
         turns='\n'.join(_turn(names, turn, bool(number) and not turn.alone) for number, turn in enumerate(turns)),
-        footer=f'written by mmft · {html.escape(_all_settings(turns))}',
+        settings=html.escape(_all_settings(turns)),
     )
 
 
@@ -50,6 +50,11 @@ def mark(reply: Reply, expected: str) -> str:
         return ''
     right = reply.text.strip() == expected.strip()
     return f'<b class="{"good" if right else "bad"}">{"✓" if right else "✗"}</b>'
+
+
+def dataset_says(expected: str) -> str:
+    """What the data set has as the answer, in HTML."""
+    return f'{pages.both("the dataset says", "标注为")} <b>{html.escape(expected)}</b>'
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:
@@ -90,11 +95,11 @@ def _turn(names: Sequence[str], turn: Turn, follows: bool) -> str:
         for name, reply in zip(names, turn.replies, strict=True)
     )
     shown = [
-        '<p class="note">and then:</p>' if follows else '',
+        f'<p class="note">{pages.both("and then:", "接着：")}</p>' if follows else '',
         f'<div class="pictures">{pictures}</div>' if pictures else '',
         f'<p class="question">{html.escape(turn.question)}</p>' if turn.question else '',
         f'<div class="replies">{replies}</div>',
-        f'<p class="expected">the dataset says <b>{html.escape(turn.expected)}</b></p>' if turn.expected else '',
+        f'<p class="expected">{dataset_says(turn.expected)}</p>' if turn.expected else '',
     ]
     return f'<section>{"".join(shown)}</section>'
 
@@ -103,15 +108,20 @@ def _picture(path: Path) -> str:
     try:
         return pages.image_tag(small_jpeg(path), path.name)
     except DataError:  # taken away since it was shown
-        return f'<p class="note">{html.escape(path.name)} is gone</p>'
+        name = html.escape(path.name)
+        return f'<p class="note">{pages.both(f"{name} is gone", f"{name} 已不存在")}</p>'
 
 
 def _reply(reply: Reply) -> str:
-    notes = {'stopped': 'stopped', 'waiting': 'not answered yet', 'writing': 'not finished yet'}
-    note = notes.get(reply.state, '' if reply.text or reply.error else 'no text')
+    notes = {
+        'stopped': ('stopped', '已停止'),
+        'waiting': ('not answered yet', '尚未回答'),
+        'writing': ('not finished yet', '尚未完成'),
+    }
+    note = notes.get(reply.state, None if reply.text or reply.error else ('no text', '没有文字'))
     shown = [
         f'<p class="text">{html.escape(reply.text)}</p>' if reply.text else '',
-        f'<p class="note">{note}</p>' if note else '',
+        f'<p class="note">{pages.both(*note)}</p>' if note else '',
         f'<p class="error">{html.escape(reply.error)}</p>' if reply.error else '',
     ]
     return ''.join(shown)

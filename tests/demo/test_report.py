@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from PIL import Image
 
@@ -26,7 +28,7 @@ def test_accuracy_is_exact_match(results):
     assert (results['before'], results['after'], results['n']) == (0.0, 0.6667, 3)
     assert results['dishes']['肠粉'] == {
         'english': 'rice noodle rolls', 'before': 0.0, 'after': 1.0, 'n': 2,
-        'said_before': '叉烧', 'said_after': '肠粉',
+        'said_before': {'zh': '叉烧', 'en': 'char siu'}, 'said_after': {'zh': '肠粉', 'en': 'rice noodle rolls'},
     }  # fmt: skip
     assert results['languages']['en']['after'] == 0.5
     assert [row['right_after'] for row in results['answers']] == [True, True, False]
@@ -42,7 +44,7 @@ def test_table_lines_up_whatever_the_script(results):
     assert '\033' not in text
     assert '\033[32m' in table(results, color=True)
     row = next(line for line in text.splitlines() if line.startswith('肠粉'))
-    assert row.split() == ['肠粉', 'rice', 'noodle', 'rolls', '叉烧', '0%', '100%']
+    assert row.split() == ['肠粉', 'rice', 'noodle', 'rolls', '叉烧', '/', 'char', 'siu', '0%', '100%']
     assert 'all 3 held-out questions' in text
 
 
@@ -53,8 +55,8 @@ def test_page_carries_pictures_questions_and_both_answers(results):
     assert '叉烧' in text
     assert '&lt;script&gt;&amp;' in text
     assert 'What &lt;dish&gt; is this?' in text
-    assert '<script' not in text
-    assert 'http' not in text  # nothing is fetched
+    assert text.count('<script') == 1  # the frame's own
+    assert not re.search(r'https?:', text)  # nothing is fetched
     assert '67%' in text
     assert '3 s in all' in text
 
