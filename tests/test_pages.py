@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -63,3 +64,23 @@ def test_a_picture_is_in_the_page():
     tags.feed(tag)
     assert tags.addresses == ['data:image/png;base64,' + base64.b64encode(b'\xff\xd8').decode()]
     assert 'alt="&quot;tea&quot; &amp; cake"' in tag
+
+
+def test_a_page_speaks_the_language_of_the_browser(tmp_path):
+    template = tmp_path / 'page.html'
+    template.write_text('<style>p{margin:0}</style><p>{{$n dishes|$n 道菜}}</p>$text', encoding='utf-8')
+    made = pages.render(template, '', n=3, text='{{a|b}}')
+    assert '<p><span class="t" lang="en">3 dishes</span><span class="t" lang="zh">3 道菜</span></p>' in made
+    assert '{{a|b}}' in made  # text of others is no markup of ours
+
+
+def test_no_script_but_the_frames_own_can_run(tmp_path):
+    template = tmp_path / 'page.html'
+    template.write_text('<style>p{margin:0}</style><p>$text</p>', encoding='utf-8')
+    made = pages.render(template, '', text='x')
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', made)[1]
+    script = re.search(r'<script>(.*?)</script>', made)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.split('; ') == [
+        "default-src 'none'", 'img-src data:', "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'",
+    ]  # fmt: skip

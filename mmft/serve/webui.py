@@ -19,12 +19,13 @@ from urllib.parse import quote
 import gradio as gr
 
 from mmft.errors import ConfigError, DataError, MMFTError
+from mmft.pages import both
 from mmft.serve.answerer import Answerer
 from mmft.serve.comparison import page
 from mmft.serve.examples import Example, Examples
 from mmft.serve.side_by_side import Conversation, Turn, check_pictures
 from mmft.serve.webui_host import PRIVATE, copied, guards, no_proxy_to_loopback, private_folder, small_copy
-from mmft.serve.webui_text import error_html, head, messages_of, sampling_of, told_apart, verdict
+from mmft.serve.webui_text import WORDS, error_html, head, messages_of, sampling_of, told_apart, verdict
 
 __all__ = ['WebUI']
 
@@ -34,6 +35,11 @@ _MOST_AT_A_TIME = 16  # people whose questions are being answered
 _MOST_WAITING = 64  # questions more; then the page says that there are too many
 _MOST_REMEMBERED = 1000  # visits whose parts of the page gradio keeps, long after they ended; those least used go first
 _HERE = Path(__file__).parent
+_SAY = gr.I18n(
+    **{code: {key: pair[n] for key, pair in WORDS.items()} for code, n in (('en', 0), ('zh', 1), ('zh-CN', 1))}
+)
+# The language of what mmft.pages.both wrote, which gradio leaves to its page.
+_LANGUAGE = "() => { document.documentElement.lang = /^zh/i.test(navigator.language) ? 'zh' : 'en' }"
 _FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'PingFang SC', 'Noto Sans CJK SC', 'Microsoft YaHei', 'sans-serif']
 _CLICK_FILE = '() => document.querySelector("#file a, a#file, #file button, button#file").click()'
 _FOCUS = '() => setTimeout(() => document.querySelector("#box textarea").focus({preventScroll: true}), 300)'
@@ -95,6 +101,8 @@ class WebUI:
             max_file_size='64mb',
             theme=gr.themes.Default(primary_hue='emerald', neutral_hue='stone', font=_FONTS),
             css_paths=[_HERE / 'webui.css'],
+            i18n=_SAY,
+            js=_LANGUAGE,
             state_session_capacity=_MOST_REMEMBERED,
             app_kwargs={'middleware': guards(host)},
             **PRIVATE,
@@ -116,21 +124,21 @@ class WebUI:
                 self.chats = [self._chat(number, name) for number, name in enumerate(self.names)]
             self.verdict = gr.HTML('', padding=False, elem_id='verdict')
             self.box = gr.MultimodalTextbox(
-                placeholder='Ask about a picture',
+                placeholder=_SAY('ask'),
                 file_types=['image'],
                 file_count='multiple',
-                label='Question and pictures',  # for those who cannot see
+                label=_SAY('box'),  # for those who cannot see
                 show_label=False,
                 max_plain_text_length=100_000,  # what is longer would be pasted as a file
                 autofocus=True,
                 elem_id='box',
             )
             with gr.Row():
-                self.again = gr.Button('Ask again', size='sm', min_width=90, elem_id='again')
-                self.forget = gr.Button('Start over', size='sm', min_width=90, elem_id='forget')
-                self.save = gr.Button('Save page', size='sm', min_width=90, elem_id='save')
+                self.again = gr.Button(_SAY('again'), size='sm', min_width=90, elem_id='again')
+                self.forget = gr.Button(_SAY('forget'), size='sm', min_width=90, elem_id='forget')
+                self.save = gr.Button(_SAY('save'), size='sm', min_width=90, elem_id='save')
             self.buttons = [self.again, self.forget, self.save]
-            self.file = gr.DownloadButton('the page', elem_id='file')
+            self.file = gr.DownloadButton(_SAY('file'), elem_id='file')
             if self.examples is not None:
                 self._add_examples(blocks)
             self._add_settings()
@@ -144,7 +152,7 @@ class WebUI:
             height='clamp(340px, 52vh, 700px)',
             min_width=300,
             buttons=[],  # copied text would be the markdown, with &lt; for <
-            placeholder='Drop, paste or attach a picture below, and ask about it.',
+            placeholder=_SAY('drop'),
             feedback_options=None,
             allow_file_downloads=False,
             elem_classes='mmft-chat',
@@ -152,11 +160,11 @@ class WebUI:
         )
 
     def _add_examples(self, blocks: gr.Blocks) -> None:
-        with gr.Accordion(f'Examples from {self.examples.name}', open=True, elem_id='examples'):
+        with gr.Accordion(_SAY('examples') + f': {self.examples.name}', open=True, elem_id='examples'):
             self.gallery = gr.Gallery(
                 show_label=False, columns=_DRAWN, allow_preview=False, buttons=[], interactive=False, elem_id='gallery'
             )
-            more = gr.Button('Other examples', size='sm', elem_id='others', visible=len(self.examples) > _DRAWN)
+            more = gr.Button(_SAY('others'), size='sm', elem_id='others', visible=len(self.examples) > _DRAWN)
         shown = [self.drawn, self.gallery]
         blocks.load(lambda: self._draw(0), None, shown, api_visibility='private')
         more.click(lambda: self._draw(random.randrange(2**31)), None, shown, api_visibility='private')
@@ -164,17 +172,17 @@ class WebUI:
 
     def _add_settings(self) -> None:
         begin = self.settings
-        with gr.Accordion('Sampling', open=False, elem_id='sampling'), gr.Row():
+        with gr.Accordion(_SAY('sampling'), open=False, elem_id='sampling'), gr.Row():
             self.sliders = [
                 gr.Slider(1, max(_LONGEST, begin['max_new_tokens']), begin['max_new_tokens'], step=1,
-                          label='Longest answer', info='tokens', min_width=200),
-                gr.Slider(0, max(2, begin['temperature']), begin['temperature'], step=0.05, label='Temperature',
-                          info='0: always the likeliest token', min_width=200),
-                gr.Slider(0.01, 1, begin['top_p'], step=0.01, label='Top-p',
-                          info='with a temperature: the likeliest that together have this probability', min_width=200),
-                gr.Textbox('' if begin['seed'] is None else str(begin['seed']), label='Seed',
-                           info='empty: another answer each time', min_width=200),
-                gr.Checkbox(label='Each question on its own', info='the models are not told what was said before',
+                          label=_SAY('longest'), info=_SAY('tokens'), min_width=200),
+                gr.Slider(0, max(2, begin['temperature']), begin['temperature'], step=0.05, label=_SAY('temperature'),
+                          info=_SAY('greedy'), min_width=200),
+                gr.Slider(0.01, 1, begin['top_p'], step=0.01, label=_SAY('top-p'),
+                          info=_SAY('nucleus'), min_width=200),
+                gr.Textbox('' if begin['seed'] is None else str(begin['seed']), label=_SAY('seed'),
+                           info=_SAY('no seed'), min_width=200),
+                gr.Checkbox(label=_SAY('alone'), info=_SAY('no history'),
                             min_width=200),
             ]  # fmt: skip
 
@@ -223,7 +231,7 @@ class WebUI:
         # What a dataset expects, it expects of its question alone.
         alone = sliders[-1] or bool(expected)
         if question and not pictures and (alone or not talk.turns):
-            gr.Info('Asked without a picture.')
+            gr.Info(both('Asked without a picture.', '提问时没有附图片。'))
         yield from self._answers(talk, talk.ask(question, pictures, settings, expected, alone))
 
     def _ask_again(self, talk: Conversation | None, *sliders: Any) -> Iterator[dict[Any, Any]]:

@@ -9,15 +9,43 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import DataError
-from mmft.serve.comparison import mark
+from mmft.pages import both
+from mmft.serve.comparison import dataset_says, mark
 from mmft.serve.side_by_side import Reply, Turn
 
-__all__ = ['error_html', 'head', 'literal', 'messages_of', 'sampling_of', 'told_apart', 'verdict']
+__all__ = ['WORDS', 'error_html', 'head', 'literal', 'messages_of', 'sampling_of', 'told_apart', 'verdict']
 
 # Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little.
 _CODE = re.compile(
     r'(^[ \t]*```[^`\n]*(?:\n.*?(?:^[ \t]*```+[ \t]*$|\Z)|\Z)|(?<![`\\])`[^`\n]+`(?!`))', re.DOTALL | re.MULTILINE
 )
+WORDS = {
+    'ask': ('Ask about a picture', '就图片提问'),
+    'box': ('Question and pictures', '问题和图片'),
+    'again': ('Ask again', '重新提问'),
+    'forget': ('Start over', '重新开始'),
+    'save': ('Save page', '保存页面'),
+    'file': ('the page', '页面文件'),
+    'drop': ('Drop, paste or attach a picture below, and ask about it.', '在下方拖入、粘贴或添加一张图片，然后提问。'),
+    'examples': ('Examples', '示例'),
+    'others': ('Other examples', '换一批示例'),
+    'sampling': ('Sampling', '采样设置'),
+    'longest': ('Longest answer', '最长回答'),
+    'tokens': ('tokens', 'token 数'),
+    'temperature': ('Temperature', '温度'),
+    'greedy': ('0: always the most likely token', '0：总是选概率最高的 token'),
+    'top-p': ('Top-p', 'Top-p'),
+    'nucleus': (
+        'with a temperature above 0: the most likely tokens that together have this probability',
+        '温度大于 0 时：只在累计概率达到该值的 token 中采样',
+    ),
+    'seed': ('Seed', '随机种子'),
+    'no seed': ('empty: another answer each time', '留空：每次回答不同'),
+    'alone': ('Each question on its own', '每个问题单独提问'),
+    'no history': ('the models are not told what was said before', '模型看不到之前的对话'),
+}
+"""What gradio's own parts say, in English and Chinese; all else on the page goes through ``mmft.pages.both``."""
+
 _DOTS = '<span class="mmft-note">…</span>'
 
 
@@ -34,7 +62,9 @@ def messages_of(turns: Sequence[Turn], model: int, shown: Callable[[Path], str |
         # As HTML: gradio's own pictures have a button that shares them, and no name for those who cannot see.
         pictures = ''.join(_picture(image, shown(image)) for image in turn.images)
         lead = f'<div class="mmft-pictures">{pictures}</div>\n\n' if pictures else ''
-        alone = '<span class="mmft-note">on its own:</span>\n\n' if turn.alone and messages else ''
+        alone = (
+            f'<span class="mmft-note">{both("on its own:", "单独提问：")}</span>\n\n' if turn.alone and messages else ''
+        )
         messages.append({'role': 'user', 'content': alone + lead + literal(turn.question)})
         messages.append({'role': 'assistant', 'content': _reply(turn.replies[model])})
     return messages
@@ -69,8 +99,9 @@ def told_apart(names: Sequence[str]) -> list[str]:
 
 def head(names: Sequence[str]) -> str:
     """The first line of the page."""
-    models = ' <span>and</span> '.join(map(error_html, names))
-    return f'<h1><span>mmft ·</span> {models}{" <span>side by side</span>" if len(names) > 1 else ""}</h1>'
+    models = f' <span>{both("and", "与")}</span> '.join(map(error_html, names))
+    several = f' <span>{both("side by side", "并排对比")}</span>' if len(names) > 1 else ''
+    return f'<h1><span>mmft ·</span> {models}{several}</h1>'
 
 
 def sampling_of(most: float, temperature: float, top_p: float, seed: str | None) -> dict[str, Any]:
@@ -101,26 +132,26 @@ def verdict(turns: Sequence[Turn], names: Sequence[str]) -> str:
     ]
     if len(turn.replies) > 1 and all(reply.state == 'done' for reply in turn.replies):
         same = len({reply.text.strip() for reply in turn.replies}) == 1
-        parts.append('the same answer' if same else 'different answers')
+        parts.append(both('the same answer', '回答相同') if same else both('different answers', '回答不同'))
     if turn.expected:
-        parts.append(f'the dataset says <b>{html.escape(turn.expected)}</b>')
+        parts.append(dataset_says(turn.expected))
     return ' &nbsp;·&nbsp; '.join(parts)
 
 
 def _picture(image: Path, address: str | None) -> str:
     name = html.escape(image.name)
     if address is None:
-        return f'<span class="mmft-note">({name} is gone)</span>'
+        return f'<span class="mmft-note">({both(f"{name} is gone", f"{name} 已不存在")})</span>'
     source = html.escape(address)
     return f'<a href="{source}" target="_blank"><img src="{source}" alt="{name}"></a>'
 
 
 def _how(reply: Reply) -> str:
     if reply.state == 'waiting':
-        return 'is asked …'
+        return both('is asked …', '等待中……')
     if reply.state == 'writing':
-        return 'answers …'
-    what = {'done': '', 'stopped': 'was stopped, ', 'failed': 'failed, '}[reply.state]
+        return both('answers …', '正在回答……')
+    what = {'done': '', 'stopped': both('was stopped, ', '已停止，'), 'failed': both('failed, ', '失败，')}[reply.state]
     return f'{what}{reply.seconds:.1f} s'
 
 
@@ -130,10 +161,11 @@ def _reply(reply: Reply) -> str:
         lead = f'{text}\n\n' if text else ''
         return f'{lead}<div class="mmft-error">{error_html(reply.error)}</div>'
     if reply.state == 'stopped':
-        return f'{text}\n\n<span class="mmft-note">(stopped)</span>' if text else _NOTHING.format('stopped')
+        stopped = _NOTHING.format(both('stopped', '已停止'))
+        return f'{text}\n\n{stopped}' if text else stopped
     if text:
         return text
-    return _NOTHING.format('no text') if reply.over else _DOTS
+    return _NOTHING.format(both('no text', '没有文字')) if reply.over else _DOTS
 
 
 _NOTHING = '<span class="mmft-note">({})</span>'
