@@ -64,6 +64,7 @@ class LMDeployDialect:
         model: the name it serves under.
         greedy: whether a request that says nothing about sampling is answered greedily, as ``model.chat`` does.
         pictures_first: of LLaVA; see ``pictures_first``.
+        extra: TurboMind takes ``logit_bias`` and ignores it.
     """
 
     model: str

@@ -47,6 +47,7 @@ class GatewaySettings:
         hosts: what the Host header may name, so that a web page whose name leads to a loopback server (DNS rebinding)
             cannot ask it; empty: anything.
         session_len: most tokens of a conversation and its answer; None: the backend looks after that.
+        vocabulary: how many tokens the model has; None: not known.
         max_tokens: of an answer, where a request says nothing.
         max_body: bytes of a request.
         max_held: bytes of memory that all requests together may hold while they wait or are answered.
@@ -60,6 +61,7 @@ class GatewaySettings:
     api_keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     session_len: int | None = None
+    vocabulary: int | None = None
     max_tokens: int = 1024
     max_body: int = 64 << 20
     max_held: int = 2 << 30

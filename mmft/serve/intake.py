@@ -19,6 +19,7 @@ from mmft.errors import DataError
 from mmft.serve.counting import PromptCounter
 from mmft.serve.pictures import PictureLoader
 from mmft.serve.protocol import ApiError, ChatRequest, parse_request
+from mmft.words import clipped
 
 if TYPE_CHECKING:
     from mmft.serve.gateway import GatewaySettings
@@ -125,10 +126,10 @@ class Intake:
             message = f'The body has {items:,} commas and brackets; expected at most {MOST_ITEMS:,}.'
             raise ApiError(400, message, 'invalid_json')
         try:
-            body = json.loads(content)
+            body = json.loads(content, parse_constant=_no_number, object_pairs_hook=_unique_keys)
+            request = parse_request(body, self.settings.names, self.extra, self.settings.vocabulary)
         except (ValueError, RecursionError) as error:
-            raise ApiError(400, f'The body is not JSON: {error}.', 'invalid_json') from None
-        request = parse_request(body, self.settings.names, self.extra)
+            raise ApiError(400, f'The body is not JSON: {clipped(error)}.', 'invalid_json') from None
         count, most = len(request.pictures), self.settings.max_pictures
         if count > most:
             raise ApiError(400, f'{count} pictures; expected at most {most}.', 'invalid_value', 'messages')
@@ -159,6 +160,17 @@ class Intake:
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f'{text} is no number in it')
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError('a key stands twice in one object, and readers take either')
+    return made
 
 
 def _one_line(error: DataError) -> str:

@@ -42,6 +42,7 @@ def build_fleet(
         f'{name}-{uuid.uuid4().hex[:8]}',
         greedy=_greedy(served),
         pictures_first=served.architecture == LLAVA,
+        extra=('response_format',) if choice.name == 'turbomind' else ('response_format', 'logit_bias'),
     )
     slots = 2 * (
         settings.max_batch_size or _BATCH

@@ -137,7 +137,7 @@ class _Server:
         return PromptCounter(self.directory)
 
     def _allowed(self) -> Any:
-        from mmft.serve.counting import session_length
+        from mmft.serve.counting import session_length, text_config
         from mmft.serve.gateway import GatewaySettings
 
         settings = self.settings
@@ -148,7 +148,7 @@ class _Server:
         root = str(settings.image_root) if settings.image_root is not None else None
         return GatewaySettings(
             names, about, settings.api_keys, self._hosts(), session, image_root=root,
-            picture_hosts=settings.picture_hosts,
+            picture_hosts=settings.picture_hosts, vocabulary=text_config(self.served.config).get('vocab_size'),
         )  # fmt: skip
 
     def _hosts(self) -> tuple[str, ...]:
