@@ -22,11 +22,18 @@ IMAGE_PLACEHOLDER = '<image>'
 """Where a picture stands in a message, in every data format that mmft reads."""
 
 
-class Message(TypedDict):
-    """One turn. ``role`` is ``system``, ``user`` or ``assistant``; ``content`` may hold ``<image>`` placeholders."""
-
+class _Turn(TypedDict):
     role: str
     content: str
+
+
+class Message(_Turn, total=False):
+    """One turn. ``role`` is ``system``, ``user`` or ``assistant``; ``content`` may hold ``<image>`` placeholders.
+
+    An answer with ``loss: False`` is read by the model and not trained; it is left out where the answer is trained.
+    """
+
+    loss: bool
 
 
 @dataclass(slots=True)

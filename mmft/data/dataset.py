@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from mmft.data.subset import KINDS, Scan, Subset
 from mmft.errors import ConfigError, DataError
 from mmft.registry import DATASETS
 from mmft.structures import Sample
+from mmft.words import count_of
 
 __all__ = ['ChatDataset']
 
@@ -39,6 +40,7 @@ logger = logging.getLogger('mmft')
 
 _PARALLEL_FROM = 4096  # records; below, starting processes takes longer than the work
 _NAMED_IN_ERROR = 5
+_NAMED_IN_LOG = 8
 
 
 @DATASETS.register_module()
@@ -60,6 +62,8 @@ class ChatDataset(Dataset):
         follow_links: whether symbolic links may lead out of the image root.
         min_side: smallest width and height of a picture, px.
         max_pixels: largest width x height of a picture; a larger one costs memory (3 bytes each) in every data worker.
+        ignore_keys: keys of the records that say nothing about what is learnt, so that they are neither refused nor
+            reported (:mod:`mmft.data.record_keys`).
 
     Raises:
         ConfigError: contradictory arguments.
@@ -81,6 +85,7 @@ class ChatDataset(Dataset):
         follow_links: bool = False,
         min_side: int = 2,
         max_pixels: int = MAX_PIXELS,
+        ignore_keys: Sequence[str] = (),
     ) -> None:
         check_counts('ChatDataset', max_pixels=max_pixels)
         _check_arguments(ann_file, meta_file, on_error, check, repeat_time, max_samples)
@@ -92,7 +97,7 @@ class ChatDataset(Dataset):
         self.problems: list[DataError] = []
         self._kinds: Counter[str] = Counter()
         note = None if on_error == 'raise' else lambda error: self._note('record', error)
-        self._subsets = [Subset(spec, encoder, follow_links, note, min_side, max_pixels) for spec in specs]
+        self._subsets = [Subset(spec, encoder, follow_links, note, min_side, max_pixels, ignore_keys) for spec in specs]
         self._lengths = [np.full(len(s.file), -1, np.int64) for s in self._subsets]
         self._images = [np.zeros(len(s.file), np.int32) for s in self._subsets]
         good = self._scan_all()
@@ -220,6 +225,7 @@ class ChatDataset(Dataset):
                 self._note(scan.kind, scan.problem)
             self._lengths[s][:] = [scan.length for scan in scans]
             self._images[s][:] = [scan.images for scan in scans]
+            _log_unread(subset, Counter(key for scan in scans for key in scan.unread))
             good.append(np.array([i for i, scan in enumerate(scans) if scan.problem is None], dtype=np.int64))
             if not len(good[-1]):
                 raise DataError(
@@ -269,6 +275,17 @@ def _cores() -> int:
 def _log(problem: DataError, count: int) -> None:
     # Finished text, no template with arguments: of each template mmengine's handlers show one warning and no more.
     logger.warning(f'left out {count} so far: {problem}')
+
+
+def _log_unread(subset: Subset, counts: Counter[str]) -> None:
+    """What records of a file hold and nothing reads."""
+    for key, count in counts.most_common(_NAMED_IN_LOG):
+        logger.warning(
+            f'{count_of(count, "record")} of {subset.file.path}: {key} is not read, and its meaning is lost; '
+            'if it has none, say so with ignore_keys=[...] of the dataset'
+        )
+    if (more := len(counts) - _NAMED_IN_LOG) > 0:
+        logger.warning(f'{count_of(more, "other key")} of {subset.file.path} are not read: mmft check-data names all')
 
 
 def _first_of(problems: list[DataError]) -> DataError:

@@ -10,24 +10,20 @@ A format is one function with a decorator; it is recognised by the keys of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmft.data.marks import unread_marks
+from mmft.data.record_keys import NAMES_PICTURES, unread_keys
+from mmft.data.turns import read_parts, read_text, read_turns
 from mmft.errors import ConfigError, DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.words import clipped, count_of
 
 __all__ = ['Record', 'format_names', 'parse_record', 'register_format']
 
 Reader = Callable[[dict[str, Any]], tuple[list[Message], list[str]]]
-
-_ROLES = {
-    'system': 'system',
-    'user': 'user',
-    'human': 'user',
-    'assistant': 'assistant',
-    'gpt': 'assistant',
-}
 
 
 @dataclass(slots=True)
@@ -39,33 +35,54 @@ class Record:
         images: picture paths in the order of the placeholders: as written; full ones once a dataset has read it.
         raw: the JSON object.
         meta: ``file``, ``line``, ``index`` and, where the record has one, ``id``.
+        unread: what of it is neither read nor known to be harmless, as phrases for a report.
     """
 
     messages: list[Message]
     images: list[str]
     raw: dict[str, Any]
     meta: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def answer(self) -> str:
-        """The last assistant turn."""
-        return self.messages[-1]['content']
+        """The last answer that is trained."""
+        return self.messages[self._last]['content']
+
+    @property
+    def question(self) -> tuple[list[Message], list[str]]:
+        """The turns before that answer, as a prompt has them, and their pictures."""
+        turns = [Message(role=turn['role'], content=turn['content']) for turn in self.messages[: self._last]]
+        count = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in turns if turn['role'] == 'user')
+        return turns, self.images[:count]
+
+    @property
+    def _last(self) -> int:
+        return max(n for n, m in enumerate(self.messages) if m['role'] == 'assistant' and m.get('loss', True))
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
     read: Reader
     keys: frozenset[str]
+    turns: tuple[str, ...]
 
 
 _FORMATS: dict[str, _Format] = {}
 
 
-def register_format(name: str, keys: set[str] | None = None) -> Callable[[Reader], Reader]:
-    """Add a format. Records that hold all ``keys`` are read by it; without keys it must be asked for by name."""
+def register_format(name: str, keys: set[str] | None = None, turns: tuple[str, ...] = ()) -> Callable[[Reader], Reader]:
+    """Add a format.
+
+    Args:
+        name: what ``format=`` calls it.
+        keys: records that hold all of these are read by it; without keys it must be asked for by name.
+        turns: the key of the list of turns, then the keys of a turn: other keys are then looked at
+            (:mod:`mmft.data.record_keys`). Without it, which keys matter is left to the reader.
+    """
 
     def add(read: Reader) -> Reader:
-        _FORMATS[name] = _Format(read, frozenset(keys or ()))
+        _FORMATS[name] = _Format(read, frozenset(keys or ()), turns)
         return read
 
     return add
@@ -76,17 +93,21 @@ def format_names() -> list[str]:
     return ['auto', *_FORMATS]
 
 
-def parse_record(raw: dict[str, Any], format: str = 'auto', conversations: str = 'llava') -> Record:
+def parse_record(
+    raw: dict[str, Any], format: str = 'auto', conversations: str = 'llava', ignore_keys: Collection[str] = ()
+) -> Record:
     """Read and check one record.
 
     Args:
         raw: the JSON object.
         format: ``auto`` or one of :func:`format_names`.
         conversations: the format that ``auto`` takes for records with LLaVA's keys, which InternVL's share.
+        ignore_keys: keys, at any depth, that say nothing about what is learnt.
 
     Raises:
         ConfigError: ``format`` is unknown.
-        DataError: the record breaks its format (without file and line: add them with ``.at``).
+        DataError: the record breaks its format, or holds keys that change what it means and are not read (without
+            file and line: add them with ``.at``).
 
     >>> parse_record({'conversations': [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello'}]}).answer
     'Hello'
@@ -97,10 +118,18 @@ def parse_record(raw: dict[str, Any], format: str = 'auto', conversations: str =
         format = _detect(raw)
         format = conversations if format == 'llava' else format
     chosen = _FORMATS[format]
+    unread = unread_keys(raw, chosen.turns[0], chosen.turns[1:], ignore_keys) if chosen.turns else ()
     messages, images = chosen.read(raw)
     _check_turns(messages)
     _check_placeholders(messages, images)
-    return Record(messages, images, raw, {'id': raw['id']} if 'id' in raw else {})
+    if not images and (named := [key for key in unread if key.endswith(NAMES_PICTURES)]):
+        raise DataError(
+            f'a record without pictures, and with {named[0]}',
+            expected='pictures under the key `image` or `images`',
+            fix='rename the key; or ignore_keys=[...] of the dataset, where they are not to be seen',
+        )
+    unread += unread_marks(messages) if chosen.turns else ()
+    return Record(messages, images, raw, {'id': raw['id']} if 'id' in raw else {}, unread)
 
 
 def _detect(raw: dict[str, Any]) -> str:
@@ -108,21 +137,38 @@ def _detect(raw: dict[str, Any]) -> str:
     if len(found) == 1:
         return found[0]
     known = {name: sorted(f.keys) for name, f in _FORMATS.items() if f.keys}
+    other = next((name for keys, name in _UNSUPPORTED.items() if set(keys.split()) <= raw.keys()), '')
+    kind = 'more than one format' if found else f'no known format, but of {other}' if other else 'no known format'
     raise DataError(
-        f'the keys {sorted(raw)} are those of {"no known format" if not found else "more than one format"}',
+        f'the keys {clipped(sorted(raw))} are those of {kind}',
         expected=' or '.join(f'{keys} ({name})' for name, keys in known.items()),
-        fix='rename the keys, or name the format with `format=`',
-    )
+        fix='write each record as `messages` (docs/data.md has the format)' if other and not found
+        else 'rename the keys, or name the format with `format=`',
+    )  # fmt: skip
 
 
-@register_format('llava', keys={'conversations'})
+_UNSUPPORTED = {
+    'query response': "ms-swift's query and response",
+    'query': "ms-swift's query and response",
+    'instruction output': 'instruction, input and output (Alpaca, LLaMA-Factory)',
+    'prompt chosen rejected': 'preference pairs (DPO)',
+    'prompt completion': 'prompt and completion (TRL, OpenAI)',
+    'prompt response': 'prompt and response',
+    'question answer': 'a table of questions and answers',
+    'conversation': "XTuner's or ms-swift's `conversation`",
+    'texts': "The Cauldron's `texts`",
+    'caption': 'captions',
+    'text': 'plain text (pre-training)',
+}
+
+
+@register_format('llava', keys={'conversations'}, turns=('conversations', 'from', 'value'))
 def read_llava(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     """LLaVA: ``{"image": str | list, "conversations": [{"from": "human" | "gpt", "value": str}]}``."""
-    turns = raw.get('conversations')
-    return _turns(turns, 'conversations', 'from', 'value', _text), _images(raw, 'image', 'images')
+    return read_turns(raw, 'conversations', 'from', 'value', read_text)
 
 
-@register_format('internvl')
+@register_format('internvl', turns=('conversations', 'from', 'value'))
 def read_internvl(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     """InternVL: LLaVA's keys, and one picture without a placeholder belongs in front of the first question.
 
@@ -135,109 +181,14 @@ def read_internvl(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     return messages, images
 
 
-@register_format('messages', keys={'messages'})
+@register_format('messages', keys={'messages'}, turns=('messages', 'role', 'content'))
 def read_messages(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     """HF: ``{"messages": [{"role", "content": str | [{"type": "text" | "image", ...}]}], "images": [...]}``.
 
     A content part of type ``image`` brings its own path (``image``, ``path`` or ``url``) or takes the next of
     ``images``; not both in one record.
     """
-    own: list[str] = []
-    messages = _turns(raw.get('messages'), 'messages', 'role', 'content', lambda v, where: _parts(v, where, own))
-    listed = _images(raw, 'images', 'image')
-    if own and listed:
-        raise DataError(
-            f'{len(own)} pictures in the content parts and {len(listed)} more in `images`',
-            expected='picture paths in one of the two places',
-            fix='leave the path out of the parts, or leave `images` out',
-        )
-    return messages, own or listed
-
-
-def _turns(value: Any, key: str, role_key: str, text_key: str, text: Callable[[Any, str], str]) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f'`{key}` is {_show(value)}', expected='a list of turns that is not empty')
-    messages: list[Message] = []
-    for n, turn in enumerate(value, 1):
-        if not isinstance(turn, dict) or role_key not in turn or text_key not in turn:
-            raise DataError(
-                f'turn {n} of `{key}` is {_show(turn)}', expected=f'an object with `{role_key}` and `{text_key}`'
-            )
-        role = turn[role_key]
-        if not isinstance(role, str) or role not in _ROLES:
-            raise DataError(
-                f'turn {n} has the role {_show(role)}',
-                expected=f'one of {sorted(_ROLES)}',
-                fix=f'mend `{role_key}` of this turn',
-            )
-        content = text(turn[text_key], f'turn {n}')
-        _check_unicode(content, f'turn {n}')
-        messages.append(Message(role=_ROLES[role], content=content))
-    return messages
-
-
-def _check_unicode(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON allows half a surrogate pair; tokenizers do not
-        raise DataError(
-            f'{where} holds {text[error.start]!r}, half of a character',
-            expected='text that can be written as UTF-8',
-            fix='write the text again; a tool cut it in the middle of a character',
-        ) from None
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f'{where} holds {_show(value)}', expected='a text')
-    return value
-
-
-def _parts(value: Any, where: str, paths: list[str]) -> str:
-    """Content as text, a picture as a line of its own; the paths that parts bring are added to ``paths``."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise DataError(f'{where} holds {_show(value)}', expected='a text, or a list of text and image parts')
-    text = ''
-    for part in value:
-        kind = part.get('type') if isinstance(part, dict) else None
-        if kind == 'text' and isinstance(part.get('text'), str):
-            if IMAGE_PLACEHOLDER in part['text']:
-                raise DataError(
-                    f'{where} writes {IMAGE_PLACEHOLDER} inside a text part',
-                    expected='pictures as parts of their own',
-                    fix='use {"type": "image"} instead',
-                )
-            text += ('\n' if text.endswith(IMAGE_PLACEHOLDER) else '') + part['text']
-        elif kind in ('image', 'image_url'):
-            text += ('\n' if text and not text.endswith('\n') else '') + IMAGE_PLACEHOLDER
-            path = next((part[k] for k in ('image', 'path', 'url', 'image_url') if part.get(k)), None)
-            if path is not None:
-                paths.append(_image(path))
-        else:
-            raise DataError(
-                f'{where} has a part {_show(part)}', expected='{"type": "text", "text": ...} or {"type": "image"}'
-            )
-    return text
-
-
-def _images(raw: dict[str, Any], *keys: str) -> list[str]:
-    given = [k for k in keys if raw.get(k) not in (None, '', [])]
-    if len(given) > 1:
-        raise DataError(f'both `{given[0]}` and `{given[1]}` are given', expected='one of them')
-    if not given:
-        return []
-    value = raw[given[0]]
-    return [_image(v) for v in value] if isinstance(value, list) else [_image(value)]
-
-
-def _image(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get('path') or value.get('url')
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f'a picture is given as {_show(value)}', expected='a path')
-    return value
+    return read_turns(raw, 'messages', 'role', 'content', read_parts)
 
 
 def _check_turns(messages: list[Message]) -> None:
@@ -257,6 +208,12 @@ def _check_turns(messages: list[Message]) -> None:
         raise DataError(
             'the last question has no answer', expected='a last turn of the assistant (gpt)', fix='add the answer'
         )
+    if not any(m.get('loss', True) for m in turns if m['role'] == 'assistant'):
+        raise DataError(
+            'no answer is trained: all have `loss` false or `weight` 0',
+            expected='one to learn from',
+            fix='take the record out, or the key out of one answer',
+        )
 
 
 def _check_placeholders(messages: list[Message], images: list[str]) -> None:
@@ -272,12 +229,8 @@ def _check_placeholders(messages: list[Message], images: list[str]) -> None:
         fewer = f'add {IMAGE_PLACEHOLDER} where each picture belongs, or remove the surplus pictures'
         more = f'add the missing pictures, or remove the surplus {IMAGE_PLACEHOLDER}'
         raise DataError(
-            f'{count} {IMAGE_PLACEHOLDER} placeholders for {len(images)} pictures',
+            f'{count_of(count, f"{IMAGE_PLACEHOLDER} placeholder")} for {count_of(len(images), "picture")}'
+            + (f': {clipped(images, 100)}' if images else ''),
             expected=f'one {IMAGE_PLACEHOLDER} for each picture',
             fix=fewer if count < len(images) else more,
         )
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + '...'

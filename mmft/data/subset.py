@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os.path
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ class Scan:
         images: pictures.
         problem: why the record cannot be used, if it cannot.
         kind: what is wrong: one of ``KINDS``.
+        unread: see ``Record``.
     """
 
     length: int = -1
     images: int = 0
     problem: DataError | None = None
     kind: str = ''
+    unread: tuple[str, ...] = ()
 
 
 class Subset:
@@ -51,6 +53,7 @@ class Subset:
         on_bad: Callable[[DataError], None] | None,
         min_side: int = 1,
         max_pixels: int = MAX_PIXELS,
+        ignore_keys: Sequence[str] = (),
     ) -> None:
         if spec.format not in format_names():
             where = f', as {spec.label} asks' if spec.name else ''
@@ -58,6 +61,7 @@ class Subset:
                 f'no annotation format is named {spec.format!r}{where}', expected=f'one of {format_names()}'
             )
         self.spec, self.follow_links, self.min_side, self.max_pixels = spec, follow_links, min_side, max_pixels
+        self.ignore_keys = frozenset(ignore_keys)
         try:
             self._open(on_bad)
         except DataError as error:
@@ -106,7 +110,7 @@ class Subset:
         """Record ``i``, checked, its picture paths resolved."""
         raw = self.file[i]
         try:
-            record = parse_record(raw, self.spec.format, self.spec.conversations)
+            record = parse_record(raw, self.spec.format, self.spec.conversations, self.ignore_keys)
             record.images = [str(inside(self.root, p, self.follow_links)) for p in record.images]
         except DataError as error:
             raise self._placed(error, i) from None
@@ -117,7 +121,7 @@ class Subset:
         kind = 'record'
         try:
             record = self.record(i)
-            result = Scan(images=len(record.images))
+            result = Scan(images=len(record.images), unread=record.unread)
             if check_pictures:
                 kind = 'picture'
                 sizes = [image_size(p, self.max_pixels) for p in record.images]

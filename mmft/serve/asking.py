@@ -79,7 +79,7 @@ def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: i
     for number in range(len(records)):
         record = records.record(number)
         own = record.meta.get('id', '')
-        found.append(Question(number, record.messages[:-1], record.images, _references(record), str(own)))
+        found.append(Question(number, *record.question, _references(record), str(own)))
     return found
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from mmft.data.check import KINDS, source_of, survey
 from mmft.data.check.page import choose, page
 from mmft.data.check.report import histogram, text, to_json
+from mmft.data.dataset import ChatDataset
 from mmft.data.encoder import ChatEncoder
 from mmft.data.images import AnyResTiler, DynamicTiler
 from mmft.data.templates import build_template
@@ -309,3 +310,34 @@ def test_the_page_shows_llavas_base_tile_as_the_whole(root):
     made = page(result, 'x')
     assert '2 x 1 + whole' in made
     assert made.index('class="tiles"') < made.index('class="whole"')
+
+
+def test_keys_that_nothing_reads_are_counted(root, encoder, caplog):
+    path = write(root / 'a.jsonl', ask(1, hint='x'), ask(2, 'b', hint='y'), ask(3, 'c', sytem='Be short'))
+    result = look_at(path, encoder)
+    assert found(result) == {'unread-key': [1, 2, 3]}
+    assert [group.what for group in result.groups] == [
+        '`hint` is not read',
+        '`sytem` (did you mean `system`?) is not read',
+    ]
+    assert not look_at(path, encoder, dataset={'ignore_keys': ['hint', 'sytem']}).groups
+    with caplog.at_level('WARNING', 'mmft'):
+        ChatDataset(str(path), encoder=encoder)
+    assert f'2 records of {path}: `hint` is not read' in caplog.text
+    assert f'1 record of {path}: `sytem` (did you mean `system`?)' in caplog.text
+    caplog.clear()
+    ChatDataset(str(path), encoder=encoder, ignore_keys=['hint', 'sytem'])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize('template', ['internlm2-chat', 'vicuna_v1'])
+def test_answers_marked_loss_false_are_context(template, root):
+    encoder = make_encoder(template)
+    turns = [{'role': role, 'content': text} for role, text in zip(['user', 'assistant'] * 2, 'ABCD', strict=True)]
+    plain = encoder(turns)
+    turns[1]['loss'] = False
+    sample = encoder(turns)
+    assert sample.input_ids.equal(plain.input_ids)
+    first, last = (text for text, trained in encoder.describe(plain) if trained)
+    assert [text for text, trained in encoder.describe(sample) if trained] == [last]
+    assert 'B' in first

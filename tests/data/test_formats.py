@@ -6,6 +6,7 @@ import pytest
 
 from mmft.data import formats
 from mmft.data.formats import format_names, parse_record, register_format
+from mmft.data.record_keys import PICTURE_KEYS, REFUSED
 from mmft.errors import ConfigError, DataError
 
 ASK = [{'role': 'user', 'content': '<image>\nWhat is it?'}, {'role': 'assistant', 'content': 'Rice noodle rolls.'}]
@@ -72,7 +73,7 @@ def test_internvl_puts_a_single_picture_first():
     raw = llava('What colour is it?', 'Gray.', image='a.jpg')
     assert parse_record(raw, 'internvl').messages[0]['content'] == '<image>\nWhat colour is it?'
     assert parse_record(raw, conversations='internvl').images == ['a.jpg']
-    with pytest.raises(DataError, match='0 <image> placeholders for 1 pictures'):
+    with pytest.raises(DataError, match='0 <image> placeholders for 1 picture'):
         parse_record(raw)
     with pytest.raises(DataError, match='0 <image> placeholders for 2 pictures'):
         parse_record(llava('What?', 'This.', image=['a.jpg', 'b.jpg']), 'internvl')
@@ -87,14 +88,18 @@ def test_content_parts_are_joined_by_lines():
 @pytest.mark.parametrize(
     ('raw', 'what', 'todo'),
     [
-        ({'text': 'hi'}, 'no known format', 'rename the keys'),
+        ({'foo': 'hi'}, 'no known format', 'rename the keys'),
+        ({'text': 'hi'}, 'plain text', 'as `messages`'),
+        ({'query': 'a', 'response': 'b', 'history': []}, "ms-swift's query and response", 'as `messages`'),
+        ({'instruction': 'a', 'input': '', 'output': 'b'}, 'LLaMA-Factory', 'as `messages`'),
+        ({'conversation': [{'input': 'a', 'output': 'b'}]}, "XTuner's", 'as `messages`'),
         ({'messages': ASK, 'conversations': []}, 'more than one format', 'format='),
         (llava(), 'is []', 'not empty'),
         ({'conversations': 'Hello'}, "is 'Hello'", 'a list'),
         ({'conversations': ['Hello']}, "turn 1 of `conversations` is 'Hello'", '`from` and `value`'),
         ({'conversations': [{'from': 'bot', 'value': 'x'}]}, "the role 'bot'", "'gpt', 'human'"),
         ({'conversations': [{'from': None, 'value': 'x'}]}, 'the role None', "'gpt', 'human'"),
-        ({'messages': [{'role': 'tool', 'content': 'x'}]}, "the role 'tool'", 'mend `role`'),
+        ({'messages': [{'role': 'tool', 'content': 'x'}]}, "the role 'tool'", 'correct `role`'),
         (llava('Hi', 5), 'turn 2 holds 5', 'a text'),
         (llava('Hi', ''), 'turn 2, an answer, is empty', 'write it'),
         (llava('Hi', ' \n'), 'turn 2, an answer, is empty', 'write it'),
@@ -103,8 +108,8 @@ def test_content_parts_are_joined_by_lines():
         ({'messages': [ASK[0], ASK[0], ASK[1]]}, 'turn 2 is of the user, not of the assistant', 'join turns'),
         ({'messages': [ASK[1]]}, 'turn 1 is of the assistant, not of the user', 'remove'),
         ({'messages': [{'role': 'system', 'content': 'x'}]}, 'no answer', 'add the answer'),
-        (llava('<image> a', 'b'), '1 <image> placeholders for 0 pictures', 'add the missing pictures'),
-        (llava('<image> <image>', 'b', image='a'), '2 <image> placeholders for 1 pictures', 'surplus <image>'),
+        (llava('<image> a', 'b'), '1 <image> placeholder for 0 pictures', 'add the missing pictures'),
+        (llava('<image> <image>', 'b', image='a'), '2 <image> placeholders for 1 picture', 'surplus <image>'),
         (llava('a', 'b', image=['x', 'y']), '0 <image> placeholders for 2 pictures', 'where each picture belongs'),
         (llava('a', '<image>', image='x'), 'turn 2, of the assistant, holds <image>', 'move <image>'),
         (llava('<image>', 'b', image=5), 'given as 5', 'a path'),
@@ -114,7 +119,7 @@ def test_content_parts_are_joined_by_lines():
         ({'messages': [{'role': 'user', 'content': 5}, ASK[1]]}, 'turn 1 holds 5', 'a text, or a list'),
         (
             {'messages': [{'role': 'user', 'content': [{'type': 'image', 'path': 'a'}]}, ASK[1]], 'images': ['a']},
-            '1 pictures in the content parts and 1 more',
+            '1 picture in the turns and 1 more',
             'leave',
         ),
         (
@@ -146,3 +151,144 @@ def test_a_new_format_is_one_function(monkeypatch):
 def test_unknown_format():
     with pytest.raises(ConfigError, match="'llava', 'internvl', 'messages'"):
         parse_record(llava('a', 'b'), 'lava')
+
+
+def ask(content='<image>\nWhat is it?', **keys):
+    return {'messages': [{'role': 'user', 'content': content}, ASK[1]], **keys}
+
+
+@pytest.mark.parametrize(
+    'raw',
+    [
+        *(ask(**{key: 'a.jpg'}) for key in PICTURE_KEYS),
+        *(ask(**{key: ['a.jpg']}) for key in PICTURE_KEYS),
+        *(llava('<image>\nWhat is it?', 'Rice noodle rolls.', **{key: 'a.jpg'}) for key in PICTURE_KEYS),
+        *(
+            ask(f'{mark}\nWhat is it?', images=['a.jpg'])
+            for mark in ('<image1>', '<image 1>', '<image_1>', '<image0>', '<|image_1|>', '<|image|>', '<ImageHere>',
+                         '<|vision_start|><|image_pad|><|vision_end|>', '<start_of_image>', '<image_placeholder>')
+        ),
+        ask('<img>a.jpg</img>\nWhat is it?'),
+        llava('<img>a.jpg</img>\nWhat is it?', 'Rice noodle rolls.'),
+        {'messages': [{'role': 'user', 'content': 'What is it?', 'images': ['a.jpg']}, ASK[1]]},
+        {'messages': [{'role': 'user', 'content': '<image>\nWhat is it?', 'image': 'a.jpg'}, ASK[1]]},
+        ask(image='a.jpg', image_url='https://example.org/a.jpg', video=None, tools=[], system='', objects={}),
+    ],
+)  # fmt: skip
+def test_pictures_in_the_ways_of_other_tools(raw):
+    record = parse_record(raw)
+    assert (record.messages, record.images, record.unread) == (ASK, ['a.jpg'], ())
+
+
+def test_numbered_pictures_go_where_their_number_says():
+    record = parse_record(ask('Is <image2> like <image1>?', images=['a.jpg', 'b.jpg']))
+    assert record.images == ['b.jpg', 'a.jpg']
+    assert record.messages[0]['content'] == 'Is <image> like <image>?'
+    record = parse_record(ask('<image><image> Is the colour of <image1> that of <image2>?', images=['a', 'b']))
+    assert record.images == ['a', 'b']
+    assert record.unread == ('`<image1>` in the text', '`<image2>` in the text')
+
+
+@pytest.mark.parametrize('key', ['system', 'system_prompt', 'system_message'])
+@pytest.mark.parametrize('read', [lambda **keys: ask(images=['a.jpg'], **keys), lambda **keys: llava(
+    '<image>\nWhat is it?', 'Rice noodle rolls.', image='a.jpg', **keys)])  # fmt: skip
+def test_a_system_message_beside_the_turns(key, read):
+    system = {'role': 'system', 'content': 'You are an inspector.'}
+    record = parse_record(read(**{key: 'You are an inspector.'}))
+    assert record.messages == [system, *ASK]
+    both = parse_record({'messages': record.messages, 'images': ['a.jpg'], key: system['content']})
+    assert both.messages == record.messages
+    with pytest.raises(DataError, match='two system messages'):
+        parse_record({'messages': record.messages, 'images': ['a.jpg'], key: 'Another.'})
+    with pytest.raises(DataError, match=f'`{key}` holds 5'):
+        parse_record(read(**{key: 5}))
+
+
+@pytest.mark.parametrize('keys', [{'loss': False}, {'weight': 0}, {'weight': 0.0}, {'loss': False, 'weight': 0}])
+@pytest.mark.parametrize('place', [0, 1])
+def test_answers_that_are_not_trained(keys, place):
+    talk = [{'role': 'user', 'content': 'A?'}, {'role': 'assistant', 'content': 'a'}] * 2
+    turns = [dict(turn) for turn in talk]
+    turns[2]['content'], turns[3]['content'] = 'B?', 'b'
+    turns[1 + 2 * place].update(keys)
+    record = parse_record({'messages': turns})
+    assert [turn.get('loss', True) for turn in record.messages[1::2]] == [place != 0, place != 1]
+    assert record.answer == 'ba'[place]
+    assert record.question == ([{k: t[k] for k in ('role', 'content')} for t in turns[: 3 - 2 * place]], [])
+
+
+@pytest.mark.parametrize(
+    ('turn', 'keys', 'what'),
+    [
+        (1, {'loss': False}, 'no answer is trained'),
+        (1, {'weight': 0.5}, '`weight` of turn 2 is 0.5'),
+        (1, {'loss': 'no'}, "`loss` of turn 2 is 'no'"),
+        (1, {'weight': [0]}, r'`weight` of turn 2 is \[0\]'),
+        (1, {'loss': True, 'weight': 0}, 'contradict'),
+        (0, {'loss': True}, 'turn 1, of the user, has `loss` true'),
+    ],
+)
+def test_loss_and_weight_that_cannot_be_followed(turn, keys, what):
+    turns = [dict(t) for t in ASK]
+    turns[turn].update(keys)
+    with pytest.raises(DataError, match=what):
+        parse_record({'messages': turns, 'images': ['a.jpg']})
+
+
+@pytest.mark.parametrize('key', [*REFUSED, 'label'])
+def test_keys_that_change_the_meaning_are_refused(key):
+    value = True if key == 'label' else ['x']
+    for raw in (ask(**{key: value}), llava('Hi', 'Hello', **{key: value})):
+        with pytest.raises(DataError) as caught:
+            parse_record(raw)
+        assert f'`{key}`' in str(caught.value)
+        assert f"ignore_keys=['{key}']" in str(caught.value)
+    assert parse_record(llava('Hi', 'Hello', **{key: value}), ignore_keys=[key]).unread == ()
+    assert parse_record(llava('Hi', 'Hello', **{key: None})).unread == ()
+    if key not in ('loss', 'weight'):
+        turns = [ASK[0], {**ASK[1], key: value}]
+        with pytest.raises(DataError, match=f'`{key}` of turn 2'):
+            parse_record({'messages': turns, 'images': ['a.jpg']})
+
+
+def test_other_keys_are_named_wherever_they_stand():
+    part = {'type': 'text', 'text': 'Hi', 'fps': 2}
+    turns = [{'role': 'user', 'content': [part]}, {'role': 'assistant', 'content': 'Hello', 'mood': 'glad'}]
+    record = parse_record({'messages': turns, 'id': 1, 'source': 'x', 'width': 3, 'sytem': 'Be short', 'hint': 'greet'})
+    assert record.unread == (
+        '`sytem` (did you mean `system`?)', '`hint`', '`fps` of a content part', '`mood` of a turn'
+    )  # fmt: skip
+    with pytest.raises(DataError, match='without pictures, and with `photo`'):
+        parse_record(llava('Hi', 'Hello', photo='a.JPG'))
+    assert parse_record(llava('<image>', 'Hello', photo='a.JPG', image='b.jpg')).unread[0].startswith('`photo`, which')
+
+
+@pytest.mark.parametrize(
+    ('text', 'unread'),
+    [
+        ('<video>\nWhat happens?', '<video>'),
+        ('Find <ref-object>', '<ref-object>'),
+        ('<|vision_start|><|video_pad|><|vision_end|> What?', '<|video_pad|>'),
+        ('Why is <video controls>...</video> and <video></video> not shown?', ''),
+        ('What does the tag `<video>` do?', ''),
+        ('<ref>the sheep</ref><box>[[1, 2, 3, 4]]</box>', ''),
+    ],
+)
+def test_marks_of_other_media_are_named(text, unread):
+    found = parse_record(llava(text, 'It does.')).unread
+    assert (f'`{unread}` in the text' in found) if unread else not found
+
+
+@pytest.mark.parametrize(
+    ('raw', 'what'),
+    [
+        (ask('<image1> and <image1>', images=['a', 'b']), '<image1> do not fit 2 pictures'),
+        (ask('<image1> and <image3>', images=['a', 'b']), 'do not fit 2 pictures'),
+        (ask('<image1>'), 'do not fit 0 pictures'),
+        (ask('<img>a.jpg</img>', images=['a.jpg']), 'one of the two places'),
+        (ask(img='a.jpg', image_path='b.jpg'), 'both `image_path` and `img`'),
+    ],
+)
+def test_placeholders_that_do_not_fit(raw, what):
+    with pytest.raises(DataError, match=what):
+        parse_record(raw)

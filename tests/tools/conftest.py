@@ -48,7 +48,9 @@ def kit(tmp_path, capsys):
         return printed.err if status else printed.out
 
     def reads(path, root):
-        """The dataset that a config would make of it: every record checked, every picture opened."""
-        return ChatDataset(path, image_root=root)
+        """The dataset that a config would make of it: every record checked and read whole, every picture opened."""
+        dataset = ChatDataset(path, image_root=root)
+        assert not [dataset.record(i).unread for i in range(len(dataset)) if dataset.record(i).unread]
+        return dataset
 
     return SimpleNamespace(picture=picture, dump=dump, lines=lines, convert=convert, reads=reads)

@@ -122,7 +122,7 @@ def test_a_linked_folder_is_said(kit, tmp_path):
     [
         (talk(LLAVA[0], ' ', ''), 'an answer, is empty'),
         ({'id': 1, 'image': LLAVA[0]}, 'no known format'),
-        ({**talk(), 'image': LLAVA[0]}, '0 <image> placeholders for 1 pictures'),
+        ({**talk(), 'image': LLAVA[0]}, '0 <image> placeholders for 1 picture'),
         ({**talk(LLAVA[0]), 'image': '../secret.jpg'}, 'relative to the image root'),
         ({**talk(LLAVA[0]), 'conversations': 'x'}, "`conversations` is 'x'"),
         ('nothing', 'a str where a record should be'),

@@ -19,6 +19,7 @@ __all__ = ['KINDS', 'Look', 'Problem', 'look']
 KINDS = {
     'file': 'an annotation file or image root that cannot be opened',
     'record': 'JSON, keys, roles, texts, placeholders, paths',
+    'unread-key': 'a key, or a mark in the text, that is neither read nor known to be harmless',
     'picture': 'a picture that is missing, broken, too small or too large',
     'length': 'more tokens than max_length',
     'no-end': 'an answer that is trained without the end token: the model would never stop',
@@ -31,6 +32,11 @@ KINDS = {
 }
 """What can be wrong."""
 
+_UNREAD = (
+    'keys that are read, and keys that say nothing about what is learnt (docs/data.md)',
+    'rename it to what it means, or write it into the turns; where it says nothing about what is learnt: '
+    'ignore_keys=[...] of the dataset, or --allow unread-key',
+)
 _ANSWER = 60  # characters of an answer that tell it from others
 
 
@@ -86,6 +92,7 @@ def look(subset: Subset, i: int, decode: bool = True) -> Look:
         return found
     found.pictures, found.answer = record.images, ' '.join(record.answer.split())[:_ANSWER]
     found.key = None if record.raw.get('id') is None else str(record.raw['id'])
+    found.problems += [Problem('unread-key', f'{key} is not read', *_UNREAD) for key in record.unread]
     text = json.dumps([record.images, record.messages], ensure_ascii=False, sort_keys=True)
     found.digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
     sizes = list(_sizes(subset, record, found))
@@ -154,7 +161,9 @@ def _encode(subset: Subset, record: Record, sizes: list[tuple[int, int]], decode
             found.problems.append(Problem.of('length' if over else 'record', error))
         return
     found.tiles = sum(sample.num_tiles)
-    found.problems += _labels(encoder, sample, over, sum(m['role'] == 'assistant' for m in record.messages))
+    found.problems += _labels(
+        encoder, sample, over, sum(m['role'] == 'assistant' and m.get('loss', True) for m in record.messages)
+    )
     found.trained = int((sample.labels != IGNORE_INDEX).sum())
 
 
@@ -168,7 +177,7 @@ def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[P
     """What the trained tokens would teach wrong."""
     runs = list(_runs(sample))
     if not runs:
-        yield Problem('nothing-trained', 'not one token is trained', 'an answer', 'mend or remove the record')
+        yield Problem('nothing-trained', 'not one token is trained', 'an answer', 'correct or remove the record')
     end, stops = encoder.template.end, encoder.stop_token_ids
     endless = [run for run in runs if run[-1] not in stops and not _spells(encoder, run, end)]
     if endless and cut:
@@ -198,7 +207,7 @@ def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[P
             'unknown-token',
             f'{count} tokens are {encoder.tokenizer.unk_token!r}',
             'text in the characters that the tokenizer knows',
-            'mend the text, or choose a model whose tokenizer has them',
+            'correct the text, or choose a model whose tokenizer has them',
         )
 
 

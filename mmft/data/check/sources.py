@@ -22,7 +22,7 @@ class Source:
     Attributes:
         part: ``train`` or ``val``.
         specs: the sets.
-        follow_links, min_side, max_pixels: as in ``ChatDataset``.
+        follow_links, min_side, max_pixels, ignore_keys: as in ``ChatDataset``.
     """
 
     part: str
@@ -30,6 +30,7 @@ class Source:
     follow_links: bool = False
     min_side: int = 2
     max_pixels: int = MAX_PIXELS
+    ignore_keys: tuple[str, ...] = ()
 
 
 def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
@@ -60,4 +61,4 @@ def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
     max_pixels = dataset.get('max_pixels', MAX_PIXELS)
     check_counts(f'{part}_dataloader.dataset', max_pixels=max_pixels)
     follow_links, min_side = bool(dataset.get('follow_links', False)), int(dataset.get('min_side', 2))
-    return Source(part, tuple(specs), follow_links, min_side, max_pixels)
+    return Source(part, tuple(specs), follow_links, min_side, max_pixels, tuple(dataset.get('ignore_keys', ())))

@@ -105,7 +105,9 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
                 notes.add(part, error.line, Problem.of('record', error))
 
             try:
-                part.subset = Subset(spec, encoder, source.follow_links, note, source.min_side, source.max_pixels)
+                part.subset = Subset(
+                    spec, encoder, source.follow_links, note, source.min_side, source.max_pixels, source.ignore_keys
+                )
             except DataError as error:
                 notes.add(part, error.line, Problem.of('file', error), error.file)
     opened = [part for part in parts if part.subset is not None]

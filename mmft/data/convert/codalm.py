@@ -146,7 +146,7 @@ def _records(
                 box, answer = _box(region, size), _described(region)
                 boxed = _boxed(root, source, number, key, box, image, draw, made)
                 record = chat_record(f'{name}/regional/{key}', [boxed], [(questions['regional'], answer)])
-                record.update(task='regional', category=require(region, 'category_name'), box=box)
+                record.update(task='regional', category=require(region, 'category_name'), drawn_box=box)
                 yield 'regional', record
 
 

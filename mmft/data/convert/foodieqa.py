@@ -232,7 +232,7 @@ def _read_choices(task: str, raw: dict[str, Any], languages: Sequence[str], answ
             {'letter': letter, 'text': text, 'both': f'{letter}. {text}'}[answer],
             images,
             links=[f'dish {dish}', *images],
-            extra={'choices': choices, 'right': letter, 'dish': dish, 'question_type': raw.get('question_type')},
+            extra={'shown_choices': choices, 'right': letter, 'dish': dish, 'question_type': raw.get('question_type')},
         )
 
 

@@ -142,7 +142,7 @@ class ChatTemplate:
         OpenGVLab strips when it trains internlm2-chat and does not when it serves it, so a prompt's texts stay.
         """
         strip = self.strip and not add_generation_prompt
-        return [Message(role=m['role'], content=self._content(m, strip)) for m in messages]
+        return [{**m, 'content': self._content(m, strip)} for m in messages]
 
     def _content(self, message: Mapping[str, Any], strip: bool) -> str:
         text = message['content']
@@ -157,7 +157,8 @@ class ChatTemplate:
 
         Args:
             messages: as ``check`` wants them (this method does not look twice). A first message of role ``system``
-                takes the place of ``system_message``; its text may be empty.
+                takes the place of ``system_message``; its text may be empty. An answer with ``loss: False`` is
+                context: neither it nor its end token is trained.
             add_generation_prompt: end with the text that the assistant's answer follows.
         """
         own = bool(messages) and messages[0]['role'] == 'system'
@@ -170,9 +171,12 @@ class ChatTemplate:
                 pending += self.between if index else ''
                 pending += self.user[0] + opening + message['content'] + self.user[1]
                 opening = ''
-            else:
-                pieces += [(pending + self.assistant, False), (self.lead + message['content'] + self.end, True)]
-                pending = self.tail
+                continue
+            pending, answer = pending + self.assistant, self.lead + message['content'] + self.end
+            if message.get('loss', True):
+                pieces += [(pending, False), (answer, True)]
+                pending, answer = '', ''
+            pending += answer + self.tail
         if add_generation_prompt:
             pending += self.assistant
         pieces = [*pieces, (pending, False)] if pending else pieces
