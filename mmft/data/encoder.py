@@ -85,6 +85,7 @@ class ChatEncoder(KeptEncoder):
             add_special_tokens(tokenizer, tokens)
             give_pad_token(tokenizer, self.template.end.strip())
         self.image_token_id = [self._token_id(text) for text in tokens][-1]
+        self.control_ids = self._control_ids() | {self._token_id(text) for text in tokens}
         if not image_end:
             self.divide_at(image_token)
 
@@ -182,7 +183,7 @@ class ChatEncoder(KeptEncoder):
             {**turn, 'content': self.place_images(turn['content'])} if turn['role'] == 'user' else turn
             for turn in self.template.normalise(messages, add_generation_prompt)
         ]
-        ids, trained = self.encode_text(self.template.render(turns, add_generation_prompt))
+        ids, trained = self.encode_text(self.template.render(turns, add_generation_prompt), add_generation_prompt)
         return ids, np.zeros_like(trained) if add_generation_prompt else trained
 
     def place_images(self, question: str) -> str:

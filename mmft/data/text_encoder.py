@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mmft.data.templates import ChatTemplate
-from mmft.data.tokenizers import LEADING_SPACE
+from mmft.data.tokenizers import LEADING_SPACE, NAMED_TOKENS
 from mmft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class TextEncoder:
 
     Attributes:
         stop_token_ids: where generation ends: the template's end token, its further stops, the tokenizer's EOS.
+        control_ids: tokens that are no text of an answer: BOS, EOS, pad and the like, and the template's role tokens.
+            Every other special token is text: ``<ref>`` and ``<box>``, or what a user added.
+        spaced: the tokenizer writes a space after an added token that the text does not have, as legacy Llama ones do.
         picture_gap: what is put in after an image token: ' ' or nothing (``divide_at``).
 
     Raises:
@@ -62,6 +66,8 @@ class TextEncoder:
         self._leading = tuple(tokenizer.init_kwargs.get(LEADING_SPACE, ()))
         self._seams, self.picture_gap = None, ''
         self.stop_token_ids = self._stop_token_ids()
+        self.control_ids = self._control_ids()
+        self.spaced = self._is_spaced()
 
     def _stop_token_ids(self) -> list[int]:
         vocab, end = self.tokenizer.get_vocab(), self.template.end.strip()
@@ -76,6 +82,22 @@ class TextEncoder:
         if self.template.end and not end:  # the newline after a caption
             ids.insert(0, self._bare_ids('x' + self.template.end)[-1])
         return list(dict.fromkeys(ids))
+
+    def _control_ids(self) -> set[int]:
+        template, tokenizer = self.template, self.tokenizer
+        texts = [*(template.system or ()), *template.user, template.assistant, template.lead, template.end,
+                 template.tail, template.between, *template.stop]  # fmt: skip
+        special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        roles = {index for index, token in special.items() if any(token in text for text in texts)}
+        named = {getattr(tokenizer, f'{name}_id', None) for name in NAMED_TOKENS}
+        return roles | (named - {None})
+
+    def _is_spaced(self) -> bool:
+        token = next(iter(self.tokenizer.get_added_vocab()), '')
+        decode = self.tokenizer.decode
+        return (
+            bool(token) and decode(self._bare_ids('a')) == 'a' and decode(self._bare_ids(token + 'a')) == token + ' a'
+        )
 
     def _bare_ids(self, text: str) -> list[int]:
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
@@ -93,8 +115,11 @@ class TextEncoder:
         pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return pad if pad is not None else eos if eos is not None else 0
 
-    def encode_text(self, pieces: Sequence[tuple[str, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_text(self, pieces: Sequence[tuple[str, bool]], is_prompt: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize pieces of text (text, trained?) as one text.
+
+        Args:
+            is_prompt: an answer follows, so an end token that the tokenizer appends (``add_eos_token``) is left out.
 
         Returns:
             Token ids (L,) int64, and whether each begins in a trained piece (L,) bool. Tokens that the tokenizer adds
@@ -108,8 +133,9 @@ class TextEncoder:
         ends = np.cumsum([length for length, _ in filled])
         flags = np.array([flag for _, flag in filled] + [False])
         trained = flags[np.searchsorted(ends, starts, side='right')]
-        trained &= np.array(encoding.special_tokens_mask) == 0
-        return np.array(encoding.ids, dtype=np.int64), trained
+        own = np.array(encoding.special_tokens_mask) == 0  # not added by the tokenizer itself
+        stop = int(np.flatnonzero(own)[-1]) + 1 if is_prompt and own.any() else len(own)
+        return np.array(encoding.ids, dtype=np.int64)[:stop], (trained & own)[:stop]
 
     def _spaced(self, text: str) -> tuple[str, np.ndarray]:
         """The text with the spaces that the tokenizer wants, and where in it they are."""
@@ -127,7 +153,14 @@ class TextEncoder:
         return self._prefix(self.template.text([{'role': 'user', 'content': 'x'}]))
 
     def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
-        """The answer that generated ids spell: up to the first stop token, without special tokens and outer spaces."""
+        """The answer that generated ids spell: up to the first stop token, without control tokens and outer spaces.
+
+        Answers, references, chat, servers and exports all decode by this rule: ``control_ids`` go, everything else is
+        text, and comes back as it was written.
+        """
         ids = torch.as_tensor(ids).reshape(-1).tolist()
         end = next((place for place, index in enumerate(ids) if index in self.stop_token_ids), len(ids))
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+        ids = [index for index in ids[:end] if index not in self.control_ids]
+        added = self.tokenizer.added_tokens_decoder if self.spaced else {}
+        runs = [list(run) for _, run in groupby(ids, key=lambda index: index in added)]
+        return ''.join(self.tokenizer.decode(run, skip_special_tokens=False) for run in runs).strip()

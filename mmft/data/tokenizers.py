@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     'INTERNVL_TOKENS',
     'LEADING_SPACE',
+    'NAMED_TOKENS',
     'add_special_tokens',
     'give_pad_token',
     'has_tokenizer',
@@ -41,8 +42,10 @@ LEADING_SPACE = 'leading_space'
 """Key of tokenizer_config.json: texts that begin with one of these strings want one space more in front."""
 
 _FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
-_NAMED = ('bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token')
-_KEEP = (*_NAMED, 'model_max_length', 'padding_side', 'truncation_side', 'chat_template', LEADING_SPACE)
+NAMED_TOKENS = ('bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token')
+"""Tokens that a tokenizer has attributes for."""
+
+_KEEP = (*NAMED_TOKENS, 'model_max_length', 'padding_side', 'truncation_side', 'chat_template', LEADING_SPACE)
 
 # The pattern by which Qwen2 splits a text before merging (transformers, tokenization_qwen2.py, PRETOKENIZE_REGEX).
 _QWEN2_SPLIT = (
@@ -100,7 +103,7 @@ def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerF
     additional = config.get('additional_special_tokens') or (extra if isinstance(extra, Sequence) else None)
     if additional:
         kwargs['additional_special_tokens'] = [_text(token) for token in additional]
-    kwargs.update({key: _text(kwargs[key]) for key in _NAMED if key in kwargs})
+    kwargs.update({key: _text(kwargs[key]) for key in NAMED_TOKENS if key in kwargs})
     backend.no_padding()
     backend.no_truncation()
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **kwargs)
@@ -110,7 +113,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """tokenizer_config.json, completed from the older special_tokens_map.json and added_tokens.json."""
     config = {**_read_json(path / 'special_tokens_map.json'), **_read_json(path / 'tokenizer_config.json')}
     decoder = {int(index): token for index, token in (config.get('added_tokens_decoder') or {}).items()}
-    special = {_text(config[key]) for key in _NAMED if config.get(key) is not None}
+    special = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
     special |= {_text(token) for token in config.get('additional_special_tokens') or ()}
     known = {_text(token) for token in decoder.values()}
     for text, index in _read_json(path / 'added_tokens.json').items():
@@ -163,7 +166,7 @@ def _leading(config: Mapping[str, Any]) -> list[str]:
     ``<|user|>`` and its like are added tokens but not listed, so conversations begin with a lone '▁'; InternVL2-4B was
     trained so. A fast tokenizer writes none there, nor before a text that begins with a space.
     """
-    listed = {_text(config[key]) for key in _NAMED if config.get(key) is not None}
+    listed = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
     listed |= {_text(token) for token in config.get('additional_special_tokens') or ()}
     added = (_text(token) for token in config['added_tokens_decoder'].values())
     return [' ', *(text for text in added if text not in listed)]
@@ -202,7 +205,7 @@ def _add_tokens(backend: Tokenizer, config: Mapping[str, Any]) -> None:
         made = AddedToken(token['content'], special=special, **{key: bool(token.get(key, False)) for key in names})
         backend.add_special_tokens([made]) if special else backend.add_tokens([made])
     known = {_text(token) for token in decoder.values()}
-    listed = [config.get(key) for key in _NAMED] + list(config.get('additional_special_tokens') or ())
+    listed = [config.get(key) for key in NAMED_TOKENS] + list(config.get('additional_special_tokens') or ())
     missing = [_text(token) for token in listed if token is not None and _text(token) not in known]
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in dict.fromkeys(missing)])
 
@@ -264,12 +267,12 @@ def tokenizer_to_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
             fix='load it with mmft.data.load_tokenizer(directory)',
         )
     config = {key: value for key in _KEEP if (value := tokenizer.init_kwargs.get(key)) is not None}
-    config.update({key: str(value) for key in _NAMED if (value := getattr(tokenizer, key, None)) is not None})
+    config.update({key: str(value) for key in NAMED_TOKENS if (value := getattr(tokenizer, key, None)) is not None})
     # A class of its own would make transformers 5 rebuild the pipeline by that class's rules instead of reading it.
     config.update(tokenizer_class='PreTrainedTokenizerFast', clean_up_tokenization_spaces=False)
     if tokenizer.chat_template is not None:
         config['chat_template'] = tokenizer.chat_template
-    named = {config[key] for key in _NAMED if key in config}
+    named = {config[key] for key in NAMED_TOKENS if key in config}
     config['additional_special_tokens'] = [text for text in tokenizer.all_special_tokens if text not in named]
     pretty = json.dumps(config, ensure_ascii=False, indent=2) + '\n'
     return {'tokenizer.json': backend.to_str(pretty=True).encode(), 'tokenizer_config.json': pretty.encode()}

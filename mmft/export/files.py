@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmft.checkpoint.layouts.vision import PIXELS
+from mmft.export.tokenizer import write_tokenizer
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
 
 if TYPE_CHECKING:
@@ -131,13 +132,7 @@ def write_encoder(directory: Path, encoder: ChatEncoder, special_tokens: dict[st
         image: what stands for a picture in the chat template.
     """
     encoder.save_pretrained(directory)
-    path = directory / 'tokenizer_config.json'
-    config = json.loads(path.read_text(encoding='utf-8'))
-    # One place for the template: transformers and LMDeploy read the .jinja file, and prefer it.
-    config.pop('chat_template', None)
-    if special_tokens:
-        config['extra_special_tokens'] = special_tokens
-    write_json(path, config)
+    write_tokenizer(directory, encoder, **({'extra_special_tokens': special_tokens} if special_tokens else {}))
     (directory / 'chat_template.jinja').write_text(encoder.chat_template(image), encoding='utf-8')
 
 

@@ -67,6 +67,7 @@ _ADVICE = {
     'frequency_penalty': 'Use repetition_penalty.',
     'chat_template': 'The model is asked with the template that it was trained with.',
     'chat_template_kwargs': 'The model is asked with the template that it was trained with.',
+    'skip_special_tokens': 'Answers keep tags such as <ref> without it; only control tokens are left out.',
     'max_new_tokens': 'Use max_tokens.',
     'max_length': 'Use max_tokens.',
     'num_predict': 'Use max_tokens.',

@@ -1,0 +1,78 @@
+"""The tokenizer's files as programs that know nothing of mmft should read them.
+
+Such programs drop every token that is marked special from answers, pad on the side that the files name, and tokenize a
+prompt with whatever the tokenizer appends. So the files say: special is only what is no text of an answer, padding is
+on the left, and nothing follows a prompt. Token ids stay the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmft.data.encoder import ChatEncoder
+
+__all__ = ['served_tokenizer', 'served_tokenizer_config', 'write_tokenizer']
+
+
+def write_tokenizer(directory: Path, encoder: ChatEncoder, **config: Any) -> None:
+    """Rewrite the tokenizer's files that ``encoder.save_pretrained`` wrote into a directory.
+
+    Args:
+        config: further entries of tokenizer_config.json.
+    """
+    for name, change in (('tokenizer.json', served_tokenizer), ('tokenizer_config.json', served_tokenizer_config)):
+        content = change(json.loads((directory / name).read_text(encoding='utf-8')), encoder)
+        if name == 'tokenizer_config.json':
+            content |= config
+        text = json.dumps(content, ensure_ascii=False, indent=2) + '\n'
+        (directory / name).write_text(text, encoding='utf-8')
+
+
+def served_tokenizer(content: dict[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
+    """``tokenizer.json``: tags such as ``<ref>`` are text, and no end token is appended to a prompt."""
+    kept = []
+    for token in content.get('added_tokens') or ():
+        token['special'] = token['special'] and token['id'] in encoder.control_ids
+        kept += [token['content']] if token['id'] not in encoder.control_ids else []
+    content['post_processor'] = _nothing_appended(content.get('post_processor'))
+    if encoder.spaced and (content.get('decoder') or {}).get('type') == 'Sequence':
+        content['decoder']['decoders'] = _unspaced(content['decoder']['decoders'], kept)
+    return content
+
+
+def served_tokenizer_config(content: dict[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
+    """``tokenizer_config.json``: the same tokens as special, padding on the left, as a batch of prompts needs it."""
+    vocab = encoder.tokenizer.get_added_vocab()
+    special = content.get('additional_special_tokens') or ()
+    content['additional_special_tokens'] = [text for text in special if vocab.get(text) in encoder.control_ids]
+    # One place for the template: transformers and LMDeploy read chat_template.jinja, and prefer it.
+    content.pop('chat_template', None)
+    return content | {'padding_side': 'left'}
+
+
+def _nothing_appended(processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The post-processor without the tokens that it writes after a text."""
+    kind = (processor or {}).get('type')
+    if kind == 'Sequence':
+        return processor | {'processors': [_nothing_appended(part) for part in processor['processors']]}
+    if kind != 'TemplateProcessing':
+        return processor
+    made = dict(processor)
+    for form in ('single', 'pair'):
+        parts = list(made[form])
+        while parts and 'SpecialToken' in parts[-1]:
+            parts.pop()
+        made[form] = parts
+    return made
+
+
+def _unspaced(decoders: list[dict[str, Any]], tokens: list[str]) -> list[dict[str, Any]]:
+    """Decoders that also take away the space which the tokenizer itself writes after an added token."""
+    fused = next((place for place, step in enumerate(decoders, 1) if step['type'] == 'Fuse'), None)
+    if fused is None:
+        return decoders
+    steps = [{'type': 'Replace', 'pattern': {'String': token + ' '}, 'content': token} for token in tokens]
+    return [*decoders[:fused], *steps, *decoders[fused:]]
