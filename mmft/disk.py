@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['LargeFile', 'check_zip', 'fsync_path']
+__all__ = ['LargeFile', 'check_zip', 'fsync_path', 'is_lfs_pointer']
 
 # What O_DIRECT wants offsets, lengths and addresses to be multiples of; the page, so that no page of the cache is
 # written both ways: blocks of disks are never larger.
@@ -25,6 +25,15 @@ def fsync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what git-lfs leaves in the place of a large one that it has not fetched."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(24) == b'version https://git-lfs.'[:24]
+    except OSError:
+        return False
 
 
 def check_zip(path: Path) -> None:

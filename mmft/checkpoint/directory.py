@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.places import not_a_model
 from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
 from mmft.checkpoint.stages import folder_tensors, has_folders, over_base, projector_alone
 from mmft.errors import CheckpointError
@@ -32,16 +33,15 @@ class ModelDirectory:
     def __init__(self, path: str | Path, base: str | Path | None = None, vision: str | Path | None = None) -> None:
         self.path, self.base, self.vision = Path(path), base, vision
         if not self.path.is_dir():
-            raise CheckpointError(
-                f'{self.path} is not a directory',
-                expected='a model directory with config.json and weights',
-                fix='check the path',
-            )
+            raise not_a_model(self.path)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``."""
-        return read_json(self.path / 'config.json')
+        file = self.path / 'config.json'
+        if not file.exists():
+            raise not_a_model(self.path)
+        return read_json(file)
 
     @property
     def is_adapter(self) -> bool:

@@ -17,7 +17,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmft.errors import CheckpointError
+from mmft.checkpoint.places import lfs_pointer
+from mmft.disk import is_lfs_pointer
+from mmft.errors import CheckpointError, first_line
 
 __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
            'read_json']  # fmt: skip
@@ -25,8 +27,12 @@ __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSo
 WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file; a ``CheckpointError`` names it where it is missing or broken."""
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        CheckpointError: it is missing, cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
@@ -35,10 +41,18 @@ def read_json(path: Path) -> dict:
             expected='a model directory',
             fix='check the path; download all files of the model into it',
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f'{path}: not valid JSON: {error}', fix='download the file again') from error
+    except OSError as error:  # a directory of that name, or no permission
+        raise CheckpointError(
+            f'{path} cannot be read: {error.strerror}', expected='a JSON file', fix='check its permissions'
+        ) from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting beyond Python's limits
+        if is_lfs_pointer(path):
+            raise lfs_pointer(path) from None
+        raise CheckpointError(f'{path}: not valid JSON: {first_line(error)}', fix='download the file again') from error
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds a {type(content).__name__}', expected='a JSON object')
+        raise CheckpointError(
+            f'{path} holds a {type(content).__name__}', expected='a JSON object', fix='download the file again'
+        )
     return content
 
 

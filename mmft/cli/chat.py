@@ -1,4 +1,4 @@
-"""``mmft chat DIR | CONFIG CKPT | --url URL``: talk with a model about pictures."""
+"""``mmft chat MODEL``: talk with a model about pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from mmft.cli.options import add_cfg_options
+from mmft.cli.targets import MODEL, grouped, named_target
 
-__all__ = ['add_answering', 'add_arguments', 'add_models', 'key_for', 'models_of', 'run', 'settings_of', 'target_of']
+__all__ = [
+    'INTERMIXED',
+    'add_answering',
+    'add_arguments',
+    'add_models',
+    'key_for',
+    'models_of',
+    'run',
+    'settings_of',
+    'target_of',
+]
+
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'target',
         nargs='*',
-        metavar='DIR | CONFIG CKPT',
-        help='a model directory, or the config of a training and its checkpoint, which is exported first, into a cache',
+        metavar='MODEL',
+        help=f'{MODEL}, CONFIG CKPT, or the URL of a server with the OpenAI API; what is no directory is exported '
+        'first, into a cache',
     )
-    parser.add_argument('--url', help='a server that speaks the OpenAI API, such as http://127.0.0.1:23333')
+    parser.add_argument('--url', help='the same as MODEL, for a server: such as http://127.0.0.1:23333')
     parser.add_argument(
         '--image', action='append', default=[], metavar='PATH', help='a picture for the first question; may be repeated'
     )
@@ -57,9 +71,7 @@ def add_models(parser: argparse.ArgumentParser, nargs: int | str = '+') -> None:
     Args:
         nargs: how many models there are, where that is known: options before the models then do not take them in.
     """
-    parser.add_argument(
-        '--config', help='of a model that is a checkpoint (default: the config that its run kept beside it)'
-    )
+    parser.add_argument('--config', help='of a model that is a checkpoint (default: the config that is stored in it)')
     parser.add_argument('--models', nargs=nargs, metavar='NAME', help="which of a server's models; '-': the only one")
     parser.add_argument(
         '--api-keys', nargs=nargs, metavar='KEY', help="one for each model, where servers have their own; '-': none"
@@ -74,49 +86,41 @@ def models_of(
     """What ``open_answerer`` takes for each model: the target, and the options.
 
     Args:
-        named: directories, addresses, and checkpoints, which are exported first, into a cache.
+        named: the words of the models: see ``grouped``.
         counts: how many models there may be.
 
     Raises:
-        ConfigError: another number of them, or of what belongs to each; a checkpoint without a config.
+        ConfigError: another number of them, or of what belongs to each.
+        CheckpointError: as ``find_target``.
     """
     from mmft.errors import ConfigError
+    from mmft.words import count_of
 
-    if len(named) not in counts:
+    models = grouped(named)
+    if len(models) not in counts:
         numbers = ' or '.join(('none', 'one', 'two')[count] for count in counts)
-        raise ConfigError(f'{len(named)} models', expected=f'{numbers}: directories, URLs or checkpoints (.pth)')
-    targets = [_training(target, args) if target.endswith('.pth') else target for target in named]
-    if args.config is not None and not any(isinstance(target, tuple) for target in targets):
+        raise ConfigError(
+            count_of(len(models), 'model'), expected=f'{numbers}: directories, checkpoints, trainings or URLs'
+        )
+    if args.config is not None and not any(len(model) == 1 and _may_be_checkpoint(model[0]) for model in models):
         raise ConfigError(f'--config {args.config} without a checkpoint', fix='name iter_N.pth of its run as a model')
     for option in ('names', 'models', 'api_keys'):
         given = getattr(args, option)
-        if given and len(given) != len(targets):
+        if given and len(given) != len(models):
             what = f'{len(given)} --{option.replace("_", "-")}: {" ".join(given) if option != "api_keys" else "..."}'
-            raise ConfigError(what, expected=f'{len(targets)}, one for each model')
-    models = args.models or ['-'] * len(targets)
+            raise ConfigError(what, expected=f'{len(models)}, one for each model')
+    targets = [named_target(model, args, args.config) for model in models]
+    names = args.models or ['-'] * len(targets)
     keys = args.api_keys or [args.api_key] * len(targets)
     shared = {name: getattr(args, name) for name in ('base', 'device', 'dtype')}
     return [
-        (target, {**shared, 'model': None if model == '-' else model, 'api_key': key_for(target, key)})
-        for target, model, key in zip(targets, models, keys, strict=True)
+        (target, {**shared, 'model': None if name == '-' else name, 'api_key': key_for(target, key)})
+        for target, name, key in zip(targets, names, keys, strict=True)
     ]
 
 
-def _training(checkpoint: str, args: argparse.Namespace) -> tuple[Any, str]:
-    """A checkpoint with its config."""
-    from mmft.cli.configs import load_config
-    from mmft.errors import ConfigError
-
-    config = args.config
-    if config is None:
-        beside = sorted(Path(checkpoint).parent.glob('*.py'))
-        if len(beside) != 1:
-            found = ', '.join(path.name for path in beside) or 'no config'
-            raise ConfigError(
-                f'{checkpoint}: {found} beside it', expected='the one of its run', fix='name it: --config FILE'
-            )
-        config = str(beside[0])
-    return load_config(config, args.cfg_options), checkpoint
+def _may_be_checkpoint(word: str) -> bool:
+    return word.endswith('.pth') or Path(word).is_dir()
 
 
 def key_for(target: Any, given: str | None) -> str | None:
@@ -127,7 +131,8 @@ def key_for(target: Any, given: str | None) -> str | None:
     Raises:
         ConfigError: a file without a key.
     """
-    from mmft.serve.answerer import is_loopback, is_url
+    from mmft.serve.answerer import is_loopback
+    from mmft.serve.target import is_url
 
     if not is_url(target) or given == '-':
         return None
@@ -158,17 +163,19 @@ def target_of(args: argparse.Namespace) -> Any:
 
     Raises:
         ConfigError: none is named, or more than one.
+        CheckpointError: as ``find_target``.
     """
     from mmft.errors import ConfigError
+    from mmft.words import count_of
 
-    given = [*args.target, *([args.url] if args.url else [])]
-    if not 1 <= len(given) <= (1 if args.url else 2):
-        raise ConfigError(f'{len(given)} models: {" ".join(given) or "none"}', expected='DIR, CONFIG CKPT or --url URL')
-    if len(given) == 1:
-        return given[0]
-    from mmft.cli.configs import load_config
-
-    return load_config(given[0], args.cfg_options), given[1]
+    given = [*grouped(args.target), *([[args.url]] if args.url else [])]
+    if len(given) != 1:
+        words = ' '.join(word for model in given for word in model)
+        raise ConfigError(
+            f'{count_of(len(given), "model")}: {words or "none"}',
+            expected='one: a directory, a checkpoint, the folder of a training, CONFIG CKPT, or a URL',
+        )
+    return named_target(given[0], args)
 
 
 def run(args: argparse.Namespace) -> int:

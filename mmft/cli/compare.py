@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmft.cli.chat import add_answering, add_models, models_of, settings_of
+from mmft.cli.targets import MODEL
 
 if TYPE_CHECKING:
     from mmft.serve.compare import Comparison
 
-__all__ = ['add_arguments', 'dataset_of', 'run']
+__all__ = ['INTERMIXED', 'add_arguments', 'dataset_of', 'run']
+
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``compare``."""
-    what = 'a model directory, a checkpoint of a run (iter_N.pth), or the URL of a server with the OpenAI API'
+    what = f'{MODEL}, CONFIG CKPT, or the URL of a server with the OpenAI API'
     parser.add_argument('a', metavar='A', help=what)
     parser.add_argument('b', metavar='B', help='likewise')
     parser.add_argument('dataset', metavar='DATASET', help='an annotation file, or a config, whose val set is taken')
+    parser.add_argument('more', nargs='*', help=argparse.SUPPRESS)  # where a model is two words, CONFIG CKPT
     parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
     parser.add_argument(
         '--metric', default='exact_match', metavar='NAME', help='exact_match (default), contains, vqa or anls'
@@ -54,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     find_metric(args.metric)
     if args.workers < 1 or args.shown < 0:
         raise ConfigError(f'--workers {args.workers} --shown {args.shown}', expected='at least 1, and not below 0')
-    models = models_of(args, [args.a, args.b], (2,))
+    *words, args.dataset = args.a, args.b, args.dataset, *args.more
+    models = models_of(args, words, (2,))
     named = [target if isinstance(target, str) else str(target[1]) for target, _ in models]
     out = _out(args, named)
     seed = args.seed or 0

@@ -41,15 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser('mmft', description='Fine-tune and export vision-language models.')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
-    chosen = argv[0] if argv else None
+    chosen, parse = (argv[0] if argv else None), None
     for name, (module, help_text) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + '.')
         if name == chosen:
-            importlib.import_module(module).add_arguments(sub)
+            command = importlib.import_module(module)
+            command.add_arguments(sub)
+            # Words of which there may be more or fewer: options may stand anywhere among them.
+            parse = sub.parse_known_intermixed_args if getattr(command, 'INTERMIXED', False) else None
             sub.add_argument(
                 '--traceback', action='store_true', help='show where an error came from (also MMFT_TRACE=1)'
             )
-    args, unknown = parser.parse_known_args(argv)
+    if parse:
+        args, unknown = parse(argv[1:], argparse.Namespace(command=chosen))
+    else:
+        args, unknown = parser.parse_known_args(argv)
     if unknown:
         from mmft.cli.other_flags import unknown_options
 

@@ -1,21 +1,28 @@
-"""``mmft pth_to_hf CONFIG CKPT OUT``: a checkpoint as a directory for transformers, LMDeploy and ``mmft.load``."""
+"""``mmft pth_to_hf MODEL OUT``: a checkpoint as a directory for transformers, LMDeploy and ``mmft.load``."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from mmft.cli.options import add_cfg_options
+from mmft.cli.targets import MODEL, grouped, named_target
+from mmft.words import count_of
 
-__all__ = ['add_arguments', 'run']
+__all__ = ['INTERMIXED', 'add_arguments', 'run']
+
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``pth_to_hf``."""
     parser.add_argument(
-        'config', help='the config of the training: a file (the copy in the work_dir is best) or a bare name'
+        'words',
+        nargs='+',
+        metavar='MODEL OUT',
+        help=f'{MODEL}, CONFIG CKPT, or CONFIG none: the base weights of a config as they are; then the directory to '
+        'make',
     )
-    parser.add_argument('checkpoint', help="iter_*.pth of the work_dir; 'none' writes the base weights as they are")
-    parser.add_argument('out', help='the directory to make')
     parser.add_argument(
         '--layout',
         choices=('hf', 'official', 'native'),
@@ -37,17 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--force', action='store_true', help='replace OUT if it exists')
     add_cfg_options(parser, 'such as pretrained=PATH')
+    parser.add_argument('--base', metavar='DIR', help='what an adapter was trained on, if not where it says')
 
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and say what came out."""
-    from mmft.cli.configs import load_config
     from mmft.export import convert
 
+    config, checkpoint, out = _source(args)
     made = convert(
-        load_config(args.config, args.cfg_options),
-        None if args.checkpoint == 'none' else args.checkpoint,
-        args.out,
+        config,
+        checkpoint,
+        out,
+        base=args.base,
         layout=args.layout,
         adapter=args.adapter,
         dtype=args.dtype,
@@ -60,3 +69,24 @@ def run(args: argparse.Namespace) -> None:
     print(f'{made.path}: {len(made.files)} files, {made.nbytes / 1e9:.2f} GB ({times})')
     for name, value in made.measured.items():
         print(f'  {name}: {value:.3g}')
+
+
+def _source(args: argparse.Namespace) -> tuple[Any, Any, str]:
+    """What ``convert`` takes: the config, the checkpoint or None, and where to write."""
+    from mmft.cli.configs import load_config
+    from mmft.errors import ConfigError
+    from mmft.serve.target import is_url
+
+    *words, out = args.words
+    if len(words) == 2 and words[1] == 'none':
+        return load_config(words[0], args.cfg_options), None, out
+    if len(groups := grouped(words)) != 1:
+        raise ConfigError(
+            f'{count_of(len(groups), "model")} to write to {out}: {" ".join(words) or "none"}', expected='MODEL OUT'
+        )
+    target = named_target(groups[0], args)
+    if isinstance(target, tuple):
+        return *target, out
+    if is_url(target):
+        raise ConfigError(f'{target} is a server', expected='a checkpoint or a model directory')
+    return {'pretrained': target}, None, out

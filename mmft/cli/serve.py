@@ -1,21 +1,30 @@
-"""``mmft serve DIR``: an OpenAI-compatible server for a model directory, or for a training."""
+"""``mmft serve MODEL``: an OpenAI-compatible server for a model directory, or for a training."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import shlex
+from pathlib import Path
+from typing import Any
 
 from mmft.cli.options import add_cfg_options
+from mmft.cli.targets import MODEL, grouped, named_target
+from mmft.words import count_of
 
-__all__ = ['add_arguments', 'run']
+__all__ = ['INTERMIXED', 'add_arguments', 'run']
+
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``serve``."""
-    parser.add_argument('directory', nargs='?', help='an exported directory, or any that mmft reads')
-    parser.add_argument('--config', help='instead of a directory: the config of a training, exported into a cache')
-    parser.add_argument('--checkpoint', help='its checkpoint: iter_*.pth of the work_dir')
+    parser.add_argument(
+        'model', nargs='*', metavar='MODEL', help=f'{MODEL}, or CONFIG CKPT; what no backend reads is exported first'
+    )
+    parser.add_argument('--config', help='the config of a training, with --checkpoint or a checkpoint as MODEL')
+    parser.add_argument('--checkpoint', help='the same as MODEL')
+    parser.add_argument('--base', metavar='DIR', help='what an adapter was trained on, if not where it says')
     add_cfg_options(parser, 'such as pretrained=PATH')
     parser.add_argument(
         '--backend',
@@ -64,22 +73,39 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     from mmft.serve.server import ServeSettings, serve
 
-    config = None
-    if args.config is not None:
-        from mmft.cli.configs import load_config
-
-        config = load_config(args.config, args.cfg_options)
-    own = ('directory', 'checkpoint', 'backend', 'host', 'port', 'tp', 'session_len', 'max_batch_size', 'replicas',
-           'model_name', 'image_root', 'device', 'dtype', 'trust_remote_code', 'cache', 'queue',
-           'start_timeout')  # fmt: skip
+    own = ('backend', 'host', 'port', 'tp', 'session_len', 'max_batch_size', 'replicas', 'model_name', 'image_root',
+           'device', 'dtype', 'trust_remote_code', 'cache', 'queue', 'start_timeout', 'base')  # fmt: skip
     keys = [*args.api_key, *([os.environ['MMFT_API_KEY']] if 'MMFT_API_KEY' in os.environ else [])]
     return serve(
         ServeSettings(
             **{name: getattr(args, name) for name in own},
-            config=config,
+            **_target(args),
             api_keys=tuple(keys),
             picture_hosts=tuple(name.lower() for name in args.picture_host),
             backend_args=tuple(shlex.split(args.backend_args)),
             echo=args.verbose,
         )
     )
+
+
+def _target(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that say what is served."""
+    from mmft.errors import ConfigError
+    from mmft.serve.target import is_url
+
+    words = [*args.model, *([args.checkpoint] if args.checkpoint else [])]
+    if len(groups := grouped(words)) != 1:
+        raise ConfigError(
+            f'{count_of(len(groups), "model")}: {" ".join(words) or "none"}',
+            expected='one: a directory, a checkpoint, the folder of a training, or CONFIG CKPT',
+        )
+    if is_url(words[0]):
+        raise ConfigError(f'{words[0]} is a server already', fix=f'talk to it with mmft chat {words[0]}, or mmft webui')
+    if len(words) == 1 and not args.config and not Path(words[0]).exists():
+        return {'directory': words[0]}  # an error, which comes together with those of the settings
+    target = named_target(groups[0], args, args.config)
+    if isinstance(target, tuple):
+        return {'config': target[0], 'checkpoint': target[1]}
+    if args.config is not None:
+        raise ConfigError(f'--config {args.config} without a checkpoint', fix='name iter_N.pth of its run')
+    return {'directory': target}

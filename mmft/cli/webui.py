@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mmft.cli.chat import add_answering, add_models, models_of, settings_of
+from mmft.cli.targets import MODEL
 
-__all__ = ['add_arguments', 'run']
+__all__ = ['INTERMIXED', 'add_arguments', 'run']
+
+INTERMIXED = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'targets',
         nargs='*',
         metavar='MODEL',
-        help='one or two, before and after as a rule: a model directory, a checkpoint of a run (iter_N.pth), or the '
-        'URL of a server with the OpenAI API',
+        help=f'one or two, before and after as a rule: {MODEL}, CONFIG CKPT, or the URL of a server with the OpenAI '
+        'API',
     )
     parser.add_argument('--names', nargs='+', metavar='NAME', help='what the page calls the models')
     parser.add_argument(

@@ -53,6 +53,7 @@ def convert(
     check: str = 'auto',
     force: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    base: str | Path | None = None,
 ) -> Export:
     """Write a checkpoint as a model directory, or its adapter as a PEFT directory.
 
@@ -66,6 +67,8 @@ def convert(
         max_shard_size: bytes, or such as ``'5GB'``.
         check: ``full``, ``weights``, ``none`` or ``auto``; see ``mmft/export/gate.py``.
         force: replace an ``out`` that exists.
+        log: is told what happens.
+        base: of an adapter directory that ``pretrained`` names, as for ``mmft.load``.
 
     Raises:
         CheckpointError, ConfigError: as ``Source.read``; or the check at the end failed.
@@ -78,7 +81,7 @@ def convert(
         raise ConfigError(
             f'an adapter for the layout {layout!r}', expected="'hf': peft sits on transformers' own models"
         )
-    source = Training.read(cfg, checkpoint)
+    source = Training.read(cfg, checkpoint, base)
     if checkpoint is not None and check != 'none':
         _check_sums(Path(checkpoint))
     check_out(out, force, source.inputs)

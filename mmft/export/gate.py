@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.layouts import Step
-from mmft.checkpoint.load import build_pretrained, load, read_layout
+from mmft.checkpoint.load import build_opened, load, read_layout
 from mmft.checkpoint.source import TensorDirectory
 from mmft.errors import CheckpointError
 from mmft.export.adapter import AdapterExport
@@ -99,7 +99,7 @@ def rebuild(source: Training) -> VLM:
     """The training model in float32, adapters beside their weights, in eval mode."""
     base, checkpoint, encoder = source.base, source.checkpoint, source.encoder
     if base is not None:
-        model, _ = build_pretrained(base.pretrained, source.model_config, dtype='float32')
+        model, _ = build_opened(base.opened, source.model_config, dtype='float32')
     else:
         model = MODELS.build(dict(source.model_config)).float()
     if checkpoint is not None:

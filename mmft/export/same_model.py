@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmft.errors import CheckpointError
 
-__all__ = ['check_trained_model', 'literal_assignment']
+__all__ = ['check_trained_model', 'literal_config']
 
 # Settings of training or of the machine: the same weights mean the same model whatever they say.
 _FREE = {
@@ -18,19 +19,23 @@ _FREE = {
 }  # fmt: skip
 
 
-def literal_assignment(text: str, name: str) -> Any:
-    """The value of ``name = ...`` in Python text, read as data; None where it is absent or more than literals.
+def literal_config(text: str) -> dict[str, Any]:
+    """What Python text assigns to names, read as data; what is more than literals is left out.
 
-    >>> literal_assignment("model = dict(llm=dict(type='Llama', n=-1))", 'model')
-    {'llm': {'type': 'Llama', 'n': -1}}
+    >>> literal_config("model = dict(llm=dict(type='Llama', n=-1))\nlr = 2 * base_lr")
+    {'model': {'llm': {'type': 'Llama', 'n': -1}}}
     """
     try:
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return _value(node.value)
-    except (SyntaxError, ValueError):
-        pass
-    return None
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found = {}
+    for node in body:
+        if isinstance(node, ast.Assign):
+            with suppress(ValueError, TypeError, RecursionError):
+                value = _value(node.value)
+                found |= {target.id: value for target in node.targets if isinstance(target, ast.Name)}
+    return found
 
 
 def _value(node: ast.expr) -> Any:
@@ -45,7 +50,7 @@ def _value(node: ast.expr) -> Any:
 
 def check_trained_model(model_config: Mapping[str, Any], meta: Mapping[str, Any], where: str) -> None:
     """Raise ``CheckpointError`` where the config's model is another one than the checkpoint's, even in a head count."""
-    trained = literal_assignment(meta.get('config') or '', 'model')
+    trained = literal_config(meta.get('config') or '').get('model')
     if not isinstance(trained, dict):
         return
     differences = list(_differences(trained, model_config, 'model'))

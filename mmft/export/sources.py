@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmft.checkpoint.layouts import Layout
-from mmft.checkpoint.load import open_pretrained
+from mmft.checkpoint.load import Pretrained, open_pretrained
 from mmft.checkpoint.source import TensorSource, fingerprint
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
@@ -65,6 +65,7 @@ class Base:
         pretrained: as the config says it.
         stored: the tensors, by the names that ``layout`` reads.
         where: ``pretrained`` as text.
+        below: where ``pretrained`` is an adapter directory: its base, where the caller names it.
     """
 
     pretrained: str | Path | Mapping[str, Any]
@@ -72,23 +73,35 @@ class Base:
     tensors: TensorSource
     stored: dict[str, Stored | Computed]
     where: str
+    below: str | Path | None = None
 
     @classmethod
-    def read(cls, pretrained: str | Path | Mapping[str, Any], model_config: Mapping[str, Any] | None = None) -> Base:
+    def read(
+        cls,
+        pretrained: str | Path | Mapping[str, Any],
+        model_config: Mapping[str, Any] | None = None,
+        below: str | Path | None = None,
+    ) -> Base:
         """Raises ``CheckpointError`` as ``open_pretrained`` does.
 
         Args:
             model_config: what a base of parts needs: it does not say how the other parts look.
+            below: as ``base`` of ``mmft.load``.
         """
-        opened = open_pretrained(pretrained, model_config)
-        return cls(pretrained, opened.layout, opened.tensors, stored_tensors(opened.tensors), opened.where)
+        opened = open_pretrained(pretrained, model_config, below)
+        return cls(pretrained, opened.layout, opened.tensors, stored_tensors(opened.tensors), opened.where, below)
+
+    @property
+    def opened(self) -> Pretrained:
+        """The weights as ``build_opened`` takes them."""
+        return Pretrained(self.layout, self.tensors, self.where)
 
     @property
     def directories(self) -> list[Path]:
         """Every directory that is read."""
         parts = self.pretrained.values() if isinstance(self.pretrained, Mapping) else [self.pretrained]
         places = [place for part in parts for place in (part if isinstance(part, (list, tuple)) else [part])]
-        return [Path(place) for place in places if place is not None]
+        return [Path(place) for place in (*places, self.below) if place is not None]
 
     @property
     def path(self) -> Path | None:

@@ -35,15 +35,21 @@ class Training:
     dtype: torch.dtype | None
 
     @classmethod
-    def read(cls, cfg: Mapping[str, Any], checkpoint: str | Path | None) -> Training:
+    def read(
+        cls, cfg: Mapping[str, Any], checkpoint: str | Path | None, base_of_adapter: str | Path | None = None
+    ) -> Training:
         """Read and check, before anything is written.
+
+        Args:
+            base_of_adapter: where ``pretrained`` is an adapter directory: its base.
 
         Raises:
             CheckpointError: another base, another model, no checkpoint of mmft, tensors missing or left over.
             ConfigError: the config contradicts the base.
         """
         cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else dict(cfg)
-        base = Base.read(cfg['pretrained'], cfg.get('model')) if cfg.get('pretrained') else None
+        pretrained = cfg.get('pretrained')
+        base = Base.read(pretrained, cfg.get('model'), base_of_adapter) if pretrained else None
         model_config = cfg.get('model') or (base.layout.model_config if base is not None else None)
         if model_config is None:
             raise ConfigError('a config without model and pretrained', fix='pass the config of the training')

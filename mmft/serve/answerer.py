@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from mmft.errors import ConfigError, DataError
 from mmft.serve.answer_text import AnswerText
+from mmft.serve.target import Target, find_target, is_url
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ __all__ = ['Answerer', 'Picture', 'Target', 'check_target', 'is_loopback', 'is_u
 
 Picture: TypeAlias = 'str | os.PathLike | Image.Image'
 """A path, or a PIL picture."""
-
-Target: TypeAlias = 'str | os.PathLike | tuple[Any, str | os.PathLike]'
-"""A model directory, the URL of a server, or (config, checkpoint)."""
 
 
 class Answerer(ABC):
@@ -118,8 +116,9 @@ def open_answerer(
     """An answerer for a model directory, a config with its checkpoint, or a server.
 
     Args:
-        target: a directory that ``mmft.load`` reads; ``(config, checkpoint)``, which is exported first, into a cache;
-            or the ``http(s)://`` address of an OpenAI-compatible server, with or without ``/v1``.
+        target: a directory that ``mmft.load`` reads; a checkpoint, the folder of a training, or ``(config,
+            checkpoint)``, which are exported first, into a cache; or the ``http(s)://`` address of an
+            OpenAI-compatible server, with or without ``/v1``.
         base: of a LoRA directory, as for ``mmft.load``.
         device: of a model in this process; None: the GPU, if there is one.
         dtype: of its weights; ``auto`` keeps what is stored.
@@ -131,6 +130,7 @@ def open_answerer(
         CheckpointError: a directory that cannot be read.
         ServerError: nothing answers at this address, or not as an OpenAI-compatible server would.
     """
+    target = find_target(target)
     if is_url(target):
         from mmft.serve.remote import RemoteAnswerer
 
@@ -160,6 +160,7 @@ def check_target(
     Raises:
         MMFTError: as ``open_answerer``. Weights of a wrong shape are found only when they are read.
     """
+    target = find_target(target)
     if is_url(target):
         from mmft.serve.remote import RemoteAnswerer
 
@@ -176,15 +177,6 @@ def _exported(target: tuple[Any, str | os.PathLike]) -> Path:
 
     # Standard output is for answers.
     return cached_export(*target, native=True, log=lambda line: print(line, file=sys.stderr))
-
-
-def is_url(target: Any) -> bool:
-    """Whether this is the address of a server.
-
-    >>> is_url('http://127.0.0.1:23333/v1'), is_url('exported/food')
-    (True, False)
-    """
-    return isinstance(target, str) and target.lower().startswith(('http://', 'https://'))
 
 
 def is_loopback(url: str) -> bool:

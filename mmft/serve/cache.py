@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmft import __version__
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.places import not_a_model
 from mmft.errors import ConfigError
 
 __all__ = ['cached_export', 'default_cache']
@@ -27,6 +29,7 @@ def cached_export(
     cache: str | os.PathLike | None = None,
     log: Callable[[str], None] = print,
     native: bool = False,
+    base: str | os.PathLike | None = None,
 ) -> Path:
     """A directory that backends serve, of a training or of a directory in another layout.
 
@@ -36,6 +39,7 @@ def cached_export(
         cache: where it goes; None: ``exports/`` beside the checkpoint, or ``default_cache()``.
         log: is told when something is written.
         native: a model that no layout of the backends holds is written in mmft's own, which only ``mmft.load`` reads.
+        base: of an adapter directory that ``pretrained`` names.
 
     Raises:
         CheckpointError, ConfigError: as ``mmft.export.convert``.
@@ -47,10 +51,10 @@ def cached_export(
             raise ConfigError(f'no config {config}', expected='a file', fix='name the copy in the work_dir')
         config = Config.fromfile(config)
     cfg = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
-    sources = [*([Path(checkpoint)] if checkpoint is not None else []), *_directories(cfg.get('pretrained'))]
-    for path in sources:
-        if not path.exists():
-            raise ConfigError(f'{path} does not exist', fix='check --checkpoint, and `pretrained` in the config')
+    directories = _directories(cfg.get('pretrained'), base)
+    sources = [*([Path(checkpoint)] if checkpoint is not None else []), *directories]
+    if checkpoint is not None and not Path(checkpoint).exists():
+        raise ConfigError(f'{checkpoint} does not exist', fix='check --checkpoint')
     folder = Path(cache) if cache is not None else _folder(checkpoint)
     out = folder / f'{sources[0].stem if sources else "model"}-{_mark(cfg, sources)}'
     own = out.with_name(f'{out.name}-native')  # which a server must not find in the place of the other
@@ -60,12 +64,13 @@ def cached_export(
             if (made / 'config.json').is_file():
                 log(f'exported before: {made}')
                 return made
-        return _convert(cfg, checkpoint, out, own if native else None, log)
+        return _convert(cfg, checkpoint, base, out, own if native else None, log)
 
 
 def _convert(
     cfg: Mapping[str, Any],
     checkpoint: str | os.PathLike | None,
+    base: str | os.PathLike | None,
     out: Path,
     own: Path | None,
     log: Callable[[str], None],
@@ -74,13 +79,13 @@ def _convert(
     from mmft.export import convert
 
     try:
-        convert(cfg, checkpoint, out, log=log)
+        convert(cfg, checkpoint, out, log=log, base=base)
     except ConfigError as error:
         if own is None:
             # It names another layout where this one cannot hold the model; a server has no use for that advice.
             raise _unserved(error) if '--layout' in str(error) else error from None
         try:
-            convert(cfg, checkpoint, own, 'native', log=log)
+            convert(cfg, checkpoint, own, 'native', log=log, base=base)
         except ConfigError:  # not the layout, then
             raise error from None
         return own
@@ -102,9 +107,15 @@ def _folder(checkpoint: str | os.PathLike | None) -> Path:
     return folder if os.access(Path(checkpoint).parent, os.W_OK) else default_cache()
 
 
-def _directories(pretrained: Any) -> list[Path]:
-    found = pretrained.values() if isinstance(pretrained, Mapping) else [pretrained]
-    return [Path(path) for path in found if path]
+def _directories(pretrained: Any, base: str | os.PathLike | None) -> list[Path]:
+    """Every directory that ``pretrained`` of a config names, and those that their weights build on."""
+    parts = pretrained.values() if isinstance(pretrained, Mapping) else [pretrained]
+    places = [place for part in parts for place in (part if isinstance(part, (list, tuple)) else [part])]
+    found = [Path(place) for place in places if place]
+    if missing := next((path for path in found if not path.exists()), None):
+        raise not_a_model(missing)
+    below = [ModelDirectory(path, base).base_directory for path in found if path.is_dir()]
+    return [*found, *(directory.path for directory in below if directory is not None)]
 
 
 def _mark(cfg: Mapping[str, Any], sources: list[Path]) -> str:

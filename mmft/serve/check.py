@@ -16,7 +16,8 @@ from typing import Any
 
 from mmft.serve.weight_files import WeightsError, tensor_names
 
-__all__ = ['ENGINES', 'HF_NATIVE', 'INTERNVL_CHAT', 'Problem', 'ServedDirectory', 'check_directory', 'needs_export']
+__all__ = ['ENGINES', 'HF_NATIVE', 'INTERNVL_CHAT', 'Problem', 'ServedDirectory', 'check_directory', 'needs_export',
+           'served_as_it_is']  # fmt: skip
 
 ENGINES = ('turbomind', 'pytorch', 'transformers')
 LMDEPLOY = frozenset({'turbomind', 'pytorch'})
@@ -89,7 +90,8 @@ class ServedDirectory:
     @property
     def architecture(self) -> str:
         """The class that ``config.json`` names; empty where it names none."""
-        return next(iter(self.config.get('architectures') or ()), '')
+        named = self.config.get('architectures')
+        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ''
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
@@ -161,6 +163,18 @@ def needs_export(path: str | Path) -> bool:
         return False
     whole = not directory.has('adapter_config.json') or directory.has('non_lora_trainables.bin')
     return whole or has_folders(directory.path)
+
+
+def served_as_it_is(path: str | Path, remote_code: bool = False) -> bool:
+    """Whether a backend may read a directory itself; any other is exported for it.
+
+    Args:
+        remote_code: LMDeploy may run the Python files of an original InternVL2 directory.
+    """
+    directory = ServedDirectory(path)
+    if directory.has('adapter_config.json') and not directory.has('model.safetensors', 'model.safetensors.index.json'):
+        return False
+    return directory.architecture in HF_NATIVE or (remote_code and directory.architecture == INTERNVL_CHAT)
 
 
 def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:

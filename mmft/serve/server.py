@@ -15,9 +15,10 @@ from typing import Any
 
 from mmft.errors import ServerError
 from mmft.serve.backend import Choice, choose_backend
-from mmft.serve.check import HF_NATIVE, INTERNVL_CHAT, ServedDirectory, check_directory, needs_export
+from mmft.serve.check import HF_NATIVE, ServedDirectory, check_directory, served_as_it_is
 from mmft.serve.child import bound_socket, reuse_address
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
+from mmft.serve.target import find_target
 
 __all__ = ['ServeSettings', 'serve']
 
@@ -51,17 +52,27 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
 
 
 def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
-    """The directory that is served: as given, or an export of what is given."""
+    """The directory that is served: as given, or an export of what is given.
+
+    Raises:
+        CheckpointError: what no backend serves as it is, and mmft cannot read either.
+    """
+    from mmft.checkpoint.load import open_pretrained
     from mmft.serve.cache import cached_export
 
-    if settings.directory is None:
-        return cached_export(settings.config, settings.checkpoint, settings.cache, log)
-    path = Path(settings.directory)
-    original = ServedDirectory(path).architecture == INTERNVL_CHAT
-    if (original and not (settings.trust_remote_code and gpus(settings))) or needs_export(path):
-        log(f'{path} is in a layout that is not served as it is: exporting it')
-        return cached_export({'pretrained': str(path)}, None, settings.cache, log)
-    return path
+    target = settings.directory
+    if target is not None:
+        target = find_target(target, log)
+    else:
+        target = settings.config, settings.checkpoint
+    if isinstance(target, tuple):
+        return cached_export(*target, settings.cache, log)
+    path = Path(target)
+    if served_as_it_is(path, settings.trust_remote_code and gpus(settings) > 0):
+        return path
+    open_pretrained(path, base=settings.base)  # says what is wrong with it, as every other command does
+    log(f'{path} is in a layout that is not served as it is: exporting it')
+    return cached_export({'pretrained': str(path)}, None, settings.cache, log, base=settings.base)
 
 
 class _Server:

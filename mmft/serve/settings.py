@@ -37,6 +37,7 @@ class ServeSettings:
         picture_hosts: whose pictures requests may name although their addresses are private.
         device, dtype: of the model.
         trust_remote_code: let LMDeploy run the Python files of an original InternVL2 directory.
+        base: of an adapter directory, as for ``mmft.load``.
         cache: of exports made in order to be served.
         queue: how many requests may wait.
         start_timeout: seconds that a backend may take to load its model.
@@ -61,6 +62,7 @@ class ServeSettings:
     device: str = 'auto'
     dtype: str = 'auto'
     trust_remote_code: bool = False
+    base: str | Path | None = None
     cache: str | Path | None = None
     queue: int = 256
     start_timeout: float = 1800.0

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmft.cli.chat import add_answering, add_models, key_for, models_of
-from mmft.errors import ConfigError
+from mmft.errors import ConfigError, MMFTError
 
 HERE, THERE = 'http://127.0.0.1:8000', 'https://models.example.com/v1'
 
@@ -76,15 +77,29 @@ def test_each_server_gets_its_own_key():
     assert keys('--api-keys', '-', 'b', '--api-key', 'c') == [None, 'b']
 
 
-def test_a_checkpoint_brings_its_config(config):
-    (first, options), (last, same) = models(['base', 'iter_1.pth'], '--config', config, '--dtype', 'x')
-    assert first == 'base'
-    assert last[0].model == {'type': 'VLM'}
-    assert last[1] == 'iter_1.pth'
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / 'iter_1.pth'
+    meta = {
+        'tune': {},
+        'base': {'path': 'there', 'fingerprint': ''},
+        'config': "model = dict(type='VLM')\nwork_dir = 1 + 1",
+    }
+    torch.save({'state_dict': {}, 'meta': meta}, path)
+    return str(path)
+
+
+def test_a_checkpoint_brings_its_config(config, checkpoint, tmp_path):
+    (first, options), (last, same) = models([str(tmp_path), checkpoint], '--config', config, '--dtype', 'x')
+    assert first[1] == tmp_path / 'iter_1.pth'  # a folder with it is its training's
+    assert (last[0].model, last[1]) == ({'type': 'VLM'}, Path(checkpoint))
     assert options == same == {'base': None, 'device': None, 'dtype': 'x', 'model': None, 'api_key': None}
-    beside = str(Path(config).parent / 'iter_1.pth')
-    ((found, _),) = models([beside])
-    assert (found[0].model, found[1]) == ({'type': 'VLM'}, beside)
+    ((found, _),) = models([checkpoint])
+    assert (found[0].to_dict(), found[1]) == ({'model': {'type': 'VLM'}, 'pretrained': 'there'}, Path(checkpoint))
+    ((found, _),) = models([checkpoint], '--cfg-options', 'pretrained=moved')
+    assert found[0].pretrained == 'moved'
+    ((found, _),) = models([config, checkpoint])
+    assert (found[0].model, found[1]) == ({'type': 'VLM'}, Path(checkpoint))
 
 
 def test_models_of_servers():
@@ -97,12 +112,13 @@ def test_models_of_servers():
         ([], [], '0 models\n.*one or two'),
         (['a', 'b', 'c'], [], '3 models'),
         (['a'], ['--config', 'x'], '--config x without a checkpoint'),
-        (['nowhere/iter_1.pth'], [], 'no config beside it'),
+        (['nowhere/iter_1.pth'], [], 'no file of this name'),
+        (['food.py'], [], r'food.py is a config, not a model\n.*CONFIG CKPT'),
         (['a', 'b'], ['--models', 'x'], r'1 --models: x\n.*2, one for each model'),
         (['a', 'b'], ['--names', 'x'], '1 --names'),
         (['a', 'b'], ['--api-keys', 'secret'], r'1 --api-keys: \.\.\.\n'),
     ],
 )
 def test_what_does_not_fit_is_refused(named, options, what):
-    with pytest.raises(ConfigError, match=what):
+    with pytest.raises(MMFTError, match=what):
         models(named, *options)

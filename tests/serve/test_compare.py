@@ -324,10 +324,11 @@ def test_a_training_is_compared_with_its_base(records, tmp_path, monkeypatch, ca
     assert (told['a'], told['b']) == ('base', 'run/iter_9.pth')
     row = told['rows'][0]
     assert row['b'] == trained.chat(encoder, row['messages'][0]['content'], row['images'], max_new_tokens=6).strip()
-    (tmp_path / 'run' / 'other.py').touch()
-    assert main([*arguments, '--force']) == 1
-    assert 'run/iter_9.pth: other.py, own.py beside it' in capsys.readouterr().err
+    # A training's folder stands for its last checkpoint; a config that is named comes before the one stored there.
+    assert main([*arguments[:4], 'run', *arguments[5:], '--force']) == 0
+    assert 'taking iter_9.pth, the last checkpoint' in capsys.readouterr().err
     assert main([*arguments, '--force', '--config', 'run/own.py']) == 0
+    assert main([*arguments[:4], 'run/own.py', *arguments[4:], '--force']) == 0
 
 
 def test_failed_answers_give_status_1(servers, records, tmp_path, capsys):

@@ -249,8 +249,8 @@ def test_directories_that_cannot_be_served(made, tmp_path):
         tmp_path / 'none': 'there is no directory',
         tmp_path / 'empty': 'no config.json',
         foreign: 'BertModel',
-        adapter: 'a LoRA adapter only',
-        made / 'iter_1.pth': '--checkpoint FILE',
+        adapter: 'no config.json',
+        made / 'config.py': 'name a checkpoint',
     }.items():
         status, printed = run(path, '--port', 0)
         assert (status, words in printed) == (1, True), printed

@@ -1,0 +1,105 @@
+"""What a path is that should be a model and is none: one error for it, whichever reader or command met it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from mmft.disk import is_lfs_pointer
+from mmft.errors import CheckpointError
+from mmft.words import printable
+
+__all__ = ['lfs_pointer', 'nearest', 'not_a_model']
+
+_HUB_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
+_WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt')
+_ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
+_EXPECTED = 'a model directory, with config.json, weights and the files of a tokenizer'
+
+
+def not_a_model(path: str | Path) -> CheckpointError:
+    """The error for a path that cannot be read as a model directory."""
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    return _file(path) if path.exists() else _missing(path)
+
+
+def lfs_pointer(path: Path) -> CheckpointError:
+    """The error for a file that git-lfs has not fetched yet."""
+    return CheckpointError(
+        f'{printable(path)} is a git-lfs pointer, not the file itself',
+        expected='the file, which a clone without git-lfs does not bring',
+        fix=f'run `git lfs pull` in {printable(path.parent)}, or download the file again',
+    )
+
+
+def nearest(path: Path) -> list[str]:
+    """Directories and checkpoints whose names are near that of a path that does not exist."""
+    if path.parent.is_dir():
+        there = [p.name for p in _listed(path.parent) if p.is_dir() or p.suffix == '.pth']
+        return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]
+    above = path.parent.parent
+    there = [p.name for p in _listed(above) if (p / path.name).exists()]
+    return [str(above / name / path.name) for name in difflib.get_close_matches(path.parent.name, there, 3, 0.5)]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _missing(path: Path) -> CheckpointError:
+    what = f'{printable(path)} is not a directory: there is no directory and no file of this name'
+    if path.is_symlink():
+        what = f'{printable(path)} is not a directory: it is a link to {printable(path.readlink())}, which is missing'
+    elif near := nearest(path):
+        return CheckpointError(what, expected=_EXPECTED, fix=f'did you mean {printable(" or ".join(near))}?')
+    elif _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix not in (*_WEIGHTS, '.py'):
+        return CheckpointError(
+            f'{what}; if it is the name of a model on a hub: mmft downloads nothing by itself',
+            expected=_EXPECTED,
+            fix=f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
+            f'HF_ENDPOINT=URL it asks a mirror; many models are on ModelScope too: '
+            f'modelscope download --model {path} --local_dir pretrained/{path.name}',
+        )
+    return CheckpointError(what, expected=_EXPECTED, fix='check the path, and the directory that you are in')
+
+
+def _file(path: Path) -> CheckpointError:
+    name, suffix = printable(path), path.suffix.lower()
+    if is_lfs_pointer(path):
+        return lfs_pointer(path)
+    if suffix in ('.pth', '.pt'):
+        fix = f'a checkpoint of a training becomes a directory with mmft pth_to_hf {name} OUT'
+    elif suffix in _WEIGHTS:
+        fix = f'name the directory that it lies in: {printable(path.parent)}'
+    elif suffix == '.py':
+        fix = 'this is a config: name a checkpoint after it, as CONFIG CKPT'
+    elif suffix in _ARCHIVES:
+        fix = 'unpack it, and name the directory'
+    elif suffix == '.gguf':
+        fix = 'mmft reads safetensors and .bin files: download the original model'
+    else:
+        fix = 'name a directory'
+    return CheckpointError(f'{name} is a file, not a model directory', expected=_EXPECTED, fix=fix)
+
+
+def _folder(path: Path) -> CheckpointError:
+    what = f'no config.json in {printable(path)}'
+    children = _listed(path)
+    inside = [p for p in (*children, *path.glob('snapshots/*')) if (p / 'config.json').is_file()]
+    if not children:
+        what, fix = f'{what}: the directory is empty', 'download the model into it, or check the path'
+    elif any(p.name == 'best.pth' or re.fullmatch(r'iter_\d+\.pth', p.name) for p in children):
+        fix = f'this is the folder of a training: mmft pth_to_hf {printable(path)} OUT makes a model directory of it'
+    elif inside:
+        fix = f'did you mean {printable(" or ".join(map(str, inside[:3])))}?'
+    elif any(p.suffix in _WEIGHTS for p in children):
+        fix = 'there are weights: download config.json and the other small files of the model too'
+    else:
+        fix = 'check the path; download all files of the model into it'
+    return CheckpointError(what, expected=_EXPECTED, fix=fix)

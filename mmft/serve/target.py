@@ -1,0 +1,112 @@
+"""What a model may be, wherever a command, or ``open_answerer``, takes one: docs/chat_and_compare.md has the table.
+
+A path is looked at, not opened: whether a directory holds what it should, reading it says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmft.disk import is_lfs_pointer
+from mmft.errors import CheckpointError
+
+__all__ = ['Target', 'find_checkpoint', 'find_target', 'is_url', 'run_checkpoint', 'stored_config']
+
+Target: TypeAlias = 'str | os.PathLike | tuple[Any, str | os.PathLike]'
+"""A model directory, a checkpoint, the folder of a training, the URL of a server, or (config, checkpoint)."""
+
+
+def find_target(target: Target, log: Callable[[str], None] | None = None) -> Target:
+    """A target as a model directory, a URL, or (config, checkpoint).
+
+    Args:
+        log: is told which checkpoint of a training's folder is taken; None: standard error.
+
+    Raises:
+        CheckpointError: the path is nothing of these; says what it is, and what to do.
+    """
+    if isinstance(target, tuple):
+        return target[0], find_checkpoint(target[1], log)
+    if is_url(target):
+        return target
+    from mmft.checkpoint.places import not_a_model  # torch comes with it, which no server's client needs
+
+    path = Path(target).expanduser()
+    if path.is_dir() and run_checkpoint(path) is None:
+        return path
+    if not path.is_dir() and path.suffix != '.pth':
+        raise not_a_model(path)
+    checkpoint = find_checkpoint(path, log)
+    return stored_config(checkpoint), checkpoint
+
+
+def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None = None) -> Path:
+    """A checkpoint by its path, or the one of a training's folder: the best where there is one, else the last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from mmft.checkpoint.places import lfs_pointer, not_a_model
+
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if (found := run_checkpoint(path)) is None:
+            raise CheckpointError(f'no checkpoint in {path}', expected='best.pth, or iter_N.pth', fix='check the path')
+        (log or _say)(f'{path}: taking {found.name}, the {"best" if found.name == "best.pth" else "last"} checkpoint')
+        return found
+    if not path.exists():
+        raise not_a_model(path)
+    if is_lfs_pointer(path):
+        raise lfs_pointer(path)
+    return path
+
+
+def run_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that the folder of a training stands for; None where it is no such folder."""
+    from mmft.engine.checkpoint import find_last
+
+    if any((folder / name).exists() for name in ('config.json', 'adapter_config.json')):
+        return None
+    best = folder / 'best.pth'
+    return best if best.is_file() else find_last(folder)
+
+
+def stored_config(checkpoint: Path) -> dict[str, Any]:
+    """The config that a checkpoint was trained with, as far as an export needs it: the text in it is read, not run.
+
+    Raises:
+        CheckpointError: no checkpoint of mmft, or one whose config cannot be read in this way.
+    """
+    from mmft.export.same_model import literal_config
+    from mmft.export.sources import TrainingCheckpoint
+
+    meta = TrainingCheckpoint.read(checkpoint).meta
+    stored = literal_config(meta.get('config') or '')
+    config = {name: stored[name] for name in ('model', 'pretrained', 'encoder', 'dtype') if name in stored}
+    if config.get('pretrained') is None and meta.get('base'):
+        config['pretrained'] = meta['base']['path']
+    if not config.get('model') and not config.get('pretrained'):
+        raise CheckpointError(
+            f'{checkpoint} does not say which model it was trained with',
+            expected='the config of its training inside it',
+            fix=f'name the config too: CONFIG {checkpoint}, or --config CONFIG',
+        )
+    return config
+
+
+def is_url(target: Any) -> bool:
+    """Whether this is the address of a server.
+
+    >>> is_url('http://127.0.0.1:23333/v1'), is_url('exported/food')
+    (True, False)
+    """
+    return isinstance(target, str) and re.match(r'https?://', target, re.IGNORECASE) is not None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # standard output is for answers
