@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from mmengine import registry as mmengine_registry
@@ -45,6 +46,8 @@ __all__ = [
     'VISION_TOWERS',
     'VISUALIZERS',
     'Registry',
+    'registered_name',
+    'registries',
 ]
 
 
@@ -63,7 +66,7 @@ class Registry(MMEngineRegistry):
             if key in registry.module_dict:
                 return registry.module_dict[key]
             registry = registry.parent
-        return OWN_CODE.get(key) if self is not OWN_CODE else None
+        return OWN_CODE.get(key) if isinstance(key, str) else None
 
     def build(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
         """Build from a dict with ``type``; an object that is no dict is taken as built already, None as no part.
@@ -133,13 +136,32 @@ class Registry(MMEngineRegistry):
         )
 
 
+class OwnCode:
+    """Code that users wrote and named, for what no decorator registers; ``mmft/own_code.py`` fills it.
+
+    Attributes:
+        named: by module and name (``mypackage.towers.MyTower``), classes and functions that a config names.
+        modules: by name, those that were imported since a config or a command line names them. A file may name their
+            classes; not what they import from elsewhere, nor their functions.
+    """
+
+    def __init__(self) -> None:
+        self.named: dict[str, Any] = {}
+        self.modules: dict[str, ModuleType] = {}
+
+    def get(self, path: str) -> Any:
+        """What this path names; None where it is not one of these."""
+        module, _, name = path.rpartition('.')
+        part = vars(self.modules[module]).get(name) if module in self.modules else None
+        return self.named.get(path, part if isinstance(part, type) and part.__module__ == module else None)
+
+
+OWN_CODE = OwnCode()
+
+
 def _registry(name: str, location: str, parent: MMEngineRegistry | None = None) -> Registry:
     return Registry(name, parent=parent, scope='mmft', locations=[location])
 
-
-OWN_CODE = Registry('class of your own code', scope='mmft')
-"""Classes that users wrote and named, by module and name (``mypackage.towers.MyTower``), for what no decorator
-registers. ``mmft/own_code.py`` fills it."""
 
 MODELS = _registry('model', 'mmft.models')
 VISION_TOWERS = _registry('vision tower', 'mmft.models.vision')
@@ -162,3 +184,20 @@ PARAM_SCHEDULERS = _registry('parameter scheduler', 'mmft.engine', mmengine_regi
 VISUALIZERS = _registry('visualizer', 'mmft.engine', mmengine_registry.VISUALIZERS)
 VISBACKENDS = _registry('visualizer backend', 'mmft.engine', mmengine_registry.VISBACKENDS)
 LOG_PROCESSORS = _registry('log processor', 'mmft.engine', mmengine_registry.LOG_PROCESSORS)
+
+
+def registries() -> list[MMEngineRegistry]:
+    """Ours, then those of mmengine that lie above them."""
+    own = [value for value in globals().values() if isinstance(value, Registry)]
+    return own + [registry.parent for registry in own if registry.parent is not None]
+
+
+def registered_name(part: Any) -> str | None:
+    """The name of a class or function in our registries; None where it has none that means it in all of them."""
+    own = [registry for registry in registries() if isinstance(registry, Registry)]
+    names = {name for registry in registries() for name, found in registry.module_dict.items() if found is part}
+    for name in sorted(names):
+        found = {registry.get(name) for registry in own} - {None}
+        if found == {part}:
+            return name
+    return None

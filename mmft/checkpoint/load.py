@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint
 from mmft.errors import ConfigError, first_line
+from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ def load(
     base: str | Path | None = None,
     vision: str | Path | None = None,
     model: Mapping[str, Any] | None = None,
+    allow_code: str | Sequence[str] = (),
 ) -> tuple[VLM, ChatEncoder | None]:
     """Read a model directory: InternVL2, LLaVA, TinyLLaVA (also their LoRA runs), llava-hf, an export of mmft.
 
@@ -211,14 +213,17 @@ def load(
         vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names;
             of a MoF: the second tower's, of which the ``config.json`` is enough.
         model: the ``model`` dict that joins the parts of a dict; of a directory, what it must hold.
+        allow_code: modules of your own, such as ``'mypackage.towers'``, that a directory may ask for (its ``code``):
+            they are imported. No other code runs.
 
     Returns:
         The model in eval mode, and its encoder (None for a dict, and where the directory holds no tokenizer).
 
     Raises:
-        CheckpointError: the directory cannot be read; says what is missing.
-        ConfigError: no such ``dtype`` or ``device``.
+        CheckpointError: the directory cannot be read; says what is missing, or which code it asks for.
+        ConfigError: no such ``dtype`` or ``device``, or a module of ``allow_code`` that cannot be imported.
     """
+    allow_modules(allow_code)
     opened = open_pretrained(path, model, base, vision)
     built, _ = build_opened(opened, model, dtype, device)
     if isinstance(path, Mapping):

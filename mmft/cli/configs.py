@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ['apply_options', 'config_folders', 'find_config', 'list_configs', 'load_config']
 
-# What mmengine and Python say of it.
+# What mmengine says of it.
 _MISSING_BASE = re.compile(r'(?P<file>\S.*?\.py) not found! .*`with read_base\(\): = from (?P<module>\S+) import', re.S)
-_MISSING_MODULE = re.compile(r"No module named '([^']+)'")
 
 
 def config_folders() -> list[Path]:
@@ -64,7 +63,7 @@ def find_config(name: str) -> Path:
 
 
 def load_config(name: str, options: Sequence[str] | None = None) -> Config:
-    """Read a config and apply ``--cfg-options``.
+    """Read a config, apply ``--cfg-options`` and import the code that it names (``mmft/own_code.py``).
 
     Args:
         name: path or bare name.
@@ -76,35 +75,27 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
     from mmengine.config import Config
 
     from mmft.engine.compat import find_bases_without_pkg_resources
+    from mmft.own_code import resolve_code
 
     path = find_config(name)
     find_bases_without_pkg_resources()
     try:
-        cfg = Config.fromfile(path)
-        _import_named(cfg._cfg_dict)
+        cfg = Config.fromfile(path, import_custom_modules=False)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # a config is Python: it can fail in any way
         raise _unreadable(path, error) from error
     apply_options(cfg, options)
-    return cfg
-
-
-def _import_named(value: Any) -> None:
-    """Import what a config with ``read_base`` imports: mmengine waits until somebody asks for the value."""
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _import_named(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _import_named(item)
+    return resolve_code(cfg)
 
 
 def _unreadable(path: Path, error: BaseException) -> ConfigError:
     """What is wrong with a config that cannot be read, and what to do about it."""
+    from mmft.own_code import how_to_import
+
     text = str(error)
     if isinstance(error, ImportError):
-        return ConfigError(f'{path}: {text}', fix=_how_to_import(text))
+        return ConfigError(f'{path}: {text}', fix=how_to_import(text))
     if base := _MISSING_BASE.match(text):
         return ConfigError(
             f'{path}: no base {base["file"]}, which `from {base["module"]} import ...` names',
@@ -114,11 +105,3 @@ def _unreadable(path: Path, error: BaseException) -> ConfigError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f'{path}:{lines[-1]}' if lines else path
     return ConfigError(f'{place}: {type(error).__name__}: {text}', fix='fix the config')
-
-
-def _how_to_import(text: str) -> str:
-    missing = _MISSING_MODULE.search(text)
-    if missing is None:
-        return 'fix the import: the module is there, but not what is asked of it'
-    name = missing[1].partition('.')[0]
-    return f'pip install the package that has {name!r}; for a module of your own set PYTHONPATH to its folder'

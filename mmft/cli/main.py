@@ -29,6 +29,10 @@ COMMANDS = {
 when its command is given, and imports torch and the rest only in ``run``, so that ``--help`` is instant."""
 
 
+OPENERS = ('train', 'pth_to_hf', 'serve', 'chat', 'webui', 'compare')
+"""Commands that open models."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -49,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_arguments(sub)
             # Words of which there may be more or fewer: options may stand anywhere among them.
             parse = sub.parse_known_intermixed_args if getattr(command, 'INTERMIXED', False) else None
+            if name in OPENERS:
+                sub.add_argument(
+                    '--allow-code', action='append', default=[], metavar='MODULE',
+                    help='a module of your own that a directory asks for, such as mypackage.towers; may be repeated',
+                )  # fmt: skip
             sub.add_argument(
                 '--traceback', action='store_true', help='show where an error came from (also MMFT_TRACE=1)'
             )
@@ -85,6 +94,10 @@ def _run(args: argparse.Namespace) -> int:
     from mmft.errors import MMFTError
 
     try:
+        if getattr(args, 'allow_code', None):
+            from mmft.own_code import allow_code
+
+            allow_code(args.allow_code, '--allow-code')
         status = importlib.import_module(COMMANDS[args.command][0]).run(args)
     except MMFTError as error:
         if args.traceback or os.environ.get('MMFT_TRACE'):

@@ -298,7 +298,7 @@ class ChatEncoder(KeptEncoder):
                  'images_first')  # fmt: skip
         return {
             'template': self.template.to_dict(),
-            'image_processor': None if self.image_processor is None else self.image_processor.to_dict(),
+            'image_processor': None if self.image_processor is None else self.image_processor.config(),
             **{name: getattr(self, name) for name in names},
         }
 

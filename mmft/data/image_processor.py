@@ -16,6 +16,7 @@ from PIL import Image
 from mmft.checks import check_counts
 from mmft.data.loading import MAX_PIXELS, load_image
 from mmft.errors import DataError
+from mmft.own_code import name_of
 
 __all__ = ['ImageProcessor']
 
@@ -65,6 +66,11 @@ class ImageProcessor(ABC):
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The config that builds an equal processor through ``IMAGE_PROCESSORS``."""
+
+    def config(self) -> dict[str, Any]:
+        """``to_dict`` with the name by which this very class is found: a subclass may not say it."""
+        config = self.to_dict()
+        return {**config, 'type': name_of(type(self)) or config.get('type')}
 
     def num_tiles(self, width: int, height: int, max_tiles: int | None = None) -> int:
         """T, the number of tiles of a picture of width x height pixels."""

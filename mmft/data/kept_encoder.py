@@ -13,6 +13,8 @@ import torch
 from mmft.data.text_encoder import TextEncoder
 from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
 from mmft.errors import CheckpointError
+from mmft.own_code import code_of, name_of, require_code
+from mmft.registry import ENCODERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,7 +39,14 @@ class KeptEncoder(TextEncoder):
         """Everything, tokenizer too, as plain types and uint8 tensors that ``torch.load(weights_only=True)`` reads."""
         files = tokenizer_to_files(self.tokenizer)
         packed = {name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in files.items()}
-        return {'format': FORMAT, **self._config(), 'tokenizer': packed}
+        return {**self._kept(), 'tokenizer': packed}
+
+    def _kept(self) -> dict[str, Any]:
+        """The config; where it takes them, a class of one's own and the modules of parts that are not mmft's."""
+        config = self._config()
+        if (kind := name_of(type(self))) not in (None, 'ChatEncoder'):
+            config = {'type': kind, **config}
+        return {'format': FORMAT, **({'code': code} if (code := code_of(config)) else {}), **config}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -55,7 +64,7 @@ class KeptEncoder(TextEncoder):
     def save_pretrained(self, path: str | os.PathLike) -> None:
         """Write tokenizer.json, tokenizer_config.json and encoder.json into a directory."""
         save_tokenizer(self.tokenizer, path)
-        text = json.dumps({'format': FORMAT, **self._config()}, ensure_ascii=False, indent=2) + '\n'
+        text = json.dumps(self._kept(), ensure_ascii=False, indent=2) + '\n'
         (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
 
     @classmethod
@@ -78,4 +87,9 @@ class KeptEncoder(TextEncoder):
             raise CheckpointError(
                 f'the encoder of {where} is not of format {FORMAT}', fix='read it with the mmft that wrote it'
             )
-        return cls(tokenizer, **{key: value for key, value in state.items() if key not in ('format', 'tokenizer')})
+        require_code(state.get('code'), where)
+        own = ('format', 'type', 'code', 'tokenizer')
+        kind = ENCODERS.get(state['type']) if state.get('type') else cls
+        if not isinstance(kind, type) or not issubclass(kind, KeptEncoder):
+            raise CheckpointError(f'{where}: {ENCODERS.unknown(state["type"])}')
+        return kind(tokenizer, **{key: value for key, value in state.items() if key not in own})

@@ -94,7 +94,7 @@ class Subset:
         self.encoder = encoder
         if encoder is None or not self.spec.tiles:
             return
-        known = encoder.image_processor.to_dict()
+        known = encoder.image_processor.config()
         if missing := self.spec.tiles.keys() - known.keys():
             raise ConfigError(
                 f'{self.spec.label} changes {sorted(missing)}, which {known.get("type")} does not have',

@@ -46,6 +46,7 @@ from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import build_schedulers
 from mmft.engine.validation import ValLoop
+from mmft.own_code import resolve_code
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
 
@@ -74,7 +75,7 @@ class Runner(mmengine.runner.Runner):
         train_dataloader: DataLoader | None = None,
         val_dataloader: DataLoader | None = None,
     ) -> None:
-        cfg = copy.deepcopy(cfg)
+        cfg = resolve_code(copy.deepcopy(cfg))
         deepspeed.prepare_environment(cfg)
         self.base: dict[str, Any] | None = None
         self.tune: dict[str, Any] = {}

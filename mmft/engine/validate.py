@@ -16,6 +16,7 @@ from mmft.engine.validate_parts import nearest, part_problems, value_problem
 from mmft.engine.validate_run import run_problems
 from mmft.engine.validate_weights import missing_weights, weight_problems
 from mmft.errors import ConfigError
+from mmft.own_code import resolve_code
 from mmft.registry import COLLATORS, DATASETS, SAMPLERS
 
 __all__ = ['KNOWN_KEYS', 'Problems', 'find_problems', 'validate_config']
@@ -72,7 +73,12 @@ class Problems:
 
 
 def find_problems(cfg: Config) -> Problems:
-    """Every problem of a config."""
+    """Every problem of a config.
+
+    Raises:
+        ConfigError: code that it names cannot be imported; without it nothing else can be checked.
+    """
+    resolve_code(cfg)
     wrong = [
         *_keys(cfg),
         *model_problems(cfg),

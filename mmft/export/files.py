@@ -57,7 +57,7 @@ class Contents:
         """The image processor as a config; {} where there is none."""
         if self.encoder is None:
             return dict(self.pictures)
-        return self.encoder.image_processor.to_dict() if self.encoder.image_processor is not None else {}
+        return self.encoder.image_processor.config() if self.encoder.image_processor is not None else {}
 
     @property
     def image_token_id(self) -> int | None:

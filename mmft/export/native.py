@@ -14,6 +14,7 @@ from mmft.checkpoint.layouts import Native
 from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
 from mmft.export.fit import Fit
+from mmft.own_code import code_of
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
 
@@ -23,27 +24,27 @@ UNTIE = False
 def model_config(contents: Contents) -> dict[str, Any]:
     """``config.json``."""
     model = {**contents.model_config, 'image_token_id': contents.image_token_id}
+    code = code_of(model)
     return {
         'architectures': [Native.architecture],
         'model_type': 'mmft',
         'dtype': contents.dtype,
+        **({'code': code} if code else {}),
         'model': _plain(model, 'model'),
     }
 
 
 def _plain(value: Any, name: str) -> Any:
-    """The value as JSON has it; types are named by the words they are registered under."""
+    """The value as JSON has it."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f'{name}.{key}') for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f'{name}[{i}]') for i, item in enumerate(value)]
-    if isinstance(value, type):
-        return value.__name__
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise ConfigError(
         f'{name} = {value!r} cannot be written to config.json',
-        expected='numbers, strings, lists and dicts, and types by their registered names',
+        expected='numbers, strings, lists and dicts',
         fix='write it as a plain value in the config',
     )
 

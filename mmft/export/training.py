@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.config import Config
 
 from mmft.checkpoint.load import as_dtype, build_meta, has_tokenizer, tokenizer_directory
 from mmft.errors import CheckpointError, ConfigError
@@ -15,6 +17,7 @@ from mmft.export.files import Contents
 from mmft.export.same_model import check_trained_model
 from mmft.export.sources import Base, TrainingCheckpoint, check_base, trained_names
 from mmft.models.vlm import VLM
+from mmft.own_code import resolve_code
 from mmft.registry import ENCODERS
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ class Training:
             CheckpointError: another base, another model, no checkpoint of mmft, tensors missing or left over.
             ConfigError: the config contradicts the base.
         """
-        cfg = cfg.to_dict() if hasattr(cfg, 'to_dict') else dict(cfg)
+        cfg = resolve_code(copy.deepcopy(cfg)).to_dict() if isinstance(cfg, Config) else dict(cfg)
         pretrained = cfg.get('pretrained')
         base = Base.read(pretrained, cfg.get('model'), base_of_adapter) if pretrained else None
         model_config = cfg.get('model') or (base.layout.model_config if base is not None else None)

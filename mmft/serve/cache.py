@@ -47,9 +47,11 @@ def cached_export(
     if isinstance(config, (str, os.PathLike)):
         from mmengine.config import Config
 
+        from mmft.own_code import resolve_code
+
         if not Path(config).is_file():
             raise ConfigError(f'no config {config}', expected='a file', fix='name the copy in the work_dir')
-        config = Config.fromfile(config)
+        config = resolve_code(Config.fromfile(config, import_custom_modules=False))
     cfg = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     directories = _directories(cfg.get('pretrained'), base)
     sources = [*([Path(checkpoint)] if checkpoint is not None else []), *directories]

@@ -1,7 +1,7 @@
 """mmft's own layout (``MMFTForConditionalGeneration``): any model, tensors under the names they have in the model.
 
-``config.json`` holds the ``model`` dict of the config. No other program reads it; it is there for models that no
-published class can hold, such as a mixture-of-experts projector.
+``config.json`` holds the ``model`` dict of the config, and under ``code`` the modules of parts that are not mmft's. No
+other program reads it; it is there for models that no published class can hold, such as a mixture-of-experts projector.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.checkpoint.layouts.llava_official import llava_encoder
+from mmft.own_code import require_code
 
 __all__ = ['Native']
 
@@ -26,6 +27,7 @@ class Native(Layout):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Native:
+        require_code(config.get('code'), directory.path if directory is not None else 'config.json')
         return cls(config['model'])
 
     @classmethod

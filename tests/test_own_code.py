@@ -1,0 +1,257 @@
+"""Parts that users wrote themselves: named in a config in any way, kept by name, and never imported unasked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmft
+from mmft.cli.configs import load_config
+from mmft.cli.main import main
+from mmft.data.check import KINDS
+from mmft.errors import CheckpointError, ConfigError
+from mmft.own_code import allow_code, code_of, require_code
+from mmft.registry import IMAGE_PROCESSORS, OWN_CODE, PROJECTORS
+from tests.engine.tiny import write_tiny
+
+PARTS = """
+from torch import nn
+from mmft.data.images import DynamicTiler
+from mmft.models.projectors.linear import Linear
+from mmft.registry import IMAGE_PROCESSORS, PROJECTORS
+from subprocess import Popen
+RATE = 0.002
+
+{decorator}
+class {prefix}Linear(Linear):
+    pass
+
+{tiler_decorator}
+class {prefix}Tiler(DynamicTiler):
+    pass
+
+def make(**settings):
+    return Linear(**settings)
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes a package of one's own; a new one each time, since Python keeps what was imported."""
+
+    def make(name, decorated=True):
+        folder = tmp_path / 'own' / name
+        folder.mkdir(parents=True)
+        (folder / '__init__.py').write_text('')
+        decorators = ('@PROJECTORS.register_module()', '@IMAGE_PROCESSORS.register_module()') if decorated else ('', '')
+        text = PARTS.format(decorator=decorators[0], tiler_decorator=decorators[1], prefix=name.title())
+        (folder / 'parts.py').write_text(text)
+        monkeypatch.syspath_prepend(tmp_path / 'own')
+        return f'{name}.parts'
+
+    yield make
+    for table in (PROJECTORS.module_dict, IMAGE_PROCESSORS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+        for name in [name for name in table if name.lower().startswith('zz')]:
+            del table[name]
+
+
+def forget(module):
+    """As in a new process."""
+    for table in (PROJECTORS.module_dict, IMAGE_PROCESSORS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+        for name in [name for name in table if name.lower().startswith(module.partition('.')[0])]:
+            del table[name]
+
+
+def config(folder: Path, head: str, kind: str, rest: str = '') -> Path:
+    path = write_tiny(folder)
+    text = path.read_text().replace('model = dict(', f'{head}\nmodel = dict(', 1)
+    text = text.replace("dict(type='PixelShuffleMLP', scale=0.5, version='v2')", f'dict(type={kind})')
+    path.write_text(text + rest)
+    return path
+
+
+# How a config may name it: the lines, the type of the projector, and whether the class has a decorator.
+WAYS = {
+    'custom_imports': ("custom_imports = dict(imports=['{module}'])", "'{prefix}Linear'", True),
+    'custom_imports, one text': ("custom_imports = dict(imports='{module}')", "'{prefix}Linear'", True),
+    'bare import': ('import {module}', "'{prefix}Linear'", True),
+    'import as': ('import {module} as parts', 'parts.{prefix}Linear', True),
+    'import from': ('from {module} import {prefix}Linear as Mine', 'Mine', True),
+    'import from, not registered': ('from {module} import {prefix}Linear', '{prefix}Linear', False),
+    'import of a module': ('from {package} import parts', 'parts.{prefix}Linear', False),
+    'attribute': ('import {module}', '{module}.{prefix}Linear', False),
+    'dotted': ('', "'{module}.{prefix}Linear'", False),
+    'dotted, registered': ('', "'{module}.{prefix}Linear'", True),
+    'function': ('from {module} import make', 'make', False),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_way_of_naming_it_works_in_a_config_with_read_base(way, package, tmp_path):
+    head, kind, decorated = WAYS[way]
+    name = f'zz{list(WAYS).index(way)}way'
+    module = package(name, decorated)
+    words = {'module': module, 'package': name, 'prefix': name.title()}
+    cfg = load_config(str(config(tmp_path / 'c', head.format(**words), kind.format(**words))))
+    made = PROJECTORS.build({**cfg.model.projector, 'in_dim': 4, 'out_dim': 6})
+    assert made(torch.zeros(1, 2, 4)).shape == (1, 2, 6)
+    assert isinstance(cfg.to_dict()['model']['projector']['type'], str)
+    assert module in cfg.custom_imports['imports']
+
+    # The copy that the work_dir keeps has no imports, and says the same.
+    copy = tmp_path / 'copy.py'
+    copy.write_text(cfg.pretty_text)
+    forget(name)
+    again = load_config(str(copy))
+    assert type(PROJECTORS.build({**again.model.projector, 'in_dim': 4, 'out_dim': 6})).__name__ in (
+        f'{name.title()}Linear', 'Linear')  # fmt: skip
+    assert again.pretty_text == cfg.pretty_text
+
+
+@pytest.mark.parametrize('decorated', [True, False])
+def test_from_a_config_to_a_directory_and_back(decorated, package, tmp_path, capfd):
+    name = f'zzwhole{int(decorated)}'
+    module, prefix = package(name, decorated), name.title()
+    head = f'from {module} import {prefix}Linear, {prefix}Tiler'
+    path = config(tmp_path / 'c', head, f'{prefix}Linear')
+    path.write_text(path.read_text().replace("dict(type='DynamicTiler'", f'dict(type={prefix}Tiler'))
+    work, out = tmp_path / 'work', tmp_path / 'out'
+    short = ['--cfg-options', 'train_cfg.max_epochs=1', 'val_dataloader=None', 'train_dataloader.num_workers=1']
+    assert main(['train', str(path), '--dry-run']) == 0
+    assert main(['check-data', str(path), '--workers', '2', '--allow', *KINDS]) == 0
+    assert main(['train', str(path), '--work-dir', str(work), *short]) == 0
+    (checkpoint,) = work.glob('iter_*.pth')
+    assert torch.load(checkpoint, weights_only=True)['encoder']['code'] == [module]
+
+    # Each command in a new process, as far as Python knows: the kept config names the code.
+    forget(name)
+    assert main(['pth_to_hf', str(work / 'tiny.py'), str(checkpoint), str(out), '--layout', 'native']) == 0
+    said = json.loads((out / 'config.json').read_text())
+    kind = f'{prefix}Linear' if decorated else f'{module}.{prefix}Linear'
+    assert (said['code'], said['model']['projector']['type']) == ([module], kind)
+    assert json.loads((out / 'encoder.json').read_text())['code'] == [module]
+
+    forget(name)
+    capfd.readouterr()
+    assert main(['chat', str(out)]) == 1
+    assert f'--allow-code {module}' in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match=rf"allow_code=\['{module}'\]"):
+        mmft.load(out)
+    assert module not in sys.modules
+    model, encoder = mmft.load(out, allow_code=module)
+    assert type(model.projector).__name__ == f'{prefix}Linear'
+    assert type(encoder.image_processor).__name__ == f'{prefix}Tiler'
+
+    forget(name)
+    with pytest.raises(CheckpointError, match='allow-code'):
+        mmft.data.ChatEncoder.from_dict(torch.load(checkpoint, weights_only=True)['encoder'])
+    assert module not in sys.modules
+
+
+def test_an_allowed_module_gives_its_own_classes_and_nothing_that_it_imports(package):
+    module = package('zzgives', decorated=False)
+    allow_code([module])
+    assert PROJECTORS.get(f'{module}.ZzgivesLinear').__name__ == 'ZzgivesLinear'
+    for name in ('Popen', 'nn', 'make', 'Linear', 'RATE', '__name__', 'PROJECTORS'):
+        assert PROJECTORS.get(f'{module}.{name}') is None
+
+
+@pytest.mark.parametrize('named', [['zzabsent.towers'], 'zzabsent.towers', ['this']])
+def test_a_file_that_names_code_imports_nothing(named):
+    sys.modules.pop('this', None)
+    with pytest.raises(CheckpointError) as caught:
+        require_code(named, 'somewhere')
+    assert 'this' not in sys.modules
+    assert 'allow-code zzabsent.towers' in str(caught.value) or 'this' in named
+
+
+@pytest.mark.parametrize('named', [3, {'a': 1}, [3], ['a b'], ['a;b'], [''], ['.'], ['a..b'], ['../x'], ['a:b'],
+                                   [['a']], ['subprocess'], ['os.path'], ['mmft.cli.main'], ['a\x1b[2J']])  # fmt: skip
+def test_code_that_is_no_module_of_ones_own(named):
+    with pytest.raises(CheckpointError, match='code ='):
+        require_code(named, 'somewhere')
+    with pytest.raises(ConfigError):
+        allow_code(named if isinstance(named, list) else [named])
+    require_code(None, 'somewhere')
+    require_code([], 'somewhere')
+
+
+WRONG = {
+    'a module that is not there': ("custom_imports = dict(imports=['zzabsent'])", 'PYTHONPATH'),
+    'one of the list': ("custom_imports = dict(imports=['json', 'zzabsent.x'])", 'zzabsent.x'),
+    'a bare import': ('import zzabsent.x', 'zzabsent'),
+    'an import of a name': ('from json import zzabsent', 'ImportError: Failed to import zzabsent'),
+    'no list': ('custom_imports = dict(imports=5)', 'custom_imports ='),
+    'no dict': ("custom_imports = ['json']", 'custom_imports ='),
+    'another key': ("custom_imports = dict(import_=['json'])", 'custom_imports ='),
+    'no name': ("custom_imports = dict(imports=['a-b'])", 'custom_imports ='),
+    'code that fails': (
+        "custom_imports = dict(imports=['zzbroken'])",
+        'zzbroken cannot be imported: ZeroDivisionError',
+    ),
+    'code that ends Python': ("custom_imports = dict(imports=['zzexit'])", 'zzexit cannot be imported: SystemExit'),
+}
+
+
+@pytest.mark.parametrize('case', WRONG)
+def test_code_that_cannot_be_imported_is_an_error_of_ours(case, tmp_path, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'zzbroken.py').write_text('1 / 0')
+    (tmp_path / 'zzexit.py').write_text('import sys\nsys.exit(3)')
+    head, expected = WRONG[case]
+    path = config(tmp_path / 'c', head, "'Linear'")
+    assert main(['train', str(path), '--dry-run']) == 1
+    assert expected in capfd.readouterr().err
+
+
+def test_failed_imports_may_be_allowed(tmp_path, capfd):
+    head = "custom_imports = dict(imports=['zzabsent'], allow_failed_imports=True)"
+    cfg = load_config(str(config(tmp_path, head, "'Linear'")))
+    assert cfg.custom_imports == {'imports': ['zzabsent'], 'allow_failed_imports': True}
+
+
+@pytest.mark.parametrize(('kind', 'said'), [
+    ("'zzabsent.towers.Mine'", "model.projector.type: zzabsent.towers cannot be imported"),
+    ("'json.Mine'", "json has no 'Mine'"),
+    ('lambda **_: 0', 'which no module holds'),
+])  # fmt: skip
+def test_a_class_that_is_not_there(kind, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        load_config(str(config(tmp_path, '', kind)))
+
+
+def test_names_of_registries_stay_as_they_are(tmp_path):
+    rest = "encoder.update(template=dict(type='vicuna_v1.1'))\ncustom_hooks = [dict(type='mmengine.EMAHook')]"
+    cfg = load_config(str(config(tmp_path, '', "'mmft.Linear'", rest)))
+    assert (cfg.model.projector.type, cfg.encoder.template.type) == ('Linear', 'vicuna_v1.1')
+    assert cfg.custom_hooks[0].type == 'EMAHook'
+    assert cfg.get('custom_imports') is None
+
+
+def test_classes_of_libraries(tmp_path):
+    head = 'from torch.optim import AdamW\nfrom mmft.models import InternViT\nfrom mmengine.hooks import EMAHook'
+    path = config(tmp_path, head, "'Linear'", '\ncustom_hooks = [dict(type=EMAHook, momentum=0.1)]\n')
+    text = path.read_text().replace("type='AdamW'", 'type=AdamW').replace("type='InternViT'", 'type=InternViT')
+    path.write_text(text)
+    cfg = load_config(str(path))
+    types = (cfg.optim_wrapper.optimizer.type, cfg.model.vision.type, cfg.custom_hooks[0].type)
+    assert types == ('AdamW', 'InternViT', 'EMAHook')
+    assert cfg.get('custom_imports') is None
+
+
+def test_constants_of_ones_own(package, tmp_path):
+    module = package('zzconstants')
+    rest = "\noptim_wrapper.update(optimizer=dict(type='AdamW', lr=RATE))\n"
+    path = config(tmp_path / 'c', f'from {module} import RATE', "'Linear'", rest)
+    assert load_config(str(path)).to_dict()['optim_wrapper']['optimizer']['lr'] == 0.002
+
+
+def test_code_of_finds_parts_at_every_depth(package):
+    module = package('zzdeep')
+    allow_code(module)
+    assert code_of({'a': [{'b': ({'type': 'ZzdeepLinear'},)}]}) == [module]
+    assert code_of({'a': [{'type': 'Linear'}, {'type': 'cosine'}, {'type': 3}]}) == []
