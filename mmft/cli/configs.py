@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmft.cli.options import apply_options
 from mmft.errors import ConfigError
