@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
 from mmft.engine.distributed import model_device, rank, world_size
-from mmft.engine.optim import OptimWrapper, build_optimizer
+from mmft.engine.optim import OptimWrapper, build_optimizer, check_state
 from mmft.engine.zero import STAGES, deepspeed_config
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS
@@ -24,7 +24,6 @@ from mmft.registry import OPTIM_WRAPPERS
 __all__ = ['STAGES', 'DeepSpeedOptimWrapper', 'deepspeed_config', 'initialize', 'prepare_environment']
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
-_OF_A_RUN = ('params', 'names', 'fused', 'foreach', 'capturable')  # of a group, and not of what it has learnt
 
 
 def prepare_environment(cfg: Any) -> None:
@@ -121,6 +120,9 @@ class DeepSpeedOptimWrapper(OptimWrapper):
             check(norm)
         return norm
 
+    def leave_out_vision(self) -> None:
+        """Nothing: the engine steps all that it shards, here with gradients of zero."""
+
     def step(self, **kwargs: Any) -> None:
         """The engine's step, which also clips and clears."""
         self.engine.step()
@@ -176,10 +178,9 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         return {'optimizer': {'state': state if steps else {}, 'param_groups': groups}, 'scaler': scaler}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """What ``state_dict`` gave, here or in a run without DeepSpeed."""
+        """What ``state_dict`` gave, here or in a run without DeepSpeed; the settings of the groups stay this run's."""
         saved = state_dict['optimizer']
-        for group, before in zip(self.optimizer.param_groups, saved['param_groups'], strict=True):
-            group.update({key: value for key, value in before.items() if key not in _OF_A_RUN})
+        check_state(self.optimizer, saved['state'])
         number = 0
         for parameters in self.trained:
             for parameter in parameters:

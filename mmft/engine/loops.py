@@ -19,7 +19,7 @@ from mmft.errors import MMFTError, TrainingError
 from mmft.registry import LOOPS
 from mmft.structures import IGNORE_INDEX
 
-__all__ = ['TrainLoop', 'trained_weight']
+__all__ = ['TrainLoop', 'has_pictures', 'trained_weight']
 
 MicroBatch = dict[str, Any]
 
@@ -44,6 +44,12 @@ def num_tokens(batch: Mapping[str, Any]) -> int:
     return int(mask.sum()) if mask is not None else batch['input_ids'].numel()
 
 
+def has_pictures(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch holds a picture."""
+    tiles = batch.get('pixel_values')
+    return tiles is not None and len(tiles) > 0
+
+
 @LOOPS.register_module()
 class TrainLoop(BaseLoop):
     """Trains by epochs or by iterations; knows at every step boundary where the data stands.
@@ -57,7 +63,8 @@ class TrainLoop(BaseLoop):
         runner: the runner.
         dataloader: its ``batch_sampler`` has ``set_epoch(epoch)``, ``set_start(batch)`` and a length.
         max_epochs, max_iters: how long; exactly one of them.
-        val_interval: validate every so many epochs (iterations under ``max_iters``); 0 never.
+        val_interval: validate every so many epochs (iterations under ``max_iters``), and at the end; 0 never. None:
+            after every epoch, and under ``max_iters`` every so many iterations as make an epoch.
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class TrainLoop(BaseLoop):
         dataloader: DataLoader,
         max_epochs: int | None = None,
         max_iters: int | None = None,
-        val_interval: int = 1,
+        val_interval: int | None = None,
     ) -> None:
         super().__init__(runner, dataloader)
         self.by_epoch = max_iters is None
@@ -77,7 +84,8 @@ class TrainLoop(BaseLoop):
             raise TrainingError('the training set gives no batch', fix='lower the batch size or add samples')
         self.max_iters: int = max_epochs * self.epoch_length if self.by_epoch else max_iters
         self.max_epochs: int = max_epochs if self.by_epoch else -(-max_iters // self.epoch_length)
-        self.val_interval, self.val_begin = val_interval, 0
+        every = 1 if self.by_epoch else self.epoch_length
+        self.val_interval, self.val_begin = every if val_interval is None else val_interval, 0
         self.epoch, self.iter = 0, 0
         self.batch = 0  # micro-batches of this epoch that are consumed
         self.validated_at = 0  # iteration of the last validation
@@ -164,8 +172,11 @@ class TrainLoop(BaseLoop):
         model, optim = self.runner.model, self.runner.optim_wrapper
         device = model_device(model)
         named = sum(len(origins_of(batch)) for batch in group)
-        counts = [sum(map(trained_weight, group)), sum(map(num_tokens, group)), named]
-        items, tokens, named = sum_over_ranks(torch.tensor(counts, dtype=torch.float64, device=device)).tolist()
+        pictured = sum(has_pictures(batch) for batch in group)
+        counts = [sum(map(trained_weight, group)), sum(map(num_tokens, group)), named, pictured]
+        items, tokens, named, pictured = sum_over_ranks(
+            torch.tensor(counts, dtype=torch.float64, device=device)
+        ).tolist()
         if items == 0 and named:  # on all ranks together: the error gathers the samples of each
             raise self.failure('no token of the batch is trained: its labels are all ignored', group)
         items = max(items, 1.0)  # a batch of broken pictures only (on_error='skip') makes an empty step
@@ -179,6 +190,8 @@ class TrainLoop(BaseLoop):
         shown = dict(zip(names, means.tolist(), strict=True))
         for name, value in shown.items():
             self._check_finite(name.replace('_', ' '), value, group)
+        if not pictured:
+            optim.leave_out_vision()
         norm = optim.update(lambda norm: self._check_finite('gradient norm', norm, group))
         return {**shown, 'grad_norm': norm, 'tokens': tokens}
 
@@ -216,7 +229,7 @@ class TrainLoop(BaseLoop):
 
     def _doing(self, group: list[MicroBatch]) -> str:
         rows, longest = max(tuple(batch['input_ids'].shape) for batch in group)
-        tiles = max(len(batch['pixel_values']) if batch.get('pixel_values') is not None else 0 for batch in group)
+        tiles = max(len(batch['pixel_values']) if has_pictures(batch) else 0 for batch in group)
         return f'in iteration {self.iter + 1}: micro-batches of up to {rows} samples, {longest} tokens, {tiles} tiles'
 
     def failure(self, what: str, group: list[MicroBatch]) -> TrainingError:

@@ -10,12 +10,13 @@ import torch
 from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 from torch import Tensor, nn
 
-from mmft.errors import ConfigError
+from mmft.errors import CheckpointError, ConfigError
 from mmft.models.lora import is_lora_key
 from mmft.models.tuning import part_of
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
-__all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'group_of', 'param_groups', 'trained_parameters']
+__all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'check_state', 'group_of', 'param_groups',
+           'trained_parameters']  # fmt: skip
 
 _FUSED = ('Adam', 'AdamW')  # torch's: one pass over weights and moments instead of ten, on CPUs too
 PART_OPTIONS = ('lr', 'lr_mult', 'weight_decay')
@@ -83,13 +84,26 @@ class OptimWrapper(MMEngineOptimWrapper):
         Returns:
             The gradient norm before clipping.
         """
+        reached = [p for p in self._parameters() if p.grad is not None]
+        if not reached and self.scaler.is_enabled():
+            return 0.0  # torch's scaler refuses a step in which nothing has a gradient
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_([p for p in self._parameters() if p.grad is not None], **self.clip)
+        norm = torch.nn.utils.clip_grad_norm_(reached, **self.clip)
         if not self.scaler.is_enabled():
             check(float(norm))
         self.step()
         self.zero_grad()
         return float(norm)
+
+    def leave_out_vision(self) -> None:
+        """For a step in which no rank saw a picture: what only pictures reach stays as it is.
+
+        Its gradients are none in one process and zeros under DDP, by which moments and decay would move it.
+        """
+        for group in self.optimizer.param_groups:
+            if group['part'].split('.')[0] != 'llm':
+                for parameter in group['params']:
+                    parameter.grad = None
 
     def step(self, **kwargs: Any) -> None:
         """Step. In float16 the scaler leaves out a step whose gradients are not finite."""
@@ -113,10 +127,44 @@ class OptimWrapper(MMEngineOptimWrapper):
         return {'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """What ``state_dict`` gave."""
-        self.optimizer.load_state_dict(state_dict['optimizer'])
+        """What ``state_dict`` gave, but for the settings of the groups: rates, decay and betas stay this run's.
+
+        Raises:
+            CheckpointError: the state is that of another kind of optimizer.
+        """
+        saved = state_dict['optimizer']
+        check_state(self.optimizer, saved['state'])
+        settings = [{k: v for k, v in group.items() if k != 'params'} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(saved)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            parameters = group['params']
+            group.clear()
+            group.update(own, params=parameters)
         if state_dict['scaler']:
             self.scaler.load_state_dict(state_dict['scaler'])
+
+
+def check_state(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Refuse the state of an optimizer that keeps other things of a parameter, such as SGD's for AdamW.
+
+    Raises:
+        CheckpointError: names what is missing; torch's own answer would be a ``KeyError`` at the first step.
+    """
+    saved = set(next((entry for entry in state.values() if entry), ()))
+    if not saved or not type(optimizer).__module__.startswith('torch.optim'):  # others may not step on a CPU
+        return
+    probe = nn.Parameter(torch.zeros(1))
+    probe.grad = torch.zeros(1)
+    fresh = type(optimizer)([probe], lr=optimizer.defaults['lr'])
+    fresh.param_groups[0].update(optimizer.defaults)
+    fresh.step()
+    if missing := set(fresh.state[probe]) - saved:
+        raise CheckpointError(
+            f'the optimizer of the checkpoint keeps {sorted(saved)} of each parameter, {type(optimizer).__name__} as '
+            f'it is set now also {sorted(missing)}',
+            expected='the optimizer that the checkpoint was written with; its rates, decay and betas may change',
+            fix='put optim_wrapper.optimizer back, or start a new run with init_from',
+        )
 
 
 def group_of(name: str) -> str:

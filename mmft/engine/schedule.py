@@ -13,8 +13,9 @@ from mmft.checks import is_number, is_whole
 from mmft.engine.validate_parts import nearest, value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
+from mmft.words import count_of
 
-__all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'build_schedulers', 'schedule_problems']
+__all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'advance', 'build_schedulers', 'schedule_problems']
 
 MIN_WARMUP = 2
 """A warm-up of fewer iterations is dropped: over one step mmengine's LinearLR never leaves its start factor."""
@@ -55,6 +56,22 @@ class WarmupDecayLR(_ParamScheduler):
 
     def _get_value(self) -> list[float]:
         return [base * self.factor(self.last_step) for base in self.base_values]
+
+
+def advance(schedulers: Sequence[_ParamScheduler], done: int) -> None:
+    """Bring fresh schedulers to where they stand after ``done`` iterations.
+
+    What a checkpoint says of them is not used: the rates are those of the config as it is now. mmengine's schedulers
+    make each rate from the one before, so they walk all the way, which gives the very numbers of an uninterrupted run.
+    """
+    for scheduler in schedulers:
+        scheduler.optimizer._global_step = 0  # mmengine would warn that nothing was stepped yet
+    if len(schedulers) == 1 and isinstance(schedulers[0], WarmupDecayLR):
+        schedulers[0]._global_step = schedulers[0].last_step = done - 1
+        done = min(done, 1)
+    for _ in range(done):
+        for scheduler in schedulers:
+            scheduler.step()
 
 
 def schedule_problems(cfg: Any) -> Iterator[str]:
@@ -117,7 +134,7 @@ def build_schedulers(
         optimizer: the wrapper.
         total: iterations of the run.
         epoch_length: iterations of an epoch.
-        say: told about what was mended.
+        say: called with a line for each warm-up that is dropped.
 
     Raises:
         ConfigError: lists what ``schedule_problems`` finds.
@@ -139,7 +156,8 @@ def _warmup_decay(cfg: dict[str, Any], optimizer: Any, total: int, say: Callable
     min_lr_ratio = cfg.pop('min_lr_ratio', 0.0)
     warmup = round(ratio * total) if warmup is None else warmup
     if 0 < warmup < MIN_WARMUP or (ratio > 0 and warmup == 0):
-        say(f'warm-up of {warmup} of {total} iterations is too short: dropped, the run starts at the full rate')
+        of = count_of(total, 'iteration')
+        say(f'a warm-up of {warmup} of {of} is too short: dropped, the run starts at the full rate')
         warmup = 0
     return WarmupDecayLR(optimizer, decay, warmup, total, min_lr_ratio)
 
@@ -152,7 +170,7 @@ def _too_short(entry: Mapping[str, Any], epoch_length: int, say: Callable[[str],
     steps = int(entry['end'] * unit) - int(entry.get('begin', 0) * unit)
     if steps >= MIN_WARMUP:
         return False
-    say(f'param_scheduler {entry["type"]} spans {steps} iteration(s), too few to warm up: dropped')
+    say(f'param_scheduler {entry["type"]} spans {count_of(steps, "iteration")}, too few to warm up: dropped')
     return True
 
 

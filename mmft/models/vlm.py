@@ -164,14 +164,22 @@ class VLM(BaseModel):
         return embeds.masked_scatter(slots.unsqueeze(-1), features.to(embeds.dtype))
 
     def _must_touch_vision(self) -> bool:
-        # Ranks must run the same collectives: ZeRO-3 gathers and DDP's reducer hang if one rank skips the tower.
-        return self.training and torch.distributed.is_available() and torch.distributed.is_initialized()
+        """Whether a batch without pictures runs the tower all the same, over a blank tile.
+
+        Ranks must run the same collectives: DDP's reducer hangs if one of them skips the tower, and so do ZeRO-3's
+        gathers, in validation too. Behind a frozen language model a loss without pictures would have no gradient.
+        """
+        if hasattr(next(self.vision.parameters()), 'ds_id'):
+            return True
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        return self.training and not (alone and any(p.requires_grad for p in self.llm.parameters()))
 
     def _unused_features(self, device: torch.device) -> Tensor:
         # Not `self.device`: under ZeRO-3 a look at a weight outside its module gathers it, on this rank alone.
         side = self.vision.image_size
         alone = (torch.tensor([[side, side]]), torch.tensor([[0, 0]])) if self.merge is not None else ()
-        return 0.0 * self.picture_tokens(torch.zeros(1, 3, side, side, device=device), *alone).sum()
+        # The sum of no row: in 16 bits that of all, or of the gradients that come back, may be inf, and 0 * inf is nan.
+        return self.picture_tokens(torch.zeros(1, 3, side, side, device=device), *alone)[:0].sum()
 
     def _auxiliary_losses(self, pictured: bool) -> dict[str, Tensor]:
         """What the projector's last pass wants added to the loss; nothing for a pass over no picture."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,9 +21,9 @@ SIDE, SLOT = 28, 60
 GRIDS = [(2, 1), (1, 2), (0, 0)]
 
 
-def tiny_model() -> VLM:
+def tiny_model(frozen: bool = False) -> VLM:
     torch.manual_seed(11)
-    return VLM(
+    model = VLM(
         {'type': 'InternViT', 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2,
          'intermediate_size': 16, 'image_size': SIDE, 'patch_size': 14},
         {'type': 'MoEMLP', 'balance_coef': 0.3},
@@ -31,10 +32,14 @@ def tiny_model() -> VLM:
         image_token_id=SLOT,
         merge={'type': 'AnyResMerge'},
     )  # fmt: skip
+    model.llm.requires_grad_(not frozen)
+    return model
 
 
 class Pictures(Dataset):
     """Sample i: no, one or two arranged pictures, then a question and an answer of varying length."""
+
+    num_images = np.arange(8) % 3
 
     def __len__(self) -> int:
         return 8
@@ -52,7 +57,7 @@ class Pictures(Dataset):
         return Sample(ids, labels, tiles, counts, sizes, {'file': 'made.jsonl', 'line': i + 1}, grids)
 
 
-def runner(work_dir: str, accumulate: int, launcher: str = 'none', **changes: Any):
+def runner(work_dir: str, accumulate: int, launcher: str = 'none', frozen: bool = False, **changes: Any):
     from mmft.engine import Runner
     from mmft.engine.compat import init_distributed
 
@@ -73,7 +78,7 @@ def runner(work_dir: str, accumulate: int, launcher: str = 'none', **changes: An
         collate_fn=PadCollator(),
         generator=torch.Generator(),
     )
-    return Runner(cfg, tiny_model(), ToyEncoder(), loader)
+    return Runner(cfg, tiny_model(frozen), ToyEncoder(), loader)
 
 
 def train(work_dir: str, accumulate: int, launcher: str = 'none', **changes: Any) -> list[dict[str, float]]:
@@ -91,3 +96,6 @@ def train(work_dir: str, accumulate: int, launcher: str = 'none', **changes: Any
 if __name__ == '__main__':
     train(f'{sys.argv[1]}/ddp', 2, 'pytorch')
     train(f'{sys.argv[1]}/zero3', 2, 'pytorch', deepspeed='zero3')
+    train(f'{sys.argv[1]}/frozen_ddp', 2, 'pytorch', frozen=True)
+    for stage in ('zero1', 'zero2', 'zero3'):
+        train(f'{sys.argv[1]}/frozen_{stage}', 2, 'pytorch', frozen=True, deepspeed=stage)

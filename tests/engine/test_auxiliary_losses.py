@@ -44,6 +44,14 @@ def test_accumulation(alone: Path) -> None:
 
 
 @pytest.fixture(scope='module')
+def alone_frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a frozen language model: two of the micro-batches of a step have no gradient to give."""
+    work_dir = tmp_path_factory.mktemp('alone_frozen')
+    train(str(work_dir), 4, frozen=True)
+    return work_dir
+
+
+@pytest.fixture(scope='module')
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by two processes, two micro-batches each, under DDP and under ZeRO-3."""
     work_dir = tmp_path_factory.mktemp('together')
@@ -56,12 +64,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Adam takes steps of full size on gradients that are rounding noise, of which ZeRO has its own.
-@pytest.mark.parametrize(('way', 'tolerance'), [('ddp', 2e-6), ('zero3', 2e-2)])
+@pytest.mark.parametrize(('way', 'tolerance'), [
+    ('ddp', 2e-6), ('zero3', 2e-2),
+    ('frozen_ddp', 2e-6), ('frozen_zero1', 2e-2), ('frozen_zero2', 2e-2), ('frozen_zero3', 2e-2),
+])  # fmt: skip
 def test_two_processes_are_one_with_twice_the_micro_batches(
-    alone: Path, together: Path, way: str, tolerance: float
+    alone: Path, alone_frozen: Path, together: Path, way: str, tolerance: float
 ) -> None:
     """One of the ranks sees text only now and then: it runs tower, projector and merge all the same."""
-    paths = together / way, alone
+    paths = together / way, alone_frozen if way.startswith('frozen') else alone
     steps, want = (torch.load(path / 'steps.pth', weights_only=True) for path in paths)
     for a, b in zip(steps, want, strict=True):
         assert a.keys() == b.keys()

@@ -61,4 +61,4 @@ def test_sharded_weights_are_counted_and_watched(tmp_path: Path) -> None:
     text = log.read_text()
     assert '208 parameters,              0 trained' in text
     assert '1,040 parameters,          1,040 trained' in text
-    assert 'after 1 iteration(s): moved llm, projector; unchanged vision' in text
+    assert 'after 1 iteration: moved llm, projector; unchanged vision' in text

@@ -24,7 +24,7 @@ def test_a_run_shows_itself(tmp_path: Path) -> None:
     toy_runner(tmp_path, val=True, default_hooks={'answers': {'interval': 3}}).train()
     log = log_of(tmp_path)
     assert log.index('14 6 [3 ][1 ]') < log.index('iter 1/8'), 'the label mask comes before the first step'
-    assert 'after 1 iteration(s): moved llm, projector; unchanged vision' in log
+    assert 'after 1 iteration: moved llm, projector; unchanged vision' in log
     for text in (
         'grad_norm',
         'lr/projector',

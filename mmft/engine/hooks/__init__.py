@@ -5,5 +5,6 @@ from mmft.engine.hooks.checkpoint import CheckpointHook
 from mmft.engine.hooks.label_mask import LabelMaskHook
 from mmft.engine.hooks.moved import MovedPartsHook
 from mmft.engine.hooks.progress import ProgressHook
+from mmft.engine.hooks.text_only import TextOnlyHook
 
-__all__ = ['CheckpointHook', 'LabelMaskHook', 'MovedPartsHook', 'ProgressHook', 'SampleAnswersHook']
+__all__ = ['CheckpointHook', 'LabelMaskHook', 'MovedPartsHook', 'ProgressHook', 'SampleAnswersHook', 'TextOnlyHook']

@@ -15,6 +15,7 @@ DEFAULT_HOOKS: dict[str, dict[str, Any]] = {
     'runtime_info': {'type': 'RuntimeInfoHook'},
     'label_mask': {'type': 'LabelMaskHook'},
     'moved_parts': {'type': 'MovedPartsHook'},
+    'text_only': {'type': 'TextOnlyHook'},
     'progress': {'type': 'ProgressHook'},
     'answers': {'type': 'SampleAnswersHook'},
     'param_scheduler': {'type': 'ParamSchedulerHook'},

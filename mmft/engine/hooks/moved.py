@@ -14,6 +14,7 @@ from mmft.engine.distributed import gather, unwrap
 from mmft.engine.optim import group_of
 from mmft.errors import TrainingError
 from mmft.registry import HOOKS
+from mmft.words import count_of
 
 __all__ = ['MovedPartsHook']
 
@@ -66,14 +67,14 @@ class MovedPartsHook(Hook):
         still |= {f'{part} layer {number}' for part, number in watched - seen if part not in still}
         if wrong := sorted(moved - trained):
             raise TrainingError(
-                f'{len(wrong)} frozen parameters changed in the first {self.steps} iteration(s): {wrong[:3]}',
+                f'{len(wrong)} frozen parameters changed in the first {count_of(self.steps, "iteration")}: {wrong[:3]}',
                 expected='frozen parts stay as they are',
                 fix='a hook or a module writes to its weights in forward; take it out, or open the part in `tune`',
             )
         if not still:
             frozen = sorted({group_of(name) for name in self.before} - parts)
             runner.logger.info(
-                f'after {self.steps} iteration(s): moved {", ".join(sorted(parts))}; '
+                f'after {count_of(self.steps, "iteration")}: moved {", ".join(sorted(parts))}; '
                 f'unchanged {", ".join(frozen) or "nothing"}{_told(layers, watched, seen)}'
             )
             self.before = {}
