@@ -13,10 +13,12 @@ count lies in shared memory and is that of all workers of one rank, and of the r
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,15 @@ class ChatDataset(Dataset):
             # A sample that is bound to fail when it is loaded counts as the shortest.
             self._lengths[s][i] = max(scan.length, 1)
         return np.array([self._lengths[s][i] for s, i in self._index], dtype=np.int64)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of what the samples are: of the bytes of the annotation files, and of which records were chosen."""
+        chosen = hashlib.blake2b(np.ascontiguousarray(self._index).tobytes(), digest_size=8)
+        content = hashlib.blake2b(digest_size=8)
+        for subset in self._subsets:
+            content.update(subset.file.digest())
+        return {'annotations': content.hexdigest(), 'chosen_records': chosen.hexdigest()}
 
     @property
     def num_images(self) -> np.ndarray:

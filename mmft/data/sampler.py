@@ -6,6 +6,7 @@ same whether or not the batches before it were loaded, with any number of worker
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
@@ -95,6 +96,16 @@ class EpochBatchSampler(Sampler):
         """Batches of a whole epoch on each rank, wherever the next iteration starts."""
         whole, rest = divmod(self.size, self.global_batch)
         return whole + (rest > 0 and not self.drop_last)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the order depends on beside dataset, seed, epoch and ranks, as plain values."""
+        settings = {'batch_size': self.batch_size, 'shuffle': self.shuffle, 'drop_last': self.drop_last}
+        if self._lengths is None:
+            return settings
+        lengths = hashlib.blake2b(np.ascontiguousarray(self._lengths, np.int64).tobytes(), digest_size=8)
+        lengths.update(self._has_images.tobytes())
+        return {**settings, 'mega_batch': self.mega_batch, 'lengths': lengths.hexdigest()}
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, from its first batch on."""

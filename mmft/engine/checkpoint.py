@@ -11,15 +11,22 @@ no code. Its keys::
     position          {'epoch', 'batch', 'iter', 'validated_at', 'order'}: where the data stands
     encoder           ChatEncoder.to_dict()
     meta              mmft_version, config (text), base {'path' (or part -> path), 'fingerprint'}, tune, initialised
-                      (names), seed, world_size, iter, epoch, history (metrics of each validation), best
+                      (names), seed, world_size, iter, epoch, history (metrics of each validation), best, run
+
+Beside them ``last_checkpoint`` names the file to resume: ``iter_4.pth``. When a run starts in a folder that holds
+checkpoints it says ``iter_4.pth RUN`` (this is what it continues) or ``none RUN`` (nothing of it is saved yet). No
+clock is asked, which a copy or a correction of the time sets wrong: ``meta.run`` tells which files are of one run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,15 +46,22 @@ __all__ = [
     'get_rng',
     'initialised_state',
     'load_trained',
+    'new_run',
+    'newest_first',
     'plain',
+    'point_to',
     'read_checkpoint',
+    'read_pointer',
+    'run_of',
     'set_rng',
     'trained_state',
     'write_atomic',
 ]
 
 POINTER = 'last_checkpoint'
-_NAME = re.compile(r'iter_(\d+)\.pth$')
+_NOTHING_YET = 'none'
+_NAME = re.compile(r'iter_(\d+)\.pth$', re.ASCII)
+_RUN = re.compile(r'(\d+)-\w+', re.ASCII)
 _TMP = '.writing-'
 
 
@@ -66,15 +80,24 @@ def write_atomic(content: Any, path: str | os.PathLike) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer says RuntimeError, of positions, when a disk is full
-        temporary.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free / 1e6
-        raise CheckpointError(
-            f'{path} could not be written: {first_line(error)}',
-            expected=f'room on the disk ({free:,.0f} MB are free there) and leave to write',
-            fix='make room; what was saved before is whole, --resume goes on from it',
-        ) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
     fsync_path(path.parent)
     return path
+
+
+def _not_written(path: Path, error: Exception) -> CheckpointError:
+    what = f'{path} could not be written: {getattr(error, "strerror", None) or first_line(error)}'
+    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        expected = f'a folder that is there and in which {path.name} may be written, by this run alone'
+        return CheckpointError(what, expected=expected, fix=f'look at {path.parent}; then go on with --resume')
+    free = shutil.disk_usage(path.parent).free / 1e6
+    return CheckpointError(
+        what,
+        expected=f'space on the disk ({free:,.0f} MB are free there)',
+        fix='free some; what was saved before is whole, --resume continues from it',
+    )
 
 
 def link_atomic(source: Path, target: Path) -> None:
@@ -109,18 +132,62 @@ def iteration_of(path: Path) -> int:
 
 
 def find_last(work_dir: str | os.PathLike) -> Path | None:
-    """The checkpoint to resume from: the one that ``last_checkpoint`` names; None where there is none.
+    """The checkpoint to resume: the one that ``last_checkpoint`` names; None where there is none.
 
-    Files with higher numbers that are older than the pointer belong to an earlier run in the same folder. One that is
-    younger was written just before a kill that the pointer did not live to see: it wins.
+    A later one of the same run was written just before a kill that the pointer did not live to see: it wins. Others
+    with higher numbers belong to an earlier run in the same folder. A pointer that cannot be followed is passed over:
+    the last checkpoint of the last run is taken.
     """
-    found, pointer = candidates(work_dir), Path(work_dir) / POINTER
-    if not pointer.is_file():
-        return found[0] if found else None
-    written, named = pointer.stat().st_mtime_ns, iteration_of(Path(pointer.read_text().strip()))
-    younger = [f for f in found if iteration_of(f) > named and f.stat().st_mtime_ns > written]
-    own = [f for f in found if iteration_of(f) <= named]
-    return next(iter([*younger, *own]), None)
+    found = candidates(work_dir)
+    name, run = read_pointer(work_dir)
+    named = next((file for file in found if file.name == name), None)
+    if named is None and name != _NOTHING_YET:
+        return next(iter(newest_first(found)), None)
+    run = run or (run_of(named) if named else '')
+    later = (f for f in found if iteration_of(f) > (iteration_of(named) if named else -1))
+    return next((file for file in later if run and run_of(file) == run), named)
+
+
+def read_pointer(work_dir: str | os.PathLike) -> tuple[str | None, str]:
+    """What ``last_checkpoint`` names, and the run, '' where it names none; (None, '') where it cannot be read."""
+    try:
+        words = (Path(work_dir) / POINTER).read_bytes()[:200].decode('ascii').split()
+    except (OSError, ValueError):
+        return None, ''
+    if len(words) == 1 and _NAME.fullmatch(words[0]):
+        return words[0], ''
+    if len(words) == 2 and _RUN.fullmatch(words[1]) and (words[0] == _NOTHING_YET or _NAME.fullmatch(words[0])):
+        return words[0], words[1]
+    return None, ''
+
+
+def point_to(work_dir: str | os.PathLike, name: str | None, run: str = '') -> None:
+    """Let ``last_checkpoint`` name a file; with ``run`` as what that run starts from, None for a start from nothing."""
+    write_atomic(f'{name or _NOTHING_YET} {run}'.strip(), Path(work_dir) / POINTER)
+
+
+def new_run(work_dir: str | os.PathLike) -> str:
+    """A name for a run that starts in a folder: a number above those of all runs before it there, and four bytes."""
+    before = [read_pointer(work_dir)[1], *map(run_of, candidates(work_dir))]
+    return f'{1 + max(map(_number, before))}-{uuid.uuid4().hex[:8]}'
+
+
+def run_of(file: Path) -> str:
+    """The run that wrote a checkpoint; '' where it does not say, or cannot be read."""
+    try:
+        return str(read_checkpoint(file, mmap=True)['meta'].get('run', ''))
+    except CheckpointError:
+        return ''
+
+
+def newest_first(files: Iterable[Path]) -> list[Path]:
+    """Checkpoints by run, then by iteration."""
+    return sorted(files, key=lambda file: (_number(run_of(file)), iteration_of(file)), reverse=True)
+
+
+def _number(run: str) -> int:
+    match = _RUN.fullmatch(run)
+    return int(match[1]) if match else 0
 
 
 def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
@@ -147,7 +214,7 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
             expected='a .pth of mmft, tensors and plain values only',
             fix='the file is damaged or foreign: take an earlier one of the same folder',
         ) from error
-    if not isinstance(content, dict) or 'state_dict' not in content or 'meta' not in content:
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ('state_dict', 'meta')):
         raise CheckpointError(
             f'{path} is not a training checkpoint of mmft', expected="a dict with 'state_dict', 'meta'"
         )

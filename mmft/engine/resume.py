@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.engine.checkpoint import candidates, find_last, iteration_of, read_checkpoint
+from mmft.engine.checkpoint import (
+    POINTER,
+    candidates,
+    find_last,
+    iteration_of,
+    newest_first,
+    read_checkpoint,
+    read_pointer,
+)
 from mmft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -37,6 +45,10 @@ def read_resumable(
         if path is None:
             return None
         raise CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
+    pointer, (name, run) = directory / POINTER, read_pointer(directory)
+    if pointer.exists() and (name is None or not (run or (directory / name).is_file())):
+        why = 'cannot be read' if name is None else f'names {name}, which is not there'
+        logger.warning(f'{pointer} {why}: resuming the last checkpoint of the last run there, {newest.name}')
     files = _from(newest, directory)
     for number, file in enumerate(files):
         try:
@@ -50,13 +62,13 @@ def read_resumable(
 
 def _from(newest: Path, directory: Path) -> list[Path]:
     """The checkpoint to continue, and those to fall back on."""
-    return [newest, *(file for file in candidates(directory) if iteration_of(file) < iteration_of(newest))]
+    return [newest, *newest_first(f for f in candidates(directory) if iteration_of(f) < iteration_of(newest))]
 
 
 def stored_seed(work_dir: str | Path, resume: bool | str) -> int | None:
     """The seed of the run that ``resume`` of a config continues; None where there is nothing to continue.
 
-    No tensor is read, and no problem told: both are ``read_resumable``'s, when the run is set up.
+    No tensor is read, and no problem reported: both are ``read_resumable``'s, when the run is set up.
     """
     files = [Path(resume)] if isinstance(resume, str) else []
     if not files or files[0].is_dir():
@@ -72,7 +84,7 @@ def stored_seed(work_dir: str | Path, resume: bool | str) -> int | None:
 
 
 def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that this run cannot continue; tell what differs where it can.
+    """Refuse a checkpoint that this run cannot continue; say what differs where it can.
 
     Raises:
         CheckpointError: another base, other trained tensors, or a position in data of another order.
@@ -119,14 +131,15 @@ def _check_parameters(runner: Runner, path: Path, content: Mapping[str, Any]) ->
 
 def _check_order(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
     before, now = content['position']['order'], runner.order()
-    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+    # Files of earlier versions say less.
+    changed = {key: (before[key], value) for key, value in now.items() if key in before and before[key] != value}
     if not changed:
         return
-    told = ', '.join(f'{key} was {old}, is {new}' for key, (old, new) in changed.items())
+    differs = ', '.join(f'{key.replace("_", " ")} was {old}, is {new}' for key, (old, new) in changed.items())
     if 0 < content['position']['batch'] < before['batches']:
         raise CheckpointError(
-            f'{path} stands in the middle of an epoch whose data came in another order: {told}',
+            f'{path} stands in the middle of an epoch whose data came in another order: {differs}',
             expected='the same data, batch size, accumulation, seed and number of processes',
             fix='put them back, resume a checkpoint at the end of an epoch, or start a new run with init_from',
         )
-    runner.logger.warning(f'the data is not what it was: {told}')
+    runner.logger.warning(f'the data is not what it was: {differs}')

@@ -40,13 +40,16 @@ from mmft.engine.distributed import (
 )
 from mmft.engine.hooks.defaults import DEFAULT_HOOKS, build_hook, merged_hooks
 from mmft.engine.init_from import InitFrom
+from mmft.engine.lock import FolderLock
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
-from mmft.engine.schedule import build_schedulers
+from mmft.engine.schedule import advance, build_schedulers
 from mmft.engine.validation import ValLoop
+from mmft.errors import TrainingError
 from mmft.own_code import resolve_code
+from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
 
@@ -64,7 +67,8 @@ class Runner(mmengine.runner.Runner):
     Attributes:
         encoder: the ``ChatEncoder``, stored with every checkpoint.
         history: metrics of each validation: ``{'iter', 'epoch', 'loss', 'exact_match'}``.
-        best: ``{'metric', 'value', 'iter'}`` of the best checkpoint, or empty.
+        best: ``{'metric', 'value', 'loss', 'iter', 'run', 'data'}`` of the best checkpoint, or empty.
+        run, continues: the names of this run (``checkpoint.new_run``) and of the one whose checkpoint it resumed.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Runner(mmengine.runner.Runner):
         self._resumable: tuple[Path, dict[str, Any]] | None = None
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
+        self.continues: str | None = None
+        self._lock = FolderLock(cfg.work_dir)
         self.config_text = cfg.pretty_text
         stem = Path(cfg.filename).stem if cfg.filename else 'run'
         super().__init__(
@@ -118,6 +124,7 @@ class Runner(mmengine.runner.Runner):
         self._train_loop = TrainLoop(self, train_dataloader, **_options(cfg.train_cfg))
         if val_dataloader is not None:
             self._val_loop = ValLoop(self, val_dataloader, **_options(cfg.get('val_cfg') or {}))
+        self.order()  # takes the digests of the annotation files now, as they are read
         loop = self._train_loop
         self.param_schedulers = build_schedulers(
             cfg.get('param_scheduler'), self.optim_wrapper, loop.max_iters, loop.epoch_length, self.logger.warning
@@ -137,6 +144,26 @@ class Runner(mmengine.runner.Runner):
         if self.distributed and not initialized():
             init_distributed(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(dict(env_cfg))
+        self._lock_folder()
+        self.run = main_decides(ckpt.new_run(self.work_dir) if is_main() else '')
+
+    def _lock_folder(self) -> None:
+        """Before anything is written. Rank 0 takes the lock, and every rank learns whether it could."""
+        refusal = None
+        if is_main():
+            try:
+                self._lock.acquire()
+            except TrainingError as error:
+                refusal = error
+        if refusal := main_decides(refusal):
+            raise refusal
+
+    def train(self) -> nn.Module:
+        """Train, and give the folder back."""
+        try:
+            return super().train()
+        finally:
+            self._lock.release()
 
     def build_model(self, model: nn.Module | Mapping[str, Any]) -> nn.Module:
         """Also loads the base weights and freezes, opens and adapts the parts: mmengine knows neither."""
@@ -157,7 +184,9 @@ class Runner(mmengine.runner.Runner):
             return None
         found = read_resumable(self.work_dir, None if resume is True else resume, self.logger)
         if found is None:
-            self.logger.info(f'no checkpoint in {self.work_dir} yet: starting from the beginning')
+            others = ckpt.candidates(self.work_dir)
+            whose = f' of this run ({count_of(len(others), "file")} of an earlier one)' if others else ''
+            self.logger.info(f'no checkpoint{whose} in {self.work_dir} yet: starting from the beginning')
         return found
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -196,10 +225,9 @@ class Runner(mmengine.runner.Runner):
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
         """One line instead of two pages: the whole config is in the work_dir."""
-        device = get_device()
+        processes = count_of(self.world_size, 'process', 'processes')
         self.logger.info(
-            f'mmft {mmft.__version__}, {self.world_size} process(es) on {device}, seed {self.seed}, '
-            f'work_dir {self.work_dir}'
+            f'mmft {mmft.__version__}, {processes} on {get_device()}, seed {self.seed}, work_dir {self.work_dir}'
         )
 
     def dump_config(self) -> None:
@@ -237,12 +265,13 @@ class Runner(mmengine.runner.Runner):
                 'epoch': loop.epoch,
                 'history': self.history,
                 'best': self.best,
+                'run': self.run,
             },
         }
         return ckpt.plain(content)
 
     def order(self) -> dict[str, Any]:
-        """What the order of the data hangs on: a position means something only where this is the same."""
+        """What the order of the data depends on: a position means something only where this is the same."""
         loader = self.train_loop.dataloader
         return {
             'samples': len(loader.dataset),
@@ -250,6 +279,8 @@ class Runner(mmengine.runner.Runner):
             'accumulative_counts': self.train_loop.accumulative_counts,
             'seed': self.data_seed,
             'world_size': world_size(),
+            **getattr(loader.batch_sampler, 'settings', {}),
+            **getattr(loader.dataset, 'fingerprint', {}),
         }
 
     def save_checkpoint(self, out_dir: str | Path, filename: str, **_: Any) -> Path:
@@ -275,10 +306,10 @@ class Runner(mmengine.runner.Runner):
         check_resumable(self, path, content)
         ckpt.load_trained(unwrap(self.model), self.optim_wrapper, content, path)
         self.optim_wrapper.load_state_dict(content['optimizer'])
-        for scheduler, state in zip(self.param_schedulers, content['param_schedulers'], strict=True):
-            scheduler.load_state_dict(state)
+        advance(self.param_schedulers, content['position']['iter'])
         self.train_loop.start_from(content['position'])
         self.history, self.best = content['meta']['history'], content['meta']['best']
+        self.continues = content['meta'].get('run')
         # Last, so that nothing draws from the generators between here and the next step. (The data loader has its own.)
         if len(content['rng']) == world_size():
             ckpt.set_rng(content['rng'][rank()])

@@ -114,6 +114,21 @@ def test_needs_an_encoder_for_samples_only(good, encoder):
     assert len(dataset[0]) == dataset.lengths[0]
 
 
+def test_fingerprint(root, encoder):
+    """Follows the bytes of the annotations and the choice of records, not the file's name."""
+    one = write(root / 'one.jsonl', ask('A dish.'), ask('A soup.'))
+    same = write(root / 'same.jsonl', ask('A dish.'), ask('A soup.'))
+    other = write(root / 'other.jsonl', ask('A dish.'), ask('A cake.'))
+    assert one.stat().st_size == other.stat().st_size
+    first, again, changed, fewer = (
+        ChatDataset(path, encoder=encoder, **more).fingerprint
+        for path, more in ((one, {}), (same, {}), (other, {}), (one, {'max_samples': 1}))
+    )
+    assert first == again
+    assert {key for key in first if first[key] != changed[key]} == {'annotations'}
+    assert {key for key in first if first[key] != fewer[key]} == {'chosen_records'}
+
+
 def test_built_from_a_config(good, encoder):
     config = dict(type='ChatDataset', ann_file=str(good), max_samples=2)
     dataset = DATASETS.build(config, default_args=dict(encoder=encoder))

@@ -32,4 +32,6 @@ def main(work_dir: str, batch_size: int, iters: int, launcher: str, **options: A
 
 
 if __name__ == '__main__':
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], **json.loads(sys.argv[5]))
+    for options in map(json.loads, sys.argv[5:]):
+        work_dir = sys.argv[1] + options.pop('folder', '')
+        main(work_dir, int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmengine.hooks import Hook
 from mmft.engine import checkpoint as ckpt
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.optim import build_optim_wrapper
+from mmft.engine.resume import read_resumable
 from mmft.errors import CheckpointError, ConfigError
 from tests.engine.toy import ToyVLM, toy_runner
 
@@ -81,21 +83,55 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
     assert not (tmp_path / 'ran').exists()
 
 
+def checkpoint(directory: Path, iteration: int, run: str | None = None) -> Path:
+    """A file that says of which run it is."""
+    meta = {'iter': iteration} | ({} if run is None else {'run': run})
+    return ckpt.write_atomic({'state_dict': {}, 'meta': meta}, directory / f'iter_{iteration}.pth')
+
+
 def test_find_last(tmp_path: Path) -> None:
     assert ckpt.find_last(tmp_path) is None
     assert ckpt.find_last(tmp_path / 'missing') is None
-    for name in ('iter_9.pth', 'iter_10.pth', '.writing-iter_11.pth', 'best.pth'):
+    for name in ('.writing-iter_11.pth', 'best.pth'):
         (tmp_path / name).touch()
+    checkpoint(tmp_path, 9, '1-aa')
+    later = checkpoint(tmp_path, 10, '1-aa')
     assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text('iter_9.pth')
-    write = pointer.stat().st_mtime_ns
-    os.utime(tmp_path / 'iter_10.pth', ns=(write + 1, write + 1))  # killed before the pointer was renamed
-    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
-    os.utime(tmp_path / 'iter_10.pth', ns=(write - 1, write - 1))  # of an earlier run
-    assert ckpt.find_last(tmp_path).name == 'iter_9.pth'
-    pointer.write_text('iter_11.pth')  # deleted by somebody
-    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+    assert ckpt.find_last(tmp_path).name == 'iter_10.pth', 'killed before the pointer was renamed'
+    os.utime(later, ns=(0, 0))
+    assert ckpt.find_last(tmp_path).name == 'iter_10.pth', 'whatever the clock says'
+    for other in ('2-bb', None):
+        checkpoint(tmp_path, 10, other)
+        assert ckpt.find_last(tmp_path).name == 'iter_9.pth', 'of another run'
+    ckpt.point_to(tmp_path, 'iter_9.pth', '2-bb')
+    assert ckpt.find_last(tmp_path).name == 'iter_9.pth', 'run 2 starts from it'
+    checkpoint(tmp_path, 11, '2-bb')
+    assert ckpt.find_last(tmp_path).name == 'iter_11.pth', 'and was killed after its first checkpoint'
+    ckpt.point_to(tmp_path, None, '3-cc')
+    assert ckpt.find_last(tmp_path) is None, 'run 3 has saved nothing yet'
+    checkpoint(tmp_path, 4, '3-cc')
+    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+
+
+UTF16 = 'iter_4.pth'.encode('utf-16')
+UNREADABLE = [b'', b'\x00' * 20, UTF16, b'\xff\xfe\xfajunk', b'iter_99.pth', b'none', b'a b c', None]
+
+
+@pytest.mark.parametrize('content', UNREADABLE)
+def test_a_pointer_that_cannot_be_followed_is_passed_over(tmp_path: Path, content: bytes | None) -> None:
+    """None of them starts again from nothing, nor goes on with the run before."""
+    for iteration, run in ((8, '1-aa'), (2, '2-bb'), (4, '2-bb'), (6, '')):
+        checkpoint(tmp_path, iteration, run)
+    pointer = tmp_path / 'last_checkpoint'
+    pointer.mkdir() if content is None else pointer.write_bytes(content)
+    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    said: list[str] = []
+    path, _ = read_resumable(tmp_path, None, SimpleNamespace(warning=said.append))
+    assert path.name == 'iter_4.pth'
+    assert 'last_checkpoint ' + ('names iter_99' if content == b'iter_99.pth' else 'cannot be read') in said[0]
+    assert ckpt.new_run(tmp_path).startswith('3-')
 
 
 class Dies(Hook):
@@ -203,3 +239,50 @@ def test_a_checkpoint_says_everything_about_itself(tmp_path: Path) -> None:
 def test_wrong_hook_options(options: dict) -> None:
     with pytest.raises(ConfigError):
         CheckpointHook(**options)
+
+
+def test_of_equals_the_one_of_lower_loss_is_best(tmp_path: Path) -> None:
+    runner = toy_runner(tmp_path, val=True)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    kept = []
+    for iteration, (match, loss) in enumerate(
+        [(0.5, 2.0), (0.5, 1.0), (0.5, 1.5), (0.25, 0.1), (float('nan'), 0.0)], 1
+    ):
+        runner.train_loop.iter = iteration
+        hook.after_val_epoch(runner, {'loss': loss, 'exact_match': match})
+        kept.append(runner.best['iter'])
+    assert kept == [1, 2, 2, 2, 2]
+    assert ckpt.read_checkpoint(tmp_path / 'best.pth')['meta']['iter'] == 2
+
+
+def test_the_best_of_an_earlier_run_is_set_aside(tmp_path: Path) -> None:
+    toy_runner(tmp_path, val=True).train()
+    best = (tmp_path / 'best.pth').read_bytes()
+    again = toy_runner(tmp_path, val=True, resume=True)
+    again.train()
+    assert again.best['iter'], 'it is still that of the run that goes on'
+    assert (tmp_path / 'best.pth').read_bytes() == best
+    other = toy_runner(tmp_path, val=True, seed=5)
+    other.register_hook(Dies(1))
+    with pytest.raises(KeyboardInterrupt):
+        other.train()
+    assert not (tmp_path / 'best.pth').exists()
+    assert [path.read_bytes() for path in tmp_path.glob('best_before_*.pth')] == [best]
+
+
+def test_save_best_without_a_validation_that_gives_it(tmp_path: Path) -> None:
+    hook = {'checkpoint': {'save_best': 'loss'}}
+    with pytest.raises(ConfigError, match='there is no validation'):
+        toy_runner(tmp_path, default_hooks=hook).train()
+    with pytest.raises(ConfigError, match='there is no validation'):
+        toy_runner(tmp_path, val=True, train_cfg={'val_interval': 0}, default_hooks=hook).train()
+
+
+def test_only_a_full_disk_is_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        os, 'replace', lambda *_: (tmp_path / 'gone').rename(tmp_path / 'x')
+    )  # another process was here
+    with pytest.raises(CheckpointError, match='No such file') as caught:
+        ckpt.write_atomic('text', tmp_path / 'iter_1.pth')
+    assert 'MB' not in str(caught.value)
+    assert 'by this run alone' in str(caught.value)

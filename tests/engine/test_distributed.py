@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 OPTIM = {'optimizer': {'type': 'AdamW', 'lr': 1e-3}, 'clip_grad': {'max_norm': 1.0}, 'dtype': 'bfloat16'}
 
 
-def two_processes(work_dir: Path, options: str = '{}') -> None:
+def two_processes(work_dir: Path, *options: str) -> None:
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-    command += ['-m', 'tests.engine.ddp', str(work_dir), '2', '3', 'pytorch', options]
+    command += ['-m', 'tests.engine.ddp', str(work_dir), '2', '3', 'pytorch', *options]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -31,7 +32,7 @@ def two_processes(work_dir: Path, options: str = '{}') -> None:
 def ddp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two processes."""
     work_dir = tmp_path_factory.mktemp('ddp')
-    two_processes(work_dir)
+    two_processes(work_dir, '{}')
     return work_dir
 
 
@@ -59,12 +60,35 @@ def test_two_processes_are_one_with_twice_the_batch(ddp: Path, tmp_path: Path) -
     assert not torch.equal(rng[0]['torch'], rng[1]['torch']), 'each rank has dropout of its own'
 
 
-def test_zero3_goes_on_where_ddp_stopped(ddp: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope='module')
+def zero(ddp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes resumed under ZeRO: as it was, and with other settings."""
+    work_dir = tmp_path_factory.mktemp('zero')
+    for name in ('same', 'changed'):
+        (work_dir / name).mkdir()
+        shutil.copy(ddp / 'iter_1.pth', work_dir / name)
+    optimizer = {'lr': 1e-6, 'weight_decay': 0.5, 'betas': [0.5, 0.6]}
+    changed = {'optim_wrapper': {'optimizer': optimizer}, 'param_scheduler': {'_delete_': True, 'type': 'constant'}}
+    same = {'folder': '/same', 'deepspeed': 'zero3', 'resume': True}
+    changed |= {'folder': '/changed', 'deepspeed': 'zero2', 'resume': True}
+    two_processes(work_dir, json.dumps(same), json.dumps(changed))
+    return work_dir
+
+
+def test_zero3_goes_on_where_ddp_stopped(ddp: Path, zero: Path) -> None:
     """Reads whole weights and moments into shards, trains, and writes them whole again."""
-    shutil.copy(ddp / 'iter_1.pth', tmp_path)
-    two_processes(tmp_path, '{"deepspeed": "zero3", "resume": true}')
-    assert_close(ddp / 'iter_2.pth', tmp_path / 'iter_2.pth')
-    assert_close(ddp / 'iter_3.pth', tmp_path / 'iter_3.pth')
+    assert_close(ddp / 'iter_2.pth', zero / 'same' / 'iter_2.pth')
+    assert_close(ddp / 'iter_3.pth', zero / 'same' / 'iter_3.pth')
+
+
+def test_changed_settings_take_effect_under_deepspeed(ddp: Path, zero: Path) -> None:
+    before, after = (torch.load(path, weights_only=True) for path in (ddp / 'iter_1.pth', zero / 'changed/iter_2.pth'))
+    groups = after['optimizer']['optimizer']['param_groups']
+    assert {group['lr'] for group in groups} == {1e-6}
+    assert {group['weight_decay'] for group in groups} == {0.5, 0.0}
+    assert {tuple(group['betas']) for group in groups} == {(0.5, 0.6)}
+    for name, weight in before['state_dict'].items():
+        assert (after['state_dict'][name] - weight).abs().max() < 1e-5, 'the first step was one at the old rate'
 
 
 def test_deepspeed_config() -> None:

@@ -132,6 +132,75 @@ def test_more_epochs_go_on(tmp_path: Path) -> None:
     assert runner.optim_wrapper.get_lr()['lr/llm'][0] < 1e-3, 'the schedule ends with the longer run'
 
 
+SCHEDULES = {
+    'cosine': {'type': 'cosine', 'warmup_ratio': 0.3},
+    'mmengine': [
+        {'type': 'LinearLR', 'start_factor': 0.1, 'by_epoch': False, 'begin': 0, 'end': 3},
+        {'type': 'CosineAnnealingLR', 'by_epoch': False, 'begin': 3, 'T_max': 5},
+    ],
+}
+
+
+def test_changed_settings_take_effect_from_the_first_step(tmp_path: Path) -> None:
+    """Rates, decay, betas and the schedule are those of the config; momentum goes on."""
+    toy_runner(tmp_path, train_cfg={'max_epochs': 1}).train()
+    changed = {
+        'optim_wrapper': {'optimizer': {'lr': 1e-6, 'weight_decay': 0.5, 'betas': [0.5, 0.6]}},
+        'param_scheduler': {'_delete_': True, 'type': 'constant'},
+    }
+    runner = toy_runner(tmp_path, resume=True, **changed)
+    runner.load_or_resume()
+    groups = runner.optim_wrapper.optimizer.param_groups
+    assert {group['lr'] for group in groups} == {1e-6}
+    assert {group['weight_decay'] for group in groups} == {0.5, 0.0}
+    assert {tuple(group['betas']) for group in groups} == {(0.5, 0.6)}
+    saved = torch.load(tmp_path / 'iter_4.pth', weights_only=True)['optimizer']['optimizer']['state']
+    for number, state in runner.optim_wrapper.state_dict()['optimizer']['state'].items():
+        assert torch.equal(state['exp_avg'].cpu(), saved[number]['exp_avg'])
+
+
+@pytest.mark.parametrize('kind', SCHEDULES)
+def test_an_unchanged_schedule_goes_on_bit_by_bit(tmp_path: Path, kind: str) -> None:
+    options = {'param_scheduler': SCHEDULES[kind], 'default_hooks': {'checkpoint': {'interval': 2, 'by_epoch': False}}}
+    whole = toy_runner(tmp_path / 'a', **options)
+    rates: list[float] = []
+    step = whole.train_loop.train_step
+    lr = lambda runner: [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups]  # noqa: E731
+    whole.train_loop.train_step = lambda group: rates.append(lr(whole)) or step(group)
+    whole.train()
+    for file in (tmp_path / 'a').glob('iter_[46].pth'):
+        runner = toy_runner(tmp_path / 'b', resume=str(file), **options)
+        runner.load_or_resume()
+        assert lr(runner) == rates[runner.iter]
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    toy_runner(tmp_path, train_cfg={'max_epochs': 1}).train()
+    for optimizer in ({'amsgrad': True}, {'_delete_': True, 'type': 'RMSprop', 'lr': 1e-3}):
+        runner = toy_runner(tmp_path, resume=True, optim_wrapper={'optimizer': optimizer})
+        with pytest.raises(CheckpointError, match='the optimizer of the checkpoint keeps'):
+            runner.load_or_resume()
+
+
+def test_an_exchanged_annotation_file_is_noticed(tmp_path: Path) -> None:
+    """As long as before, with as many records."""
+    options = {'default_hooks': {'checkpoint': {'interval': 2, 'by_epoch': False}}}
+
+    def runner(content: str, **more):
+        made = toy_runner(tmp_path, **options, **more)
+        made.train_loop.dataloader.dataset.fingerprint = {'annotations': content}
+        return made
+
+    runner('one', train_cfg={'max_epochs': 1}).train()
+    with pytest.raises(CheckpointError, match='another order: annotations was one, is two'):
+        runner('two', resume=str(tmp_path / 'iter_2.pth')).load_or_resume()
+    said: list[str] = []
+    at_end = runner('two', resume=True)
+    at_end.logger.warning = said.append
+    at_end.load_or_resume()
+    assert 'the data is not what it was: annotations was one, is two' in said
+
+
 def test_damaged_file_is_passed_over(tmp_path: Path) -> None:
     toy_runner(tmp_path).train()
     newest = tmp_path / 'iter_8.pth'

@@ -151,7 +151,7 @@ def toy_runner(
     from mmft.engine.compat import init_distributed
 
     cfg = toy_config(work_dir, **changes)
-    if cfg.get('launcher', 'none') != 'none':
+    if cfg.get('launcher', 'none') != 'none' and not torch.distributed.is_initialized():
         init_distributed(cfg.launcher)  # the sampler asks for rank and world size when it is made
     torch.manual_seed(11)
     model = ToyVLM(dropout)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.checkpoint import POINTER, candidates, iteration_of, link_atomic, remove_leftovers, write_atomic
-from mmft.engine.distributed import barrier, is_main
-from mmft.errors import ConfigError
+from mmft.engine.checkpoint import (
+    candidates,
+    iteration_of,
+    link_atomic,
+    point_to,
+    read_checkpoint,
+    remove_leftovers,
+)
+from mmft.engine.distributed import barrier, is_main, main_decides
+from mmft.errors import CheckpointError, ConfigError
 from mmft.registry import HOOKS
 
 __all__ = ['CheckpointHook']
 
+BEST = 'best.pth'
 BIGGER_IS_BETTER = {'exact_match': True, 'loss': False}
 
 
@@ -29,7 +39,7 @@ class CheckpointHook(Hook):
         by_epoch: what ``interval`` counts.
         max_keep_ckpts: how many of ``iter_N.pth`` stay; -1 all.
         save_best: metric of the validation, ``exact_match`` or ``loss``; ``auto`` takes the first of these there is;
-            None keeps no best.
+            None keeps no best. Of equals the one of lower loss is best.
     """
 
     priority = 'VERY_LOW'  # after the schedulers' step, which belongs to the iteration
@@ -49,22 +59,49 @@ class CheckpointHook(Hook):
         self.saved_at = -1
 
     def before_train(self, runner: Any) -> None:
-        """What is resumed need not be written again."""
+        """What is resumed need not be written again; what an earlier run left here is not this run's.
+
+        Raises:
+            ConfigError: ``save_best`` asks for what no validation of this run will give.
+        """
         self.saved_at = runner.iter if runner.iter else -1
+        self._check_metric(runner)
+        kept = main_decides(_is_own_best(runner) if is_main() else None)
         if not is_main():
+            runner.best = runner.best if kept else {}
             return
         directory = Path(runner.work_dir)
         remove_leftovers(directory)
+        best = directory / BEST
+        if best.exists() and not kept:
+            aside = directory / f'best_before_{runner.run}.pth'
+            os.replace(best, aside)
+            runner.logger.warning(f'{best} is not of this run: it is called {aside.name} now')
+        if runner.best and not kept:
+            runner.logger.warning(f'the best checkpoint so far is not in {directory}: the next validation begins anew')
+            runner.best = {}
         if others := candidates(directory):
             # The pointer is this run's from here on: killed before its first checkpoint, it must not resume another's.
             start = directory / f'iter_{runner.iter}.pth'
-            write_atomic(start.name if start in others else '', directory / POINTER)
+            point_to(directory, start.name if start in others else None, runner.run)
             if start not in others:
                 names = ', '.join(file.name for file in others)
                 runner.logger.warning(
                     f'{directory} holds checkpoints of another run ({names}): they stay until this run writes the same '
-                    f'names or lets go of old ones; to go on with that run instead, --resume its file'
+                    f'names or deletes its oldest; to continue that run instead, --resume its file'
                 )
+
+    def _check_metric(self, runner: Any) -> None:
+        if self.save_best in (None, 'auto'):
+            return
+        validated = runner.val_loop is not None and runner.train_loop.val_interval
+        if not validated or (self.save_best == 'exact_match' and runner.val_loop.max_samples == 0):
+            why = 'no answer is generated (val_cfg.max_samples=0)' if validated else 'there is no validation'
+            raise ConfigError(
+                f'CheckpointHook(save_best={self.save_best!r}), but {why}',
+                expected='a metric that the validation of this run gives',
+                fix="set val_dataloader (and train_cfg.val_interval, val_cfg.max_samples), or save_best='auto'",
+            )
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
@@ -86,24 +123,29 @@ class CheckpointHook(Hook):
         name = next((m for m in BIGGER_IS_BETTER if m in metrics), None) if self.save_best == 'auto' else self.save_best
         if name is None or name not in metrics:
             return
-        value, best = metrics[name], runner.best
-        comparable = bool(best) and best['metric'] == name
-        better = not comparable or (value > best['value'] if BIGGER_IS_BETTER[name] else value < best['value'])
-        if not better:
+        now = {
+            'metric': name,
+            'value': metrics[name],
+            'loss': metrics.get('loss'),
+            'iter': runner.iter,
+            'run': runner.run,
+            'data': getattr(runner.val_loop.dataloader.dataset, 'fingerprint', None),
+        }
+        if math.isnan(now['value']) or not _better(now, runner.best):
             return
-        runner.best = {'metric': name, 'value': value, 'iter': runner.iter}
+        runner.best = now
         directory = Path(runner.work_dir)
         newest = directory / f'iter_{runner.iter}.pth'
         if self.saved_at == runner.iter and newest.is_file():
             if is_main():
-                link_atomic(newest, directory / 'best.pth')
+                link_atomic(newest, directory / BEST)
             barrier()
         else:
-            runner.save_checkpoint(directory, 'best.pth')
-        runner.logger.info(f'best {name} so far: {value:.4g}, kept as best.pth')
+            runner.save_checkpoint(directory, BEST)
+        runner.logger.info(f'best {name} so far: {metrics[name]:.4g}, kept as {BEST}')
 
     def save(self, runner: Any, done: int) -> None:
-        """Write the checkpoint of ``done`` iterations, point to it, let go of the oldest."""
+        """Write the checkpoint of ``done`` iterations, point to it, delete the oldest."""
         if self.saved_at == done:
             return
         directory = Path(runner.work_dir)
@@ -111,9 +153,36 @@ class CheckpointHook(Hook):
         self.saved_at = done
         if not is_main():
             return
-        write_atomic(path.name, directory / POINTER)
+        point_to(directory, path.name)
         if self.max_keep_ckpts > 0:
             own = [file for file in candidates(directory) if iteration_of(file) < done]
             for old in own[self.max_keep_ckpts - 1 :]:
                 old.unlink(missing_ok=True)
         runner.logger.info(f'saved {path}')
+
+
+def _better(now: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Whether a validation beats the best so far: by another metric, or on other data, nothing is known to."""
+    if not best or any(best.get(key, now[key]) != now[key] for key in ('metric', 'data')):
+        return True
+    value, least = now['value'], best['value']
+    if value == least:
+        return _loss(now) < _loss(best)
+    return value > least if BIGGER_IS_BETTER[now['metric']] else value < least
+
+
+def _loss(validation: Mapping[str, Any]) -> float:
+    loss = validation.get('loss')
+    return math.inf if loss is None else loss
+
+
+def _is_own_best(runner: Any) -> bool:
+    """Whether the best checkpoint in the folder is of what this run continues: its record, or of the very run."""
+    try:
+        meta = read_checkpoint(Path(runner.work_dir) / BEST, mmap=True)['meta']
+    except CheckpointError:
+        return False
+    done, run, best = meta.get('iter', 0), meta.get('run'), runner.best
+    recorded = bool(best) and (done, run) == (best['iter'], best.get('run'))
+    # Of the run whose checkpoint is resumed, and from before it: written between that checkpoint and the kill.
+    return recorded or (run == runner.continues and done <= runner.iter)
