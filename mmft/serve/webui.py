@@ -149,7 +149,10 @@ class WebUI:
     def _chat(self, number: int, name: str) -> gr.Chatbot:
         return gr.Chatbot(
             label=name,
-            height='clamp(340px, 52vh, 700px)',
+            # Small while nothing was asked, so that the question box and the examples are in sight.
+            height=None,
+            min_height=200,
+            max_height='clamp(340px, 52vh, 700px)',
             min_width=300,
             buttons=[],  # copied text would be the markdown, with &lt; for <
             placeholder=_SAY('drop'),

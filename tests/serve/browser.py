@@ -31,7 +31,6 @@ _FLAGS = [
     '--disable-component-update',
     '--disable-sync',
     '--hide-scrollbars',
-    '--lang=en-US',
     '--remote-debugging-port=0',
 ]
 
@@ -48,6 +47,7 @@ class Browser:
     Args:
         program: of chromium.
         size: (width, height) of the page in CSS pixels.
+        language: of the reader.
 
     Attributes:
         requests: the addresses that the page has asked for.
@@ -55,14 +55,21 @@ class Browser:
         downloads: the folder that receives what is saved.
     """
 
-    def __init__(self, program: str, size: tuple[int, int] = (1280, 900)) -> None:
+    def __init__(self, program: str, size: tuple[int, int] = (1280, 900), language: str = 'en-US') -> None:
         self._home = tempfile.TemporaryDirectory(prefix='chromium-', ignore_cleanup_errors=True)
         self.downloads = Path(self._home.name) / 'downloads'
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._numbers, self._loop = itertools.count(1), asyncio.new_event_loop()
         self._process = subprocess.Popen(
-            [program, *_FLAGS, f'--user-data-dir={self._home.name}', 'about:blank'],
+            [
+                program,
+                *_FLAGS,
+                f'--lang={language}',
+                f'--accept-lang={language}',
+                f'--user-data-dir={self._home.name}',
+                'about:blank',
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -12,6 +12,7 @@ import base64
 import html
 import io
 import os
+import re
 import time
 
 import pytest
@@ -241,3 +242,17 @@ def test_narrow_and_dark(browser):
     finally:
         browser.dark(False)
         browser.resize(1280, 900)
+
+
+def test_a_chinese_browser_reads_chinese(chromium, served):
+    served.say = lambda request: ['肠粉']
+    with Browser(chromium, language='zh-CN') as browser:
+        browser.open(served.url)
+        browser.wait(READY)
+        type_question(browser, '这是什么菜？')
+        browser.press('Enter', 13)
+        browser.wait('document.querySelector("#verdict").innerText.includes("回答不同")')
+        text = browser.js('document.body.innerText')
+    assert '并排对比' in text
+    assert {'重新提问', '重新开始', '保存页面', '采样设置'} <= {line.strip() for line in text.splitlines()}
+    assert not re.search(r'Ask again|Start over|Sampling|same answer|side by side', text)
