@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmft.words import printable
+
 __all__ = ['CheckpointError', 'ConfigError', 'DataError', 'MMFTError', 'ServerError', 'ShapeError', 'TrainingError',
            'first_line']  # fmt: skip
 
@@ -13,7 +15,8 @@ class MMFTError(Exception):
     """Base of all errors that mmft raises on purpose.
 
     Args:
-        what: what came, with the offending value.
+        what: what came, with the offending value. (Control characters in any text are made visible: values come from
+            files, and errors go to terminals and logs.)
         expected: what was expected instead.
         fix: what the user can do.
 
@@ -24,12 +27,12 @@ class MMFTError(Exception):
     """
 
     def __init__(self, what: str, *, expected: str = '', fix: str = '') -> None:
-        self.what, self.expected, self.fix = what, expected, fix
-        lines = [what]
+        self.what, self.expected, self.fix = map(printable, (what, expected, fix))
+        lines = [self.what]
         if expected:
-            lines.append(f'  expected: {expected}')
+            lines.append(f'  expected: {self.expected}')
         if fix:
-            lines.append(f'  to do:    {fix}')
+            lines.append(f'  to do:    {self.fix}')
         super().__init__('\n'.join(lines))
 
     def __reduce__(self):
@@ -78,7 +81,7 @@ class DataError(MMFTError, ValueError):
     def __init__(
         self, what: str, *, file: str | Path | None = None, line: int | None = None, expected: str = '', fix: str = ''
     ) -> None:
-        self.file, self.line, self.bare = (str(file) if file is not None else None), line, what
+        self.file, self.line, self.bare = (str(file) if file is not None else None), line, printable(what)
         where = '' if file is None else f'{file}:{line}: ' if line is not None else f'{file}: '
         super().__init__(where + what, expected=expected, fix=fix)
 

@@ -120,13 +120,14 @@ def _paths_where_names_are_equal(a: str, b: str) -> tuple[str, str] | None:
 def _write(found: Comparison, out: Path, shown: int) -> None:
     from mmft.data.splits import write_text
     from mmft.serve.compare_page import page, verdict
+    from mmft.words import printable
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out.with_suffix('.json'), json.dumps(found.to_json(), ensure_ascii=False, indent=1) + '\n')
     write_text(out, page(found, shown))
     for name, (value, low, high) in zip(found.names, found.scores, strict=True):
-        print(f'{name}: {found.metric} {value:.1%} ({low:.1%} to {high:.1%})')
-    print(verdict(found))
+        print(f'{printable(name)}: {found.metric} {value:.1%} ({low:.1%} to {high:.1%})')
+    print(printable(verdict(found)))
     print(', '.join(f'{count} {kind}' for kind, count in found.counts().items()))
     print(f'wrote {out} and {out.with_suffix(".json").name}')
     if found.failed or found.ended is not None:

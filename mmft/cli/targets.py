@@ -70,4 +70,4 @@ def named_target(words: Sequence[str], args: argparse.Namespace, config: str | N
         return load_config(config, args.cfg_options), target[1]
     stored = Config(target[0])
     apply_options(stored, args.cfg_options)
-    return stored, target[1]
+    return stored.to_dict(), target[1]  # a Config would count as the user's own, whose code may run

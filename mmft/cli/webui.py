@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from mmft.errors import ConfigError
     from mmft.serve.child import bound_socket
     from mmft.serve.webui_host import LOOPBACK, parse_auth
+    from mmft.words import printable
 
     if importlib.util.find_spec('gradio') is None:
         raise ConfigError('gradio is not installed', fix="pip install 'mmft[webui]'")
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             print(
                 'note: whoever reaches this machine can use the page; --auth USER:PASSWORD asks who it is', flush=True
             )
-        print(f'{" and ".join(page.names)}: {url}  (Ctrl-C stops it)', flush=True)
+        print(printable(f'{" and ".join(page.names)}: {url}  (Ctrl-C stops it)'), flush=True)
         return _wait()
 
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from mmft.structures import IGNORE_INDEX, Sample
+from mmft.words import printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -36,4 +37,4 @@ def render_mask(stretches: Sequence[tuple[str, bool]]) -> str:
     >>> render_mask([('Q: Hi', False), ('Hello', True)])
     '\\x1b[90mQ: Hi\\x1b[0m\\x1b[32mHello\\x1b[0m'
     """
-    return ''.join(f'{_GREEN if trained else _GREY}{text}{_RESET}' for text, trained in stretches)
+    return ''.join(f'{_GREEN if trained else _GREY}{printable(text)}{_RESET}' for text, trained in stretches)

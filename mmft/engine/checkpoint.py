@@ -10,8 +10,9 @@ no code. Its keys::
     rng               per rank: torch, cuda, numpy and python generators
     position          {'epoch', 'batch', 'iter', 'validated_at', 'order'}: where the data stands
     encoder           ChatEncoder.to_dict()
-    meta              mmft_version, config (text), base {'path' (or part -> path), 'fingerprint'}, tune, initialised
-                      (names), seed, world_size, iter, epoch, history (metrics of each validation), best, run
+    meta              mmft_version, config (text), code (modules of parts that are not mmft's), base {'path' (or part ->
+                      path), 'fingerprint'}, tune, initialised (names), seed, world_size, iter, epoch, history (metrics
+                      of each validation), best, run
 
 Beside them ``last_checkpoint`` names the file to resume: ``iter_4.pth``. When a run starts in a folder that holds
 checkpoints it says ``iter_4.pth RUN`` (this is what it continues) or ``none RUN`` (nothing of it is saved yet). No

@@ -48,7 +48,7 @@ from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import advance, build_schedulers
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError
-from mmft.own_code import resolve_code
+from mmft.own_code import code_of, resolve_code
 from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
@@ -256,6 +256,7 @@ class Runner(mmengine.runner.Runner):
                 'mmft_version': mmft.__version__,
                 'time': time.strftime('%Y-%m-%d %H:%M:%S'),
                 'config': self.config_text,
+                'code': code_of(self.cfg.get('model'), self.cfg.get('encoder')),
                 'base': self.base,
                 'tune': self.tune,
                 'initialised': sorted(self.initialised),

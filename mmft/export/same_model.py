@@ -20,7 +20,7 @@ _FREE = {
 
 
 def literal_config(text: str) -> dict[str, Any]:
-    """What Python text assigns to names, read as data; what is more than literals is left out.
+    r"""What Python text assigns to names, read as data; what is more than literals is left out.
 
     >>> literal_config("model = dict(llm=dict(type='Llama', n=-1))\nlr = 2 * base_lr")
     {'model': {'llm': {'type': 'Llama', 'n': -1}}}

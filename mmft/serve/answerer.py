@@ -21,6 +21,7 @@ from mmft.errors import ConfigError, DataError
 from mmft.serve.answer_text import AnswerText
 from mmft.serve.target import Target, find_target, is_url
 from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.words import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -176,7 +177,7 @@ def _exported(target: tuple[Any, str | os.PathLike]) -> Path:
     from mmft.serve.cache import cached_export
 
     # Standard output is for answers.
-    return cached_export(*target, native=True, log=lambda line: print(line, file=sys.stderr))
+    return cached_export(*target, native=True, log=lambda line: print(printable(line), file=sys.stderr))
 
 
 def is_loopback(url: str) -> bool:

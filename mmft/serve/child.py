@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from mmft.errors import ServerError
+from mmft.words import printable
 
 __all__ = ['Child', 'bound_socket', 'end_with', 'free_port', 'reuse_address']
 
@@ -74,7 +75,7 @@ class Child:
                 if text := line.decode(errors='replace').rstrip():
                     self.tail.append(text)
                     if self.echo:
-                        print(f'[{self.name}] {text}', file=sys.stderr, flush=True)
+                        print(printable(f'[{self.name}] {text}'), file=sys.stderr, flush=True)
 
     async def wait_ready(self, seconds: float) -> None:
         """Wait until it answers.

@@ -37,9 +37,9 @@ def build_fleet(
     if choice.name == 'transformers':
         members = [_transformers(settings, served, number, port) for number, port in enumerate(ports)]
         return Fleet(members, None, settings.start_timeout, log)
-    # A name of this run: LMDeploy's proxy remembers servers of earlier ones.
+    # A name of this run: LMDeploy's proxy remembers servers of earlier ones. (One with a dash in front is an option.)
     dialect = LMDeployDialect(
-        f'{name}-{uuid.uuid4().hex[:8]}',
+        f'{name.lstrip("-")}-{uuid.uuid4().hex[:8]}',
         greedy=_greedy(served),
         pictures_first=served.architecture == LLAVA,
         extra=('response_format',) if choice.name == 'turbomind' else ('response_format', 'logit_bias'),
@@ -48,10 +48,10 @@ def build_fleet(
         settings.max_batch_size or _BATCH
     )  # while one batch is answered, the pictures of the next are prepared
     proxy = _proxy(settings, dialect, slots * settings.replicas) if settings.replicas > 1 else None
-    members = []
+    members, path = [], served.path.absolute()  # as of _transformers
     for number, port in enumerate(ports):
         command = lmdeploy_command(
-            served.path, choice.name, dialect.model, port, settings.tp, settings.session_len, settings.max_batch_size,
+            path, choice.name, dialect.model, port, settings.tp, settings.session_len, settings.max_batch_size,
             settings.dtype, proxy.child.url if proxy else '', settings.trust_remote_code, settings.backend_args,
         )  # fmt: skip
         env = {**_ENV, 'CUDA_VISIBLE_DEVICES': devices(number, settings.tp)} if proxy else _ENV
@@ -62,7 +62,9 @@ def build_fleet(
 
 
 def _transformers(settings: ServeSettings, served: ServedDirectory, number: int, port: int) -> Member:
-    command = transformers_command(served.path, port, settings.device, settings.dtype, settings.backend_args)
+    # The whole path: a directory's name may begin with a dash, and would be an option.
+    path = served.path.absolute()
+    command = transformers_command(path, port, settings.device, settings.dtype, settings.backend_args)
     env = dict(_ENV)
     if gpus(settings) > 1:
         env['CUDA_VISIBLE_DEVICES'] = devices(number % gpus(settings), 1)
@@ -71,7 +73,7 @@ def _transformers(settings: ServeSettings, served: ServedDirectory, number: int,
         env['OMP_NUM_THREADS'] = str(max(1, len(os.sched_getaffinity(0)) // settings.replicas))
     child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
     # It answers one question after the other; meanwhile the pictures of a second one are prepared.
-    dialect = TransformersDialect(str(served.path), _greedy(served))
+    dialect = TransformersDialect(str(path), _greedy(served))
     return Member(child, Upstream(child.url, dialect, slots=2))
 
 

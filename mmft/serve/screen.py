@@ -8,8 +8,9 @@ import sys
 from typing import TextIO
 
 from mmft.errors import MMFTError
+from mmft.words import printable
 
-__all__ = ['Screen', 'one_line', 'plain_text']
+__all__ = ['Screen', 'one_line']
 
 DIM, RED, OFF = '\033[2m', '\033[31m', '\033[0m'
 
@@ -54,7 +55,7 @@ class Screen:
 
     def piece(self, text: str) -> None:
         """A piece of an answer, at once."""
-        self.out.write(plain_text(text))
+        self.out.write(printable(text))
         self.out.flush()
 
     def note(self, text: str) -> None:
@@ -66,17 +67,8 @@ class Screen:
         self._say(f'error: {" ".join(text.split())}', RED)
 
     def _say(self, text: str, code: str) -> None:
-        text = plain_text(text)
+        text = printable(text)
         print(f'{code}{text}{OFF}' if self._color else text, file=self.out if self.terminal else self.err, flush=True)
-
-
-def plain_text(text: str) -> str:
-    r"""The text without the characters that a terminal would obey: a model or a server may send any.
-
-    >>> plain_text('a\x1b[2Jb\tc')
-    'a[2Jb\tc'
-    """
-    return ''.join(char for char in text if char in '\n\t' or not (ord(char) < 32 or 127 <= ord(char) < 160))
 
 
 def one_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ from mmft.serve.check import HF_NATIVE, ServedDirectory, check_directory, served
 from mmft.serve.child import bound_socket, reuse_address
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
 from mmft.serve.target import find_target
+from mmft.words import printable
 
 __all__ = ['ServeSettings', 'serve']
 
@@ -36,7 +37,7 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
         ConfigError: the directory cannot be served, or not in this way; everything that is wrong with it.
         ServerError: the port is taken, or the backend does not start or stay.
     """
-    log = log or (lambda line: print(line, flush=True))
+    log = log or (lambda line: print(printable(line), flush=True))
     check_settings(settings)
     # First of all: it would be a pity to load a model and find the port taken.
     with contextlib.closing(bound_socket(settings.host, settings.port)) as listener:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError
+from mmft.words import printable
 
 __all__ = ['Target', 'find_checkpoint', 'find_target', 'is_url', 'run_checkpoint', 'stored_config']
 
@@ -80,12 +81,15 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
     """The config that a checkpoint was trained with, as far as an export needs it: the text in it is read, not run.
 
     Raises:
-        CheckpointError: no checkpoint of mmft, or one whose config cannot be read in this way.
+        CheckpointError: no checkpoint of mmft, one whose config cannot be read in this way, or one of a model with
+            parts of other code than mmft's that the user has not allowed.
     """
     from mmft.export.same_model import literal_config
     from mmft.export.sources import TrainingCheckpoint
+    from mmft.own_code import require_code
 
     meta = TrainingCheckpoint.read(checkpoint).meta
+    require_code(meta.get('code'), checkpoint)
     stored = literal_config(meta.get('config') or '')
     config = {name: stored[name] for name in ('model', 'pretrained', 'encoder', 'dtype') if name in stored}
     if config.get('pretrained') is None and meta.get('base'):
@@ -109,4 +113,4 @@ def is_url(target: Any) -> bool:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # standard output is for answers
+    print(printable(line), file=sys.stderr, flush=True)  # standard output is for answers

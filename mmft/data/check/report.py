@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmft.data.check.survey import Group, Part, Survey
+from mmft.words import printable
 
 __all__ = ['Histogram', 'histogram', 'span', 'text', 'to_json', 'too_long']
 
@@ -82,7 +83,7 @@ def histogram(numbers: Sequence[int], bins: int = _BINS) -> Histogram | None:
 def text(survey: Survey, allow: Sequence[str] = (), places: int = 5) -> str:
     """The report for a terminal: files, problems, lengths, tiles, answers."""
     blocks = [_files(survey), _problems(survey, allow, places), *_numbers(survey), *_answers(survey)]
-    return '\n\n'.join(block for block in blocks if block) + '\n'
+    return printable('\n\n'.join(block for block in blocks if block)) + '\n'
 
 
 def to_json(survey: Survey, allow: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmft.errors import MMFTError
+from mmft.words import printable
 
 __all__ = ['make_parser', 'run', 'share', 'show']
 
@@ -37,7 +38,7 @@ def make_parser(doc: str | None, seed: str = '') -> argparse.ArgumentParser:
 def show(report: Mapping[str, Any]) -> None:
     """Print what was written, what was not, and how a config names it."""
     for title, rows in report.get('tables', {}).items():
-        print(f'{title}:')
+        print(f'{printable(title)}:')
         _columns([list(map(str, row)) for row in rows])
     counts = report['counts']
     kinds = sorted({kind for part in counts.values() for kind in part})
@@ -47,11 +48,11 @@ def show(report: Mapping[str, Any]) -> None:
         rows.append(['all', *(str(sum(part.values())) for part in counts.values())])
     _columns(rows)
     for what, count in report.get('changed', {}).items():
-        print(f'changed: {count} ({what})')
+        print(f'changed: {count} ({printable(what)})')
     for reason, count in report['left_out'].items():
-        print(f'left out: {count} ({reason})')
+        print(f'left out: {count} ({printable(reason)})')
     for warning in report.get('warnings', ()):
-        print(f'warning: {warning}', file=sys.stderr)
+        print(f'warning: {printable(warning)}', file=sys.stderr)
     links = ', follow_links=True' if report.get('follow_links') else ''
     for name, path in report['files'].items():
         print(f'{name}: dataset=dict(ann_file={path!r}, image_root={report["image_root"]!r}{links})')
@@ -62,7 +63,7 @@ def _columns(rows: list[list[str]]) -> None:
     for row in rows:
         first, *others = row
         cells = [f'{cell:>{width}}' for cell, width in zip(others, widths[1:], strict=False)]
-        print('  '.join([f'  {first:<{widths[0]}}', *cells]).rstrip())
+        print(printable('  '.join([f'  {first:<{widths[0]}}', *cells]).rstrip()))
 
 
 def run(work: Callable[[], Mapping[str, Any]], after: Callable[[Mapping[str, Any]], None] | None = None) -> int:
@@ -73,7 +74,7 @@ def run(work: Callable[[], Mapping[str, Any]], after: Callable[[Mapping[str, Any
         print(f'error: {error}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f'error: {error.filename or ""}: {error.strerror or error}', file=sys.stderr)
+        print(f'error: {printable(error.filename or "")}: {error.strerror or error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('interrupted: nothing was written', file=sys.stderr)

@@ -13,7 +13,7 @@ from mmft.checks import check_counts
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import LanguageModel
 from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
-from mmft.models.refusals import refused_by
+from mmft.models.refusals import check_attention, refused_by
 
 __all__ = ['CausalLM']
 
@@ -38,6 +38,13 @@ class CausalLM(LanguageModel):
 
     def __init__(self, attn_implementation: str = 'sdpa', **config: Any) -> None:
         super().__init__()
+        check_attention(type(self).__name__, attn_implementation)
+        if unknown := sorted(set(config) - self.config_names()):
+            raise ConfigError(
+                f'{type(self).__name__}: no setting is named {unknown}',
+                expected=f"the names of transformers' {self.model_type!r} config",
+                fix='correct the config',
+            )
         hf_config = self.hf_config(config)
         if attn_implementation == 'sdpa':
             attn_implementation = PACKED_SDPA  # the same, and packed rows without their L x L mask

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from mmft.checks import check_counts, is_whole
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
-from mmft.models.refusals import refused_by
+from mmft.models.refusals import check_attention, refused_by
 
 __all__ = ['HFVisionTower', 'check_feature', 'check_layer']
 
@@ -73,6 +73,7 @@ class HFVisionTower(VisionTower):
                 expected=f"the names of transformers' {self.model_type!r} config",
                 fix='correct the config',
             )
+        check_attention(name, attn_implementation)
         check_counts(name, **{key: config[key] for key in _COUNTS if key in config})
         with refused_by('transformers', name, f"the names of transformers' {self.model_type!r} config"):
             hf_config = AutoConfig.for_model(self.model_type, **{**config, **self.fixed})

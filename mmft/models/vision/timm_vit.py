@@ -7,6 +7,7 @@ classifier and attention pooling are not built. The one file that imports timm, 
 from __future__ import annotations
 
 import difflib
+import inspect
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class TimmViT(VisionTower):
         select_layer: whose block's output is given out: 1 is the first block's, -1 the last one's.
         select_feature: ``patch`` drops class and register tokens, ``cls_patch`` keeps them in front.
         gradient_checkpointing: recompute each block in the backward pass.
-        model: further arguments of ``timm.create_model`` that change the architecture.
+        model: further arguments of timm's ``VisionTransformer``.
 
     >>> import torch
     >>> tower = TimmViT('vit_tiny_patch16_224', image_size=64, embed_dim=32, depth=2, num_heads=2)
@@ -130,6 +131,11 @@ def _create(model_name: str, image_size: int | None, options: dict[str, Any]) ->
             f'TimmViT: timm {timm.__version__} has no model named {model_name!r}',
             expected="one of timm.list_models('vit*')",
             fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct model_name',
+        )
+    # Not those of timm.create_model, which reads files and downloads: a model directory may name them.
+    if unknown := sorted(set(options) - set(inspect.signature(VisionTransformer).parameters)):
+        raise ConfigError(
+            f'TimmViT: no setting is named {unknown}', expected="arguments of timm's VisionTransformer", fix='remove it'
         )
     counts = {} if image_size is None else {'image_size': image_size}
     check_counts('TimmViT', **counts, **{key: options[key] for key in _COUNTS if key in options})
