@@ -291,7 +291,8 @@ class ChatEncoder(KeptEncoder):
                 transformers' InternVLProcessor puts ``<img>`` and ``</img>`` itself.
         """
         image = self.image_token if image is None else image
-        return self.template.to_jinja(image, self.text_prefix, self.picture_gap, self.images_first)
+        prefix = ' ' if self._leading else ''
+        return self.template.to_jinja(image, prefix, self.picture_gap, self.images_first, self._leading, self._unspaced)
 
     def _config(self) -> dict[str, Any]:
         names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end',

@@ -18,7 +18,8 @@ Why labels come from character offsets
 Why a picture divides a text
     LLaVA tokenizes what stands between its pictures as so many texts, and so does LMDeploy. A Llama tokenizer that
     writes its leading '▁' at the beginning of a text only (``legacy=False``) would leave it out after an image token.
-    There one space is put in, which becomes that '▁'.
+    There one space is put in, which becomes that '▁'. As at the beginning of a text there is none before another token
+    such as ``<|im_end|>``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class TextEncoder:
             )
         self.tokenizer, self.template = tokenizer, template
         self._leading = tuple(tokenizer.init_kwargs.get(LEADING_SPACE, ()))
-        self._seams, self.picture_gap = None, ''
+        self._seams, self.picture_gap, self._unspaced = None, '', ()
         self.stop_token_ids = self._stop_token_ids()
         self.control_ids = self._control_ids()
         self.spaced = self._is_spaced()
@@ -106,8 +107,9 @@ class TextEncoder:
         """Tokenize what follows ``token`` as a text of its own, where this tokenizer makes a difference there."""
         alone, after, spaced = self._bare_ids('a'), self._bare_ids(token + 'a'), self._bare_ids(token + ' a')
         if after[1:] != alone == spaced[1:]:
-            token, self.picture_gap = re.escape(token), ' '
-            self._seams = re.compile(rf'(?<={token})(?!{token}|\Z)')
+            added = self.tokenizer.get_added_vocab()
+            self._unspaced, self.picture_gap = tuple(text for text in added if text not in self._leading), ' '
+            self._seams = re.compile(rf'(?<={re.escape(token)})(?!{"|".join(map(re.escape, self._unspaced))}|\Z)')
 
     @property
     def pad_token_id(self) -> int:

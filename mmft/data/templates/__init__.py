@@ -5,14 +5,15 @@ generation (``render(..., add_generation_prompt=True)``) and the Jinja template 
 (``ChatTemplate.to_jinja``).
 
 ``chat_template.py`` has the class, ``jinja.py`` its translation, ``table.py`` the names; the templates themselves are
-in ``internvl.py``, ``llava.py`` and ``tinyllava.py``. A new one is one more ``register_template(ChatTemplate(...))``,
-there or in the user's own code.
+in ``internvl.py``, ``llava.py``, ``tinyllava.py`` and ``language_models.py``. A new one is one more
+``register_template(ChatTemplate(...))``, there or in the user's own code.
 """
 
 from __future__ import annotations
 
-from mmft.data.templates import internvl, llava, tinyllava
+from mmft.data.templates import internvl, language_models, llava, tinyllava
 from mmft.data.templates.chat_template import ChatTemplate
 from mmft.data.templates.table import build_template, register_template
 
-__all__ = ['ChatTemplate', 'build_template', 'internvl', 'llava', 'register_template', 'tinyllava']
+__all__ = ['ChatTemplate', 'build_template', 'internvl', 'language_models', 'llava', 'register_template',
+           'tinyllava']  # fmt: skip

@@ -25,7 +25,8 @@ class ChatTemplate:
 
     Attributes:
         name: what a config calls it.
-        system_message: used where the conversation does not begin with a system message of its own.
+        system_message: used where the conversation does not begin with a system message of its own; None: there is then
+            no system text at all, where '' gives the texts before and after it with nothing between.
         system: text before and after the system message; None: it has no place, and one in the data is refused.
         user: text before and after a question.
         assistant: text before an answer; also what a generation prompt ends with.
@@ -51,7 +52,7 @@ class ChatTemplate:
     """
 
     name: str
-    system_message: str
+    system_message: str | None
     system: tuple[str, str] | None
     user: tuple[str, str]
     assistant: str
@@ -182,8 +183,8 @@ class ChatTemplate:
         pieces = [*pieces, (pending, False)] if pending else pieces
         return [(text, trained) for text, trained in pieces if text]
 
-    def _opening(self, system_message: str) -> str:
-        if self.system is None or (self.system_in_question and not system_message):
+    def _opening(self, system_message: str | None) -> str:
+        if None in (self.system, system_message) or (self.system_in_question and not system_message):
             return ''
         return self.system[0] + system_message + self.system[1]
 
@@ -192,7 +193,13 @@ class ChatTemplate:
         return ''.join(piece for piece, _ in self.render(messages, add_generation_prompt))
 
     def to_jinja(
-        self, image: str = IMAGE_PLACEHOLDER, prefix: str = '', gap: str = '', images_first: bool = False
+        self,
+        image: str = IMAGE_PLACEHOLDER,
+        prefix: str = '',
+        gap: str = '',
+        images_first: bool = False,
+        leading: Sequence[str] = (),
+        unspaced: Sequence[str] = (),
     ) -> str:
         """The template in Jinja, as ``chat_template`` of a tokenizer or processor: the same text as ``render``.
 
@@ -202,11 +209,13 @@ class ChatTemplate:
 
         Args:
             image: what stands for a picture: the image token of the processor that will read the text.
-            prefix: text before everything else (``ChatEncoder.text_prefix``).
+            prefix: text before everything else; with ``leading`` only before texts that begin with one of these.
             gap: text between a picture and what follows it (``ChatEncoder.picture_gap``).
             images_first: the pictures of a message stand before its text (``ChatEncoder``).
+            leading: see ``prefix``.
+            unspaced: before these texts there is no ``gap``.
         """
-        return to_jinja(self, image, prefix, gap, images_first)
+        return to_jinja(self, image, prefix, gap, images_first, leading, unspaced)
 
     def to_dict(self) -> dict[str, Any]:
         """The config that ``build_template`` turns into an equal template; it needs no registered name."""

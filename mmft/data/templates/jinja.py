@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmft.structures import IMAGE_PLACEHOLDER
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
 __all__ = ['to_jinja']
 
 
-def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str, images_first: bool) -> str:
+def to_jinja(
+    template: ChatTemplate,
+    image: str,
+    prefix: str,
+    gap: str,
+    images_first: bool,
+    leading: Sequence[str],
+    unspaced: Sequence[str],
+) -> str:
     """The Jinja source; ``ChatTemplate.to_jinja`` has the arguments."""
     q = _quote
     first = ' + opening.text' if template.system_in_question else ''
@@ -21,66 +30,75 @@ def to_jinja(template: ChatTemplate, image: str, prefix: str, gap: str, images_f
     done = "{% set opening.text = '' %}" if template.system_in_question else ''
     answer = f"{q(template.assistant + template.lead)} + flat(message['content']) + {q(template.end + template.tail)}"
     between = f'{{% if not loop.first %}}{{{{ {q(template.between)} }}}}{{% endif %}}' if template.between else ''
-    return (
-        _macros(template, image, gap, images_first)
-        + _opening(template, prefix)
-        + "{% for message in turns %}{% if message['role'] == 'user' %}"
-        + f'{between}{{{{ {question} }}}}{done}'
-        + f"{{% elif message['role'] == 'assistant' %}}{{{{ {answer} }}}}"
-        + "{% else %}{{ raise_exception('no text for a message of role ' + message['role']) }}{% endif %}{% endfor %}"
-        + f'{{% if add_generation_prompt %}}{{{{ {q(template.assistant)} }}}}{{% endif %}}'
+    begin = f'{{{{ {q(prefix)} }}}}' if prefix and not leading else ''
+    body = (
+        f'{begin}{_opening(template)}'
+        "{% for message in turns %}{% if message['role'] == 'user' %}"
+        f'{between}{{{{ {question} }}}}{done}'
+        f"{{% elif message['role'] == 'assistant' %}}{{{{ {answer} }}}}"
+        "{% else %}{{ raise_exception('no text for a message of role ' + message['role']) }}{% endif %}{% endfor %}"
+        f'{{% if add_generation_prompt %}}{{{{ {q(template.assistant)} }}}}{{% endif %}}'
     )
+    return _macros(template, image, images_first) + _spaced(body, image, prefix, gap, leading, unspaced)
 
 
-def _opening(template: ChatTemplate, prefix: str) -> str:
+def _spaced(body: str, image: str, prefix: str, gap: str, leading: Sequence[str], unspaced: Sequence[str]) -> str:
+    """The text of ``body`` with the spaces that ``TextEncoder.encode_text`` puts in."""
+    if not gap and not leading:
+        return body
+    begin = f'{{% if text.startswith({_tuple(leading)}) %}}{{{{ {_quote(prefix)} }}}}{{% endif %}}' if leading else ''
+    after = f'{{% if piece and not piece.startswith({_tuple(unspaced)}) %}}{{{{ {_quote(gap)} }}}}{{% endif %}}'
+    pieces = (
+        f'{{% for piece in text.split({_quote(image)}) %}}{{% if not loop.first %}}{{{{ {_quote(image)} }}}}{after}'
+        '{% endif %}{{ piece }}{% endfor %}'
+    )
+    return f'{{% set text %}}{body}{{% endset %}}{begin}{pieces if gap else "{{ text }}"}'
+
+
+def _opening(template: ChatTemplate) -> str:
     """What stands before the first turn; ``opening.text`` is what goes into the first question."""
-    begin = f'{{{{ {_quote(prefix)} }}}}' if prefix else ''
     if template.system is None:
         message = _quote(f'template {template.name} has no place for a system message')
         refuse = f"{{% if messages[0]['role'] == 'system' %}}{{{{ raise_exception({message}) }}}}{{% endif %}}"
-        return f'{refuse}{{% set turns = messages %}}{begin}'
+        return f'{refuse}{{% set turns = messages %}}'
     before, after = map(_quote, template.system)
+    default = 'none' if template.system_message is None else _quote(template.system_message)
     own = (
         "{% if messages[0]['role'] == 'system' %}{% set system = flat(messages[0]['content']) %}"
-        f'{{% set turns = messages[1:] %}}{{% else %}}{{% set system = {_quote(template.system_message)} %}}'
+        f'{{% set turns = messages[1:] %}}{{% else %}}{{% set system = {default} %}}'
         '{% set turns = messages %}{% endif %}'
     )
-    if not template.system_in_question:
-        return f'{own}{begin}{{{{ {before} + system + {after} }}}}'
-    text = f'{before} + system + {after} if system else ""'
-    return f'{own}{begin}{{% set opening = namespace(text={text}) %}}'
+    text = f'{before} + system + {after}'
+    if template.system_in_question:
+        return f'{own}{{% set opening = namespace(text={text} if system else "") %}}'
+    if template.system_message is None:
+        return f'{own}{{% if system is not none %}}{{{{ {text} }}}}{{% endif %}}'
+    return f'{own}{{{{ {text} }}}}'
 
 
 def _content(template: ChatTemplate) -> str:
     return "pictures(message['content'])" if template.caption_only else "flat(message['content'])"
 
 
-def _macros(template: ChatTemplate, image: str, gap: str, images_first: bool) -> str:
+def _macros(template: ChatTemplate, image: str, images_first: bool) -> str:
     """``flat`` writes a message's content; ``pictures`` its pictures alone, where the text of questions is dropped."""
     if template.caption_only:
-        return _flat(image, gap) + _pictures(image)
-    return _in_front(image, gap) if images_first else _flat(image, gap)
+        return _flat(image) + _pictures(image)
+    return _in_front(image) if images_first else _flat(image)
 
 
-def _flat(image: str, gap: str) -> str:
+def _flat(image: str) -> str:
     """A message as it is."""
-    text = '{{ content }}'
-    if gap:  # strings hold image tokens too, where the caller wrote them
-        between = f'{{{{ {_quote(image)} }}}}{{% if piece or loop.last %}}{{{{ {_quote(gap)} }}}}{{% endif %}}'
-        text = (
-            f'{{% for piece in content.split({_quote(image)}) %}}'
-            f'{{% if not loop.first %}}{between}{{% endif %}}{{{{ piece }}}}{{% endfor %}}'
-        )
     return _macro(
         'flat',
-        text,
+        '{{ content }}',
         "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif 'image' in part['type'] %}"
-        f'{{{{ {_quote(image + gap + chr(10))} }}}}{{% else %}}'
+        f'{{{{ {_quote(image + chr(10))} }}}}{{% else %}}'
         "{{ raise_exception('no text for a part of type ' + part['type']) }}{% endif %}",
     )
 
 
-def _in_front(image: str, gap: str) -> str:
+def _in_front(image: str) -> str:
     """A message's pictures, a newline after each, and then its text; a message without one as it is."""
     parts = (
         "{% for part in content %}{% if part['type'] == 'text' %}{% set found.text = found.text + part['text'] %}"
@@ -92,7 +110,7 @@ def _in_front(image: str, gap: str) -> str:
         '{% if content is string %}{% set found.text = content %}{% else %}'
         f'{parts}{{% endif %}}{{% set found.count = found.count + found.text.count({_quote(image)}) %}}'
         f"{{% if found.count %}}{{% set text = found.text.replace({_quote(image)}, '') | trim %}}"
-        f'{{{{ {_quote(image + gap + chr(10))} * (found.count - 1) + {_quote(image + gap)} }}}}'
+        f'{{{{ {_quote(image + chr(10))} * (found.count - 1) + {_quote(image)} }}}}'
         f'{{% if text %}}{{{{ {_quote(chr(10))} + text }}}}{{% endif %}}'
         '{% else %}{{ found.text }}{% endif %}{% endmacro %}'
     )
@@ -117,3 +135,7 @@ def _macro(name: str, for_string: str, for_part: str) -> str:
 def _quote(text: str) -> str:
     """A Jinja string literal. Its escapes are JSON's."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _tuple(texts: Sequence[str]) -> str:
+    return f'({"".join(f"{_quote(text)}, " for text in texts)})'

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmft.data.templates.chat_template import ChatTemplate
+from mmft.data.templates.language_models import LLAMA_3
 from mmft.data.templates.table import register_template
 
 __all__ = ['VICUNA']
@@ -75,6 +76,9 @@ register_template(  # LLaVA on MPT
             'The assistant gives helpful and honest answers.'
         ),
     )
+)
+register_template(  # LLaVA-NeXT on Llama 3; of LLaVA-VL/LLaVA-NeXT
+    replace(LLAMA_3, name='llava_llama_3', system_message=_LLAMA_2.system_message)
 )
 register_template(
     ChatTemplate(  # the alignment stage of LLaVA and TinyLLaVA: pictures and their caption, without a word of chat

@@ -1,5 +1,5 @@
 """Templates of the small language models: of TinyLLaVA Factory (tinyllava/data/template at 53f12c78), of TinyLLaVABench
-(tinyllava/conversation.py at 2d2105fc), and two of the models' own.
+(tinyllava/conversation.py at 2d2105fc).
 
 The TinyLLaVA ones are Vicuna's text and the end-of-text token of the model. ``also`` are the originals' names.
 """
@@ -37,27 +37,4 @@ register_template(
         between='<s>',
     ),
     also=('tiny_llama',),
-)
-register_template(
-    ChatTemplate(  # of Qwen's own Qwen2-*-Instruct
-        'qwen2',
-        system_message='You are a helpful assistant.',
-        system=('<|im_start|>system\n', '<|im_end|>\n'),
-        user=('<|im_start|>user\n', '<|im_end|>\n'),
-        assistant='<|im_start|>assistant\n',
-        end='<|im_end|>',
-        tail='\n',
-        stop=('<|endoftext|>',),
-    )
-)
-register_template(
-    ChatTemplate(  # of Google's own gemma-*-it, which knows no system message
-        'gemma-it',
-        system_message='',
-        system=None,
-        user=('<start_of_turn>user\n', '<end_of_turn>\n'),
-        assistant='<start_of_turn>model\n',
-        end='<end_of_turn>',
-        tail='\n',
-    )
 )
