@@ -178,18 +178,31 @@ def encoder_places(directory: ModelDirectory) -> list[Path]:
     return [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
 
 
-def load_encoder(path: str | Path, tokens_per_tile: int, layout: Layout | None = None) -> ChatEncoder | None:
-    """The encoder of a directory: as an mmft export keeps it, else from ``config.json``; None without a tokenizer."""
+def load_encoder(
+    path: str | Path, tokens_per_tile: int, layout: Layout | None = None, template: Any = None
+) -> ChatEncoder | None:
+    """The encoder of a directory: as an mmft export keeps it, else from its own files; None without a tokenizer.
+
+    Args:
+        template: as in ``load``.
+    """
     directory = Path(path)
     if not has_tokenizer(directory):
         return None
-    from mmft.data import ChatEncoder
+    from mmft.checkpoint.own_template import check_kept, own_template
+    from mmft.data import ChatEncoder, load_tokenizer
 
     if (directory / MANIFEST).is_file():
-        return ChatEncoder.from_pretrained(directory)
-    layout = layout or read_layout(directory)
-    config = {**layout.encoder_config(directory), 'tokenizer': str(directory), 'tokens_per_tile': tokens_per_tile}
-    return ENCODERS.build(config)
+        encoder = ChatEncoder.from_pretrained(directory, **({} if template is None else {'template': template}))
+        if template is None:
+            check_kept(encoder, directory)
+        return encoder
+    layout, tokenizer = layout or read_layout(directory), load_tokenizer(directory)
+    config = layout.encoder_config(directory)
+    if template is None:
+        template = own_template(config['template'], tokenizer, directory, layout.chat_templates)
+    more = {'template': template, 'tokenizer': tokenizer, 'tokens_per_tile': tokens_per_tile}
+    return ENCODERS.build({**config, **more})
 
 
 def load(
@@ -200,6 +213,7 @@ def load(
     vision: str | Path | None = None,
     model: Mapping[str, Any] | None = None,
     allow_code: str | Sequence[str] = (),
+    template: str | Mapping[str, Any] | None = None,
 ) -> tuple[VLM, ChatEncoder | None]:
     """Read a model directory: InternVL2, LLaVA, TinyLLaVA (also their LoRA runs), llava-hf, an export of mmft.
 
@@ -215,6 +229,8 @@ def load(
         model: the ``model`` dict that joins the parts of a dict; of a directory, what it must hold.
         allow_code: modules of your own, such as ``'mypackage.towers'``, that a directory may ask for (its ``code``):
             they are imported. No other code runs.
+        template: the chat template, as a config's ``encoder.template``; None: the one that the directory's own files
+            lead to (``encoder.json``, its chat template in Jinja, what its kind of model is trained with).
 
     Returns:
         The model in eval mode, and its encoder (None for a dict, and where the directory holds no tokenizer).
@@ -228,17 +244,17 @@ def load(
     built, _ = build_opened(opened, model, dtype, device)
     if isinstance(path, Mapping):
         return built.eval(), None
-    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, built)
+    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, built, template)
     if encoder is not None and built.image_token_id is None:
         built.image_token_id = encoder.image_token_id
     return built.eval(), encoder
 
 
-def _encoder(directory: ModelDirectory, layout: Layout, model: VLM) -> ChatEncoder | None:
+def _encoder(directory: ModelDirectory, layout: Layout, model: VLM, template: Any = None) -> ChatEncoder | None:
     """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
     side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
     for place in encoder_places(directory):
-        encoder = load_encoder(place, model.num_image_tokens(side), layout)
+        encoder = load_encoder(place, model.num_image_tokens(side), layout, template)
         if encoder is not None:
             return encoder
     return None

@@ -68,8 +68,11 @@ class KeptEncoder(TextEncoder):
         (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike) -> Self:
+    def from_pretrained(cls, path: str | os.PathLike, **changes: Any) -> Self:
         """The encoder that ``save_pretrained`` wrote.
+
+        Args:
+            changes: arguments of the constructor in place of the stored ones.
 
         Raises:
             CheckpointError: the directory holds no encoder.json, a damaged one, or no tokenizer.
@@ -79,6 +82,7 @@ class KeptEncoder(TextEncoder):
             state = json.loads(file.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
             raise CheckpointError(f'{file}: {error}', expected='what ChatEncoder.save_pretrained writes') from error
+        state = {**state, **changes} if isinstance(state, Mapping) else state
         return cls._build(load_tokenizer(path), state, str(file))
 
     @classmethod

@@ -76,7 +76,7 @@ class TextEncoder:
             raise ConfigError(
                 f'template {self.template.name!r} ends answers with {end!r}, which is not a token of this tokenizer',
                 expected='the template that the language model was trained with',
-                fix='choose another encoder.template',
+                fix='choose another encoder.template; for a model directory: mmft.load(path, template=...)',
             )
         texts = [end, *self.template.stop, self.tokenizer.eos_token]
         ids = [vocab[text] for text in texts if text in vocab]

@@ -80,6 +80,10 @@ class Layout(ABC):
     zeros: tuple[str, ...] = ()
     """Our names, as patterns, of tensors that directories may leave out because they are zero."""
 
+    chat_templates: tuple[str, ...] = ()
+    """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
+    language model (``mmft.data.templates.foreign.TEMPLATE_FILES``)."""
+
     @classmethod
     def matches(cls, config: dict[str, Any]) -> bool:
         """Whether ``config`` (a ``config.json``) is one of this layout."""

@@ -66,6 +66,7 @@ class InternVLHF(Layout):
     """HF-native InternVL. It has no pixel shuffle v1 and always takes the last block's features."""
 
     architecture = 'InternVLForConditionalGeneration'
+    chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
         self._model, self.options = model, options or {}

@@ -42,6 +42,7 @@ class LlavaHF(Layout):
     """llava-hf's LLaVA-1.5: one tile per picture, an MLP of two layers."""
 
     architecture = 'LlavaForConditionalGeneration'
+    chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json')
     zeros = ('llm.lm.lm_head.bias',)  # of Phi: transformers' LLaVA has a head without bias
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:

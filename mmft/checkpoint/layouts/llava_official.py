@@ -210,7 +210,7 @@ def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: P
     """
     return {
         'type': 'ChatEncoder',
-        'template': _template(model['llm']['type'], directory),
+        'template': _template(model, directory),
         'image_processor': processor,
         'image_start': '',
         'image_token': '<image>',
@@ -220,11 +220,16 @@ def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: P
     }
 
 
-def _template(llm: str, directory: Path | None) -> str:
-    """The chat template. LLaVA-1.6-34B speaks ChatML: its own code sees that by the folder's name, we by the tokens."""
+def _template(model: dict[str, Any], directory: Path | None) -> str:
+    """The chat template. LLaVA-1.6-34B speaks ChatML and some speak Llama 3's language: LLaVA's own code sees that by
+    the folder's name, we by the tokens."""
+    llm = model['llm']['type']
     files = [] if directory is None or llm != 'Llama' else [Path(directory) / name for name in _TOKENIZER_FILES]
-    if any('<|im_start|>' in file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file()):
+    text = '\n'.join(file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file())
+    if '<|im_start|>' in text:
         return 'chatml'
+    if '<|eot_id|>' in text:  # LLaVA-NeXT's have a system message, XTuner's none
+        return 'llava_llama_3' if model.get('merge') else 'llama3'
     return TEMPLATES.get(llm, 'vicuna_v1')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from mmft.structures import IMAGE_PLACEHOLDER
 if TYPE_CHECKING:
     from mmft.data.templates.chat_template import ChatTemplate
 
-__all__ = ['to_jinja']
+__all__ = ['MARK', 'to_jinja']
+
+MARK = r'\{# mmft: ([A-Za-z0-9_.-]+) #\}'
+"""What a source begins with: a comment with the template's name. As a regular expression."""
 
 
 def to_jinja(
@@ -39,7 +43,8 @@ def to_jinja(
         "{% else %}{{ raise_exception('no text for a message of role ' + message['role']) }}{% endif %}{% endfor %}"
         f'{{% if add_generation_prompt %}}{{{{ {q(template.assistant)} }}}}{{% endif %}}'
     )
-    return _macros(template, image, images_first) + _spaced(body, image, prefix, gap, leading, unspaced)
+    mark = f'{{# mmft: {re.sub("[^A-Za-z0-9_.-]", "_", template.name)} #}}'
+    return mark + _macros(template, image, images_first) + _spaced(body, image, prefix, gap, leading, unspaced)
 
 
 def _spaced(body: str, image: str, prefix: str, gap: str, leading: Sequence[str], unspaced: Sequence[str]) -> str:
