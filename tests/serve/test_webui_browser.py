@@ -249,6 +249,7 @@ def test_a_chinese_browser_reads_chinese(chromium, served):
     with Browser(chromium, language='zh-CN') as browser:
         browser.open(served.url)
         browser.wait(READY)
+        browser.wait('document.querySelectorAll("#gallery img").length == 4')
         type_question(browser, '这是什么菜？')
         browser.press('Enter', 13)
         browser.wait('document.querySelector("#verdict").innerText.includes("回答不同")')
