@@ -13,7 +13,7 @@ from mmft.checkpoint.fill import fill
 from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
-from mmft.checkpoint.source import TensorSource, fingerprint
+from mmft.checkpoint.source import TensorSource, fingerprint, read_json
 from mmft.errors import ConfigError, first_line
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
@@ -191,6 +191,7 @@ def load_encoder(
         return None
     from mmft.checkpoint.own_template import check_kept, own_template
     from mmft.data import ChatEncoder, load_tokenizer
+    from mmft.data.kept_encoder import stored_background
 
     if (directory / MANIFEST).is_file():
         encoder = ChatEncoder.from_pretrained(directory, **({} if template is None else {'template': template}))
@@ -201,7 +202,8 @@ def load_encoder(
     config = layout.encoder_config(directory)
     if template is None:
         template = own_template(config['template'], tokenizer, directory, layout.chat_templates)
-    more = {'template': template, 'tokenizer': tokenizer, 'tokens_per_tile': tokens_per_tile}
+    background = stored_background(lambda name: read_json(file) if (file := directory / name).is_file() else {})
+    more = {'template': template, 'tokenizer': tokenizer, 'tokens_per_tile': tokens_per_tile, 'background': background}
     return ENCODERS.build({**config, **more})
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from mmft.data.label_mask import describe, render_mask
 from mmft.data.templates import ChatTemplate, build_template
 from mmft.data.templates.chat_template import check_message
 from mmft.data.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
+from mmft.data.transparency import as_colour
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
 from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample
@@ -50,10 +50,14 @@ class ChatEncoder(KeptEncoder):
             (``preprocess_multimodal``, which also makes one of several: here all stay). A picture stays where it stands
             otherwise, as in InternVL.
         add_tokens: give the tokenizer those of the three that it lacks, and a pad token that is not its end token too.
+        background: the colour that transparent pictures are laid on: a name, ``#rrggbb`` or ``[red, green, blue]``;
+            None drops alpha, as the originals do.
 
     Raises:
         ConfigError: a token is missing in the tokenizer, or an argument has an unknown value.
     """
+
+    BEFORE: ClassVar = {'background': None}  # 0.1 dropped alpha, and what it trained was trained so
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class ChatEncoder(KeptEncoder):
         image_end: str = '</img>',
         images_first: bool = False,
         add_tokens: bool = False,
+        background: str | Sequence[int] | None = 'white',
     ) -> None:
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = load_tokenizer(tokenizer)
@@ -79,7 +84,7 @@ class ChatEncoder(KeptEncoder):
         self.image_processor = IMAGE_PROCESSORS.build(image_processor)
         self.tokens_per_tile, self.max_length, self.too_long = tokens_per_tile, max_length, too_long
         self.image_start, self.image_token, self.image_end = image_start, image_token, image_end
-        self.images_first = images_first
+        self.images_first, self.background = images_first, as_colour(background, 'encoder.background')
         tokens = [text for text in (image_start, image_end, image_token) if text]
         if add_tokens:
             add_special_tokens(tokenizer, tokens)
@@ -258,14 +263,7 @@ class ChatEncoder(KeptEncoder):
     def _tiles(
         self, image: Image.Image | str | os.PathLike, size: tuple[int, int], limit: int | None, max_pixels: int
     ) -> torch.Tensor:
-        if isinstance(image, (str, os.PathLike)):
-            try:
-                tiles = self.image_processor.from_bytes(Path(image).read_bytes(), limit, max_pixels)
-            except DataError as error:
-                # By the path, not as the so many bytes that were read from it.
-                raise DataError(error.bare, file=image, expected=error.expected, fix=error.fix) from error
-        else:
-            tiles = self.image_processor(load_image(image, max_pixels), limit)
+        tiles = self.image_processor(load_image(image, max_pixels, self.background), limit)
         expected = self.image_processor.num_tiles(*size, limit)
         if len(tiles) != expected:
             raise ShapeError(
@@ -301,6 +299,7 @@ class ChatEncoder(KeptEncoder):
             'template': self.template.to_dict(),
             'image_processor': None if self.image_processor is None else self.image_processor.config(),
             **{name: getattr(self, name) for name in names},
+            'background': None if self.background is None else list(self.background),
         }
 
 

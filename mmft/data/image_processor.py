@@ -86,7 +86,7 @@ class ImageProcessor(ABC):
         return self.num_tiles(width, height, max_tiles) * tokens_per_tile
 
     def from_bytes(self, data: bytes, max_tiles: int | None = None, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
-        """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...) of at most ``max_pixels``."""
+        """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...) of at most ``max_pixels``, on white."""
         return self(load_image(data, max_pixels), max_tiles)
 
     def __repr__(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -20,16 +20,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
     from typing_extensions import Self
 
-__all__ = ['ENCODER_FILE', 'KeptEncoder']
+__all__ = ['ENCODER_FILE', 'KeptEncoder', 'stored_background']
 
 ENCODER_FILE = 'encoder.json'
 """What ``save_pretrained`` writes beside the tokenizer's files."""
+
+PROCESSOR_FILES = ('processor_config.json', 'preprocessor_config.json')
+"""transformers' own, of which the first may hold the second."""
 
 FORMAT = 1  # of to_dict and encoder.json
 
 
 class KeptEncoder(TextEncoder):
-    """A ``TextEncoder`` that is built again from its config and its tokenizer's files."""
+    """A ``TextEncoder`` that is built again from its config and its tokenizer's files.
+
+    Attributes:
+        BEFORE: arguments that older files do not have, and what such an encoder did.
+    """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = {}
 
     def _config(self) -> dict[str, Any]:
         """Arguments of the constructor but the tokenizer, as plain types."""
@@ -96,4 +105,24 @@ class KeptEncoder(TextEncoder):
         kind = ENCODERS.get(state['type']) if state.get('type') else cls
         if not isinstance(kind, type) or not issubclass(kind, KeptEncoder):
             raise CheckpointError(f'{where}: {ENCODERS.unknown(state["type"])}')
-        return kind(tokenizer, **{key: value for key, value in state.items() if key not in own})
+        options = {key: value for key, value in state.items() if key not in own}
+        return kind(tokenizer, **{**kind.BEFORE, **options})
+
+
+def stored_background(read: Callable[[str], Mapping[str, Any]]) -> str | Sequence[int] | None:
+    """What transparent pictures are laid on by the encoder of a directory (``ChatEncoder.background``).
+
+    ``encoder.json`` says it; else the settings of its image processor, where transformers keeps the key when it saves a
+    directory again. White where neither does: exports of 0.1, which dropped alpha, have an ``encoder.json`` without it.
+
+    Args:
+        read: gives a JSON file of the directory by its name; empty where there is none.
+    """
+    if kept := read(ENCODER_FILE):
+        return kept.get('background')
+    for name in PROCESSOR_FILES:
+        numbers = read(name)
+        numbers = numbers.get('image_processor', numbers)
+        if isinstance(numbers, Mapping) and 'background' in numbers:
+            return numbers['background']
+    return 'white'

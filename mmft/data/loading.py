@@ -9,15 +9,18 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
-from mmft.errors import DataError
+from mmft.data.pillow_rules import own_rules
+from mmft.data.transparency import WHITE, Colour, as_colour, flattened, scaled_key, without_alpha
+from mmft.errors import DataError, first_line
+from mmft.words import clipped
 
-__all__ = ['MAX_PIXELS', 'MAX_SIDE', 'ImageSource', 'image_size', 'load_image', 'to_rgb']
+__all__ = ['MAX_PIXELS', 'MAX_SIDE', 'ImageSource', 'image_size', 'is_spoilt_without_alpha', 'load_image', 'to_rgb']
 
 MAX_PIXELS = 89_478_485
 """Largest picture (width x height) decoded unless a call says otherwise: the size at which Pillow begins to warn."""
@@ -37,20 +40,26 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WITHOUT_ALPHA = ('F', 'I', 'CMYK', 'YCbCr', 'LAB', 'HSV')  # a transparent colour in their info means nothing
 _LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TOO_LARGE = 'shrink the picture, or raise max_pixels (a setting of the dataset) if it is meant to be so large'
 _SAVE_AS_RGB = 'save the picture as 8-bit RGB'
+_LONGEST_NAME = 300  # characters of a path in a message
 
 
-def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, background: str | Sequence[int] | None = WHITE
+) -> Image.Image:
     """Open a picture as RGB: turned as its EXIF data says, and the first frame if it is animated.
 
-    Transparency is dropped, not blended, as the original InternVL and LLaVA pipelines do. 16-bit greys keep their high
-    byte. Loading the result once more changes nothing.
+    What is transparent shows the background. 16-bit greys keep their high byte. Loading the result once more changes
+    nothing.
 
     Args:
         source: path, encoded bytes, binary file object or PIL image (which is not changed).
         max_pixels: width x height above which a picture is refused, from its header, before anything is decoded.
+        background: a colour (``as_colour``); None drops alpha, as the original InternVL and LLaVA pipelines do, so
+            that whatever colours lie under full transparency become the picture.
 
     Raises:
         DataError: no such file, not a picture, truncated, too large, or a pixel format that has no RGB reading.
@@ -58,20 +67,21 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     >>> load_image(Image.new('L', (4, 3), 128)).mode
     'RGB'
     """
+    colour = as_colour(background)
     with _header(source, max_pixels) as (image, name):
         turn = _UPRIGHT.get(_orientation(image))
         try:
-            with _own_rules(max_pixels):
+            with own_rules(max_pixels):
                 image.load()
-            rgb = to_rgb(image)
+            rgb = to_rgb(image, colour)
             rgb = rgb if turn is None else rgb.transpose(turn)
         except MemoryError:
             raise
         except DataError as error:
             raise error.at(name) from None
         except Exception as error:  # a damaged file raises whatever its decoder stumbles over
-            raise DataError(
-                f'this picture breaks off or is damaged: {error}',
+            raise _metadata_error(error, name) or DataError(
+                f'this picture breaks off or is damaged: {first_line(error)}',
                 file=name,
                 expected=f'a whole {image.format or "picture"} of {image.width}x{image.height} pixels',
                 fix='fetch or export the file again',
@@ -81,20 +91,17 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     return rgb
 
 
-@contextlib.contextmanager
-def _own_rules(max_pixels: int) -> Iterator[None]:
-    """Pillow refuses a picture that breaks off, and lets those pass that ``max_pixels`` allows.
+def is_spoilt_without_alpha(source: ImageSource, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether dropping alpha would show other colours than a white background. Opaque pictures are not decoded.
 
-    Some libraries (lmdeploy 0.18, when it is imported) tell it, for the whole process, to fill the rest with grey. Its
-    own limit of pixels is the process's too, and is raised, never lowered: it also guards pictures inside a file (ICO).
+    Raises:
+        DataError: as ``load_image``.
     """
-    kept, limit = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    Image.MAX_IMAGE_PIXELS = None if limit is None else max(limit, max_pixels)
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = kept, limit
+    with _header(source, max_pixels) as (image, _):
+        if not image.has_transparency_data:
+            return False
+        shown, bare = (load_image(source, max_pixels, background) for background in (WHITE, None))
+    return ImageChops.difference(shown, bare).getbbox() is not None
 
 
 def image_size(source: ImageSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -111,12 +118,18 @@ def image_size(source: ImageSource, max_pixels: int = MAX_PIXELS) -> tuple[int, 
         return (height, width) if _orientation(image) in _LYING else (width, height)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB (itself if it is). Alpha is dropped; 16-bit greys are scaled, where Pillow may clip them.
+def to_rgb(image: Image.Image, background: str | Sequence[int] | None = WHITE) -> Image.Image:
+    """The picture in mode RGB (itself if it is opaque RGB). 16-bit greys are scaled, where Pillow may clip them.
+
+    Args:
+        background: what shows through, as of ``load_image``.
 
     Raises:
         DataError: float or 32-bit integer pixels, whose range nothing tells, or a mode without a conversion to RGB.
     """
+    if image.has_transparency_data and image.mode not in _WITHOUT_ALPHA:
+        colour: Colour | None = as_colour(background)
+        image = without_alpha(image) if colour is None else flattened(image, colour)
     if image.mode == 'RGB':
         return image
     if image.mode.startswith('I'):  # I;16 and its byte orders, and I, as which some 16-bit formats are opened
@@ -127,9 +140,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((grey >> 8).astype(np.uint8)).convert('RGB')
     if image.mode == 'F':
         raise DataError('float pixels', expected='8 or 16 bits per channel', fix=_SAVE_AS_RGB)
-    if 'transparency' in image.info:  # it is dropped anyway; Pillow would warn about some of its forms
-        image = image.copy()
-        del image.info['transparency']
     try:
         return image.convert('RGB')
     except ValueError as error:
@@ -154,38 +164,45 @@ def _header(source: ImageSource, max_pixels: int) -> Iterator[tuple[Image.Image,
                 f'a {type(source).__name__} as a picture', expected='a path, bytes, an open file or a PIL picture'
             )
         else:
-            name = os.fspath(source)
-            stream = stack.enter_context(_open_file(name))
+            path = os.fspath(source)
+            name = path if len(path) <= _LONGEST_NAME else clipped(path)
+            stream = stack.enter_context(_open_file(path, name))
         image = _identify(stream, name, max_pixels)
         _check_size(image, name, max_pixels)
         yield image, name
 
 
-def _open_file(path: str) -> IO[bytes]:
+def _open_file(path: str, name: str) -> IO[bytes]:
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits for ever for a writer
             raise DataError(
                 'no regular file but a named pipe, a socket or a device',
-                file=path,
+                file=name,
                 expected='a picture file',
                 fix='save the picture as a file',
             )
         return open(path, 'rb')
     except FileNotFoundError:
-        raise DataError('no such picture', file=path, fix='check image_root and the path in the annotation') from None
+        raise DataError('no such picture', file=name, fix='check image_root and the path in the annotation') from None
     except IsADirectoryError:
-        raise DataError('a directory', file=path, expected='a picture file', fix='name a file in it') from None
+        raise DataError('a directory', file=name, expected='a picture file', fix='name a file in it') from None
     except DataError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise DataError(f'cannot be opened: {error}', file=path, expected='a readable picture file') from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or half of a character, in the path
+        why = getattr(error, 'strerror', None) or first_line(error)
+        raise DataError(
+            f'cannot be opened: {why}',
+            file=name,
+            expected='the path of a picture file that may be read',
+            fix='check the path, and the permissions of the file',
+        ) from error
 
 
 def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     expected = 'a picture file (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)'
     try:
-        with _own_rules(max_pixels):
+        with own_rules(max_pixels):
             image = Image.open(stream)
     except UnidentifiedImageError:
         head = b''
@@ -199,10 +216,25 @@ def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        raise DataError(f'not a readable picture: {error}', file=name, expected=expected, fix='replace it') from error
+        raise _metadata_error(error, name) or DataError(
+            f'not a readable picture: {first_line(error)}', file=name, expected=expected, fix='replace it'
+        ) from error
     if image.format == 'EPS':
         raise DataError('PostScript, which is a program', file=name, expected=expected, fix='export it as PNG')
+    scaled_key(image)
     return image
+
+
+def _metadata_error(error: Exception, name: str) -> DataError | None:
+    """Where it is not the picture that is too large: texts and colour profiles of a PNG."""
+    if 'MAX_TEXT_' not in str(error):
+        return None
+    return DataError(
+        'the texts or the colour profile beside the pixels are too large',
+        file=name,
+        expected='at most 64 MiB of them, unpacked',
+        fix='save the picture again without metadata',
+    )
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:

@@ -94,6 +94,7 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
     _check_base(runner, path, content['meta'].get('base'))
     _check_parameters(runner, path, content)
     _check_order(runner, path, content)
+    _compare_backgrounds(runner, content)
     before, now = content['meta']['config'].splitlines(), runner.config_text.splitlines()
     changes = [
         line
@@ -102,6 +103,18 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
     ]
     if any(line[0] in '+-' and not line.startswith(('+++', '---')) for line in changes):
         runner.logger.warning('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
+
+
+def _compare_backgrounds(runner: Runner, content: Mapping[str, Any]) -> None:
+    """0.1 dropped alpha, and no line of its configs says so."""
+    if not content.get('encoder') or runner.encoder is None:
+        return
+    before, now = content['encoder'].get('background'), runner.encoder.to_dict().get('background')
+    if before != now:
+        runner.logger.warning(
+            f'transparent pictures were laid on background {before} (None: alpha was dropped), and are on {now} now: '
+            f'encoder.background={before} goes on as before'
+        )
 
 
 def _check_base(runner: Runner, path: Path, base: Mapping[str, Any] | None) -> None:

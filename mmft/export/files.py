@@ -60,6 +60,14 @@ class Contents:
         return self.encoder.image_processor.config() if self.encoder.image_processor is not None else {}
 
     @property
+    def transparency(self) -> dict[str, Any]:
+        """``background``, for the settings of an image processor: transformers keeps the key, and blends with white."""
+        if self.encoder is None:
+            return {}
+        # transformers drops a key that is null when it saves the settings again.
+        return {'background': 'none' if self.encoder.background is None else list(self.encoder.background)}
+
+    @property
     def image_token_id(self) -> int | None:
         """Of the placeholder."""
         return self.encoder.image_token_id if self.encoder is not None else self.model.image_token_id

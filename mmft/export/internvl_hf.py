@@ -108,6 +108,7 @@ def processor_config(contents: Contents) -> dict[str, Any]:
         'crop_to_patches': True,
         'min_patches': tiler.get('min_tiles', 1),
         'max_patches': tiler.get('max_tiles', 1),
+        **contents.transparency,
     }
     return {
         'processor_class': 'InternVLProcessor',

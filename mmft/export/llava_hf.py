@@ -164,6 +164,7 @@ def image_processor(contents: Contents) -> dict[str, Any]:
         'image_mean': list(contents.model.pixel_mean),
         'image_std': list(contents.model.pixel_std),
         'do_pad': is_next(contents) or tiler.get('type') == 'PadSquare',
+        **contents.transparency,
     }
     if is_next(contents):
         images['image_grid_pinpoints'] = _pinpoints(contents)

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Send
 
+from mmft.data.transparency import WHITE, Colour
 from mmft.serve.answering import Answer
 from mmft.serve.counting import PromptCounter
 from mmft.serve.intake import Intake, Memory
@@ -54,6 +55,7 @@ class GatewaySettings:
         patience: seconds that a client may leave an answer unread, or may be silent before its request is whole.
         image_root: the folder whose pictures requests may name by path; None: none.
         picture_hosts: whose pictures requests may name although their addresses are private.
+        background: on which the model sees transparent pictures, as of its encoder.
     """
 
     names: tuple[str, ...]
@@ -69,6 +71,7 @@ class GatewaySettings:
     patience: float = 60.0
     image_root: str | None = None
     picture_hosts: tuple[str, ...] = ()
+    background: Colour | None = WHITE
 
 
 class Gateway:
@@ -90,7 +93,9 @@ class Gateway:
         self.settings, self.pool, self.counter = settings, pool, counter
         # Two: decoding and counting are short, and pictures that are being decoded are large.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix='gateway')
-        self.pictures = pictures or PictureLoader(self._threads, settings.image_root, hosts=settings.picture_hosts)
+        self.pictures = pictures or PictureLoader(
+            self._threads, settings.image_root, hosts=settings.picture_hosts, background=settings.background
+        )
         self.memory = Memory(settings.max_held)
         self._intake = Intake(settings, pool.upstreams[0].dialect.extra, counter, self.pictures, self._threads)
         self.done = {'answered': 0, 'refused': 0, 'failed': 0, 'left': 0}
@@ -147,7 +152,8 @@ class Gateway:
         return JSONResponse(self._card())
 
     def _card(self) -> dict[str, Any]:
-        card = {'id': self.settings.names[0], 'object': 'model', 'created': int(self._started), 'owned_by': 'mmft'}
+        card = {'id': self.settings.names[0], 'object': 'model', 'created': int(self._started), 'owned_by': 'mmft',
+                'background': self.settings.background}  # fmt: skip
         return card | ({'max_model_len': self.settings.session_len} if self.settings.session_len else {})
 
     def _http_error(self, request: Request, error: HTTPException) -> Response:

@@ -103,8 +103,11 @@ class LocalAnswerer(Answerer):
             if watch.stopped:
                 return ''
         try:
+            if watch.stopped:
+                return ''
             # Decoded now: the photos of all who wait would not fit into memory.
-            return '' if watch.stopped else self._chat(messages, list(map(load_image, images)), settings, room, watch)
+            pictures = [load_image(image, background=self.encoder.background) for image in images]
+            return self._chat(messages, pictures, settings, room, watch)
         finally:
             self._busy.release()
 

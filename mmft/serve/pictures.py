@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
+from mmft.data.transparency import WHITE, Colour
 from mmft.errors import DataError
 from mmft.serve.fetch import Fetcher
 from mmft.serve.portable import portable
@@ -52,13 +53,14 @@ class PictureLoader:
         max_bytes: of one encoded picture.
         hosts: names that may have private addresses.
         fetcher: of pictures on the web; None: the default one.
+        background: that of the model's encoder, on which transparent pictures are laid.
     """
 
     def __init__(
         self, threads: Executor, root: str | Path | None = None, max_bytes: int = 32 << 20,
-        hosts: Collection[str] = (), fetcher: Fetcher | None = None,
+        hosts: Collection[str] = (), fetcher: Fetcher | None = None, background: Colour | None = WHITE,
     ) -> None:  # fmt: skip
-        self._threads, self._max_bytes = threads, max_bytes
+        self._threads, self._max_bytes, self._background = threads, max_bytes, background
         self._root = Path(root).resolve() if root is not None else None
         self._fetcher = fetcher or Fetcher(max_bytes, allowed_hosts=hosts)
 
@@ -113,7 +115,7 @@ class PictureLoader:
         if len(data) > self._max_bytes:
             raise DataError(f'a picture of more than {self._max_bytes:,} bytes', fix='shrink the picture')
         _check_format(data)
-        kind, data, size = portable(data)
+        kind, data, size = portable(data, self._background)
         return Picture(f'data:image/{kind};base64,{base64.b64encode(data).decode()}', size)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from mmft.data.loading import load_image
+from mmft.data.transparency import WHITE
 
 __all__ = ['portable', 'portable_kind']
 
@@ -22,13 +24,18 @@ _PHOTOS = ('JPEG', 'MPO')  # MPO: JPEGs of phones, with a second picture behind 
 _ORIENTATION = 0x0112  # of EXIF
 
 
-def portable(source: str | os.PathLike | bytes) -> tuple[str, bytes, tuple[int, int]]:
+def portable(
+    source: str | os.PathLike | bytes, background: str | Sequence[int] | None = WHITE
+) -> tuple[str, bytes, tuple[int, int]]:
     """(``jpeg``, ``png`` or ``webp``, the file to hand on, its upright size) of a picture: a path, or encoded bytes.
+
+    Args:
+        background: of the model that will see it, as of ``load_image``.
 
     Raises:
         DataError: no picture, or a damaged one.
     """
-    upright = load_image(source)
+    upright = load_image(source, background=background)
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         kind, same = portable_kind(image)

@@ -11,11 +11,13 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mmft.data.loading import load_image
+from mmft.data.transparency import WHITE, as_colour
 from mmft.errors import ConfigError, ServerError
 from mmft.serve.answerer import Answerer, Picture, is_loopback
 from mmft.serve.portable import portable
@@ -70,6 +72,17 @@ class RemoteAnswerer(Answerer):
             if not isinstance(cause, urllib.error.HTTPError) or cause.code in (401, 403):
                 raise  # else it is there, and has no list: that is why its model was named
 
+    @cached_property
+    def _background(self) -> Sequence[int] | None:
+        """On which its model sees transparent pictures: ``mmft serve`` lists it; white for other servers."""
+        try:
+            with self._open('/models', timeout=min(self._timeout, 30)) as response:
+                listed = self._json(response)
+            card = next(card for card in listed['data'] if card['id'] == self.model)
+            return as_colour(card.get('background', WHITE))
+        except (ServerError, ConfigError, KeyError, TypeError, AttributeError, StopIteration):
+            return WHITE
+
     def _only_model(self) -> str:
         name_it = 'name it with --model (model=...)'
         try:
@@ -91,7 +104,7 @@ class RemoteAnswerer(Answerer):
     ) -> Iterator[str]:
         request = {
             'model': self.model,
-            'messages': chat_messages(messages, images),
+            'messages': chat_messages(messages, images, self._background if images else WHITE),
             'stream': True,
             'max_tokens': settings['max_new_tokens'],
             'temperature': settings['temperature'],
@@ -197,10 +210,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def chat_messages(messages: Sequence[Message], images: Sequence[Picture]) -> list[dict[str, Any]]:
+def chat_messages(
+    messages: Sequence[Message], images: Sequence[Picture], background: Sequence[int] | None = WHITE
+) -> list[dict[str, Any]]:
     """OpenAI's messages: questions with pictures as parts, the pictures as data URLs.
 
     The newline after a placeholder is left out: chat templates put one after a picture themselves.
+
+    Args:
+        background: on which transparent pictures are laid.
     """
     left = iter(images)
     made = []
@@ -211,7 +229,7 @@ def chat_messages(messages: Sequence[Message], images: Sequence[Picture]) -> lis
         parts: list[dict[str, Any]] = []
         for number, text in enumerate(turn['content'].split(IMAGE_PLACEHOLDER)):
             if number:
-                parts.append({'type': 'image_url', 'image_url': {'url': data_url(next(left))}})
+                parts.append({'type': 'image_url', 'image_url': {'url': data_url(next(left), background)}})
                 text = text.removeprefix('\n')
             if text:
                 parts.append({'type': 'text', 'text': text})
@@ -219,17 +237,20 @@ def chat_messages(messages: Sequence[Message], images: Sequence[Picture]) -> lis
     return made
 
 
-def data_url(image: Picture) -> str:
+def data_url(image: Picture, background: Sequence[int] | None = WHITE) -> str:
     """The picture as a data URL. What servers may read in another way than ``load_image`` becomes upright and plain.
+
+    Args:
+        background: as of ``load_image``.
 
     Raises:
         DataError: no picture, or a damaged one.
     """
     if isinstance(image, (str, os.PathLike)):
-        kind, data, _ = portable(image)
+        kind, data, _ = portable(image, background)
     else:
         buffer = io.BytesIO()
-        load_image(image).save(buffer, 'PNG', compress_level=1)
+        load_image(image, background=background).save(buffer, 'PNG', compress_level=1)
         kind, data = 'png', buffer.getvalue()
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 

@@ -149,6 +149,8 @@ class _Server:
         return PromptCounter(self.directory)
 
     def _allowed(self) -> Any:
+        from mmft.data.kept_encoder import stored_background
+        from mmft.data.transparency import as_colour
         from mmft.serve.counting import session_length, text_config
         from mmft.serve.gateway import GatewaySettings
 
@@ -161,6 +163,7 @@ class _Server:
         return GatewaySettings(
             names, about, settings.api_keys, self._hosts(), session, image_root=root,
             picture_hosts=settings.picture_hosts, vocabulary=text_config(self.served.config).get('vocab_size'),
+            background=as_colour(stored_background(self.served.json)),
         )  # fmt: skip
 
     def _hosts(self) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ def encoder_of(group, **processor):
         group['template'],
         processor or {**tiler, 'thumbnail': group['use_thumbnail']},
         group['num_image_token'],
+        background=None,
     )
 
 

@@ -109,9 +109,10 @@ def test_an_animated_picture_is_its_first_frame(kind):
     assert load_image(data).getcolors() == [(200, (255, 0, 0))]
 
 
-def test_alpha_is_dropped_as_in_the_original():
+def test_without_a_background_alpha_is_dropped_as_in_the_original():
     red = Image.new('RGBA', (2, 2), (255, 0, 0, 0))
-    assert load_image(red).getpixel((0, 0)) == (255, 0, 0)
+    assert load_image(red, background=None).getpixel((0, 0)) == (255, 0, 0)
+    assert load_image(red).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_transparent_palette_gives_no_warning():
@@ -119,7 +120,8 @@ def test_a_transparent_palette_gives_no_warning():
     image.info['transparency'] = bytes([0, 128] + [255] * 6)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        got = load_image(encoded(image, 'PNG'))
+        load_image(encoded(image, 'PNG'))
+        got = load_image(encoded(image, 'PNG'), background=None)
     np.testing.assert_array_equal(np.asarray(got), np.asarray(picture_without(image, 'transparency')))
 
 

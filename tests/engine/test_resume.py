@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmft.engine.checkpoint import find_last
+from mmft.engine.resume import _compare_backgrounds
 from mmft.errors import CheckpointError
 from tests.engine.toy import toy_runner, train
 
@@ -33,6 +35,16 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+def test_resuming_a_run_of_0_1_says_that_transparent_pictures_change():
+    warnings = []
+    encoder = SimpleNamespace(to_dict=lambda: {'background': [255, 255, 255]})
+    runner = SimpleNamespace(encoder=encoder, logger=SimpleNamespace(warning=warnings.append))
+    _compare_backgrounds(runner, {'encoder': {'background': [255, 255, 255]}})
+    assert not warnings
+    _compare_backgrounds(runner, {'encoder': {'format': 1}})
+    assert 'encoder.background=None goes on as before' in warnings[0]
 
 
 CASES = {

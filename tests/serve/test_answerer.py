@@ -121,7 +121,7 @@ def test_questions_wait_for_each_other(local):
 def test_a_question_that_is_stopped_while_it_waits_is_never_begun(local, monkeypatch):
     begun, decoded = [], []
     monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: begun.append(arguments[1]) or 'yes')
-    monkeypatch.setattr('mmft.serve.local.load_image', lambda image: decoded.append(image) or image)
+    monkeypatch.setattr('mmft.serve.local.load_image', lambda image, **_: decoded.append(image) or image)
     stop, said = threading.Event(), []
     with local._busy:
         waiting = threading.Thread(

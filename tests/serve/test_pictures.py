@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mmft.data.loading import load_image
+from mmft.serve.remote import RemoteAnswerer
 from tests.export.tiny import picture
-from tests.serve.running import data_url, encoded, question
+from tests.serve.running import ANSWER, data_url, encoded, question
 
 PNG = data_url(picture(40, 30))
 WHOLE = encoded(picture(80, 60), 'JPEG')
@@ -62,6 +64,19 @@ def test_pictures_arrive_as_training_reads_them(shared):
     assert shared.asked_picture == plain  # not written again
     wrapped = plain[:30] + '\n' + plain[30:].replace('JPEG', 'jpeg')
     assert shared.sent(wrapped.replace('data:image/jpeg', 'DATA:application/octet-stream')).format == 'JPEG'
+
+
+@pytest.mark.parametrize('background', [(255, 255, 255), (255, 128, 0), None])
+def test_transparent_pictures_arrive_as_the_encoder_lays_them(make, background, tmp_path):
+    clear = Image.new('RGBA', (40, 30), (7, 8, 9, 0))
+    clear.save(tmp_path / 'clear.png')
+    setup = make(background=background)
+    assert setup.sent(data_url(clear)).getpixel((0, 0)) == (background or (7, 8, 9))
+    # A client of ours asks what the background is, and lays them on it itself.
+    remote = RemoteAnswerer(setup.url)
+    assert remote.answer([{'role': 'user', 'content': 'What?'}], [tmp_path / 'clear.png']) == ANSWER
+    sent = Image.open(io.BytesIO(base64.b64decode(setup.asked_picture.partition(',')[2])))
+    assert sent.getpixel((0, 0)) == (background or (7, 8, 9))
 
 
 def test_files_of_the_allowed_folder_only(make, tmp_path):

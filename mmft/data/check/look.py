@@ -10,7 +10,9 @@ from typing import Any
 
 from mmft.data.formats import Record
 from mmft.data.images import image_size, load_image
+from mmft.data.loading import is_spoilt_without_alpha
 from mmft.data.subset import Subset
+from mmft.data.transparency import WHITE
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
 
@@ -21,6 +23,7 @@ KINDS = {
     'record': 'JSON, keys, roles, texts, placeholders, paths',
     'unread-key': 'a key, or a mark in the text, that is neither read nor known to be harmless',
     'picture': 'a picture that is missing, broken, too small or too large',
+    'transparent': 'pictures whose hidden colours would show without alpha: a note, or a problem with background=None',
     'length': 'more tokens than max_length',
     'no-end': 'an answer that is trained without the end token: the model would never stop',
     'early-end': 'an answer with the end token inside: the model would stop in the middle',
@@ -66,6 +69,8 @@ class Look:
         answer: the beginning of the last answer.
         key: the record's ``id``, where it has one.
         digest: of pictures and texts.
+        problems: what is wrong with it.
+        notes: what is worth knowing, and is not wrong.
     """
 
     tokens: int = -1
@@ -76,6 +81,7 @@ class Look:
     key: str | None = None
     digest: bytes = b''
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
 
 def look(subset: Subset, i: int, decode: bool = True) -> Look:
@@ -100,7 +106,26 @@ def look(subset: Subset, i: int, decode: bool = True) -> Look:
         _encode(subset, record, sizes, decode, found)
     elif decode:
         _decode(subset, record.images, found)
+    if decode and not any(problem.kind == 'picture' for problem in found.problems):
+        _transparent(subset, record.images, found)
     return found
+
+
+def _transparent(subset: Subset, paths: list[str], found: Look) -> None:
+    """Pictures that are another one without their alpha."""
+    colour = WHITE if subset.encoder is None else subset.encoder.background
+    for path in paths:
+        if not is_spoilt_without_alpha(path, subset.max_pixels):
+            continue
+        if colour is None:
+            expected, fix = 'encoder.background, a colour', "set encoder.background='white', or --allow transparent"
+            what = f'{path}: its alpha is dropped, and the colours under it show'
+            found.problems.append(Problem('transparent', what, expected, fix))
+        else:
+            what = (
+                f'{path}: a transparent picture, seen on {"#{:02x}{:02x}{:02x}".format(*colour)} (encoder.background)'
+            )
+            found.notes.append(Problem('transparent', what))
 
 
 def _sizes(subset: Subset, record: Record, found: Look) -> Iterator[tuple[int, int]]:

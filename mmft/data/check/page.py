@@ -113,6 +113,7 @@ def _group(group: Any, allow: Sequence[str]) -> str:
     parts = [('expected', group.expected), ('to do', group.fix)]
     advice = ''.join(f'<p><small>{name}</small> {html.escape(text)}</p>' for name, text in parts if text)
     allowed = ' <span class="soft">(allowed)</span>' if group.kind in allow else ''
+    allowed = ' <span class="soft">(a note)</span>' if group.note else allowed
     return (
         f'<details class="problem"><summary><b class="count">{len(group.places):,}</b> '
         f'<span class="kind">{html.escape(group.kind)}</span> {html.escape(group.what)}{allowed}</summary>'

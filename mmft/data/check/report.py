@@ -100,19 +100,8 @@ def to_json(survey: Survey, allow: Sequence[str] = ()) -> dict[str, Any]:
             {'part': part.part, 'name': part.name, 'file': part.file, 'records': len(part), 'good': part.good}
             for part in survey.parts
         ],
-        'problems': [
-            {
-                'kind': group.kind,
-                'count': len(group.places),
-                'what': group.what,
-                'expected': group.expected,
-                'to_do': group.fix,
-                'places': [
-                    {'part': part, 'file': file, 'line': line, 'what': what} for part, file, line, what in group.places
-                ],
-            }
-            for group in survey.groups
-        ],
+        'problems': [_plain_group(group) for group in survey.groups if not group.note],
+        'notes': [_plain_group(group) for group in survey.groups if group.note],
         'tokens': _plain(histogram(_column(survey, 'tokens'))),
         'too_long': too_long(survey),
         'tiles': _plain(histogram(_column(survey, 'tiles'))),
@@ -121,6 +110,14 @@ def to_json(survey: Survey, allow: Sequence[str] = ()) -> dict[str, Any]:
             for part, counts, many in _by_part(survey)
         },
     }
+
+
+def _plain_group(group: Group) -> dict[str, Any]:
+    places = [{'part': part, 'file': file, 'line': line, 'what': what} for part, file, line, what in group.places]
+    return {
+        'kind': group.kind, 'count': len(places), 'what': group.what, 'expected': group.expected, 'to_do': group.fix,
+        'places': places,
+    }  # fmt: skip
 
 
 def too_long(survey: Survey) -> int | None:
@@ -163,15 +160,17 @@ def _name(part: Part) -> str:
 
 
 def _problems(survey: Survey, allow: Sequence[str], places: int) -> str:
-    if not survey.groups:
-        return 'no problems'
+    wrong = [group for group in survey.groups if not group.note]
     total = survey.problems()
-    lines = [f'{total:,} problems of {len(survey.groups)} sorts:' if total > 1 else '1 problem:']
-    for group in survey.groups:
-        lines.append('')
-        lines += list(_group(group, places))
+    lines = [
+        'no problems' if not wrong else f'{total:,} problems of {len(wrong)} sorts:' if total > 1 else '1 problem:'
+    ]
+    for group in wrong:
+        lines += ['', *_group(group, places)]
         if group.kind in allow:
             lines.append(f'    allowed: --allow {group.kind}')
+    if notes := [group for group in survey.groups if group.note]:
+        lines += ['', 'worth knowing:', *(line for group in notes for line in ('', *_group(group, places)))]
     return '\n'.join(lines)
 
 

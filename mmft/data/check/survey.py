@@ -32,6 +32,7 @@ class Group:
 
     Attributes:
         what, expected, fix: of the first.
+        note: whether it is worth knowing rather than wrong.
         places: ``part, file, line, what`` of each; line is None where a whole file is meant.
     """
 
@@ -39,6 +40,7 @@ class Group:
     what: str
     expected: str
     fix: str
+    note: bool = False
     places: list[tuple[str, str, int | None, str]] = field(default_factory=list)
 
 
@@ -81,8 +83,8 @@ class Survey:
     decoded: bool = True
 
     def problems(self, allow: Sequence[str] = ()) -> int:
-        """How many problems there are, but for the kinds in ``allow``."""
-        return sum(len(group.places) for group in self.groups if group.kind not in allow)
+        """How many problems there are, but for notes and the kinds in ``allow``."""
+        return sum(len(group.places) for group in self.groups if not group.note and group.kind not in allow)
 
 
 def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, workers: int | None = None) -> Survey:
@@ -118,6 +120,8 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
         line = part.subset.file.line(i)
         for problem in found.problems:
             notes.add(part, line, problem)
+        for note_of in found.notes:
+            notes.add(part, line, note_of, note=True)
         _count(part, found)
         seen.add(s, part, line, found)
     seen.finish(opened)
@@ -146,10 +150,10 @@ class _Notes:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, str], Group] = {}
 
-    def add(self, part: Part, line: int | None, problem: Problem, file: str | None = None) -> None:
+    def add(self, part: Part, line: int | None, problem: Problem, file: str | None = None, note: bool = False) -> None:
         key = problem.kind, _shape(problem.what)
         if key not in self.groups:
-            self.groups[key] = Group(problem.kind, problem.what, problem.expected, problem.fix)
+            self.groups[key] = Group(problem.kind, problem.what, problem.expected, problem.fix, note)
         self.groups[key].places.append((part.part, file or part.file, line, problem.what))
 
 
