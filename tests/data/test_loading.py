@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from mmft.data.loading import MAX_SIDE, image_size, load_image, to_rgb
 from mmft.errors import DataError
+from mmft.words import printable
 
 RNG = np.random.default_rng(0)
 
@@ -206,7 +207,7 @@ def test_what_is_no_picture_says_so(name, tmp_path, monkeypatch):
     assert error.file == ('<3 bytes>' if name == 'bytes' else str(source))
     assert error.expected or error.fix
     placed = error.at('train.jsonl', 7)
-    assert str(placed).startswith(f'train.jsonl:7: {error.file}')
+    assert str(placed).startswith(f'train.jsonl:7: {printable(error.file)}')
 
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
