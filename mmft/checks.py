@@ -5,7 +5,7 @@ torch takes many a wrong number in silence (a network of no layer, ``top_k=1.5``
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +30,8 @@ def is_number(value: Any, least: float | None = None) -> bool:
     (True, False, False, False)
     """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and (least is None or value >= least)
+    # Not math.isfinite, which fails on an int that no float can hold.
+    return plain and abs(value) <= sys.float_info.max and (least is None or value >= least)
 
 
 def check_counts(name: str, **counts: int) -> None:

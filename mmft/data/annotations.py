@@ -7,16 +7,21 @@ memory. The file is opened for each read: workers that were forked or spawned sh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shlex
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from mmft.data.file_kinds import other_kind
 from mmft.errors import DataError
+from mmft.words import clipped
 
 __all__ = ['AnnotationFile', 'read_json']
 
@@ -39,21 +44,11 @@ class AnnotationFile:
 
     def __init__(self, path: str | Path, on_bad: Callable[[DataError], None] | None = None) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open('rb') as file:
-                head = file.read(4096)
-                spans = _array_spans if head.removeprefix(_BOM).lstrip(_BLANK)[:1] == b'[' else _line_spans
-                file.seek(0)
-                index = np.array(list(spans(self.path, file, on_bad)), dtype=np.int64).reshape(-1, 3)
-                self._stamp = _stamp(file.fileno())
-        except FileNotFoundError:
-            raise DataError(
-                'there is no such annotation file', file=self.path, fix='check `ann_file` (or the meta file)'
-            ) from None
-        except OSError as error:
-            raise DataError(
-                f'cannot read it: {error.strerror or error}', file=self.path, fix='check the path and its permissions'
-            ) from error
+        with _opened(self.path) as file:
+            head = _head(file, self.path)
+            spans = _array_spans if head.removeprefix(_BOM).lstrip(_BLANK)[:1] == b'[' else _line_spans
+            index = np.array(list(spans(self.path, file, on_bad)), dtype=np.int64).reshape(-1, 3)
+            self._stamp = _stamp(file.fileno())
         self._starts, self._ends, self._lines = index.T.copy()
         if not len(self):
             raise DataError('holds no records', file=self.path, expected='one JSON object a line, or an array of them')
@@ -72,7 +67,7 @@ class AnnotationFile:
             DataError: it is not a JSON object, or the file was changed since it was indexed.
         """
         start, end, line = int(self._starts[i]), int(self._ends[i]), self.line(i)
-        with self.path.open('rb') as file:
+        with _opened(self.path) as file:
             if _stamp(file.fileno()) != self._stamp:
                 raise DataError(
                     'the file was changed after it was opened', file=self.path, fix='start again with the finished file'
@@ -87,16 +82,11 @@ class AnnotationFile:
         Raises:
             DataError: it cannot be read any more.
         """
-        try:
-            with self.path.open('rb') as file:
-                digest = hashlib.blake2b()
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                return digest.digest()
-        except OSError as error:
-            raise DataError(
-                f'cannot read it: {error.strerror or error}', file=self.path, fix='check the path'
-            ) from None
+        digest = hashlib.blake2b()
+        with _opened(self.path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.digest()
 
 
 def read_json(path: str | Path) -> Any:
@@ -106,22 +96,48 @@ def read_json(path: str | Path) -> Any:
         DataError: the file is missing or not valid JSON.
     """
     path = Path(path)
+    with _opened(path) as file:
+        _head(file, path)
+        return _value(file.read().removeprefix(_BOM), path, 1)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, which must be a regular one: a device or a pipe has no end."""
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f'cannot read it: {error.strerror or error}', file=path, fix='check the path') from None
-    text = _decode(raw.removeprefix(_BOM), path, 1)
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except json.JSONDecodeError as error:
-        raise _invalid(error, path, 1) from None
-    except _DuplicateKeyError as error:
-        raise DataError(f'the key {error.args[0]!r} stands twice in one object', file=path, fix='rename one') from None
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DataError('cannot read it: it is no regular file', file=path, fix='name a .jsonl or .json file')
+        file = path.open('rb')
+    except FileNotFoundError:
+        raise DataError(
+            'there is no such annotation file', file=path, fix='check `ann_file` (or the meta file)'
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
+        raise DataError(
+            f'cannot read it: {getattr(error, "strerror", None) or error}',
+            file=clipped(path),
+            fix='check the path and its permissions',
+        ) from None
+    with file:
+        yield file
+
+
+def _head(file: BinaryIO, path: Path) -> bytes:
+    """The first bytes; the file is at its start again."""
+    head = file.read(4096)
+    file.seek(0)
+    if found := other_kind(head):
+        what, fix = found
+        raise DataError(
+            f'this file is {what}', file=path, expected='one JSON object a line (.jsonl), or an array of them (.json)',
+            fix=fix.replace('FILE', shlex.quote(str(path))),
+        )  # fmt: skip
+    return head
 
 
 def _stamp(fd: int) -> tuple[int, int]:
-    stat = os.fstat(fd)
-    return stat.st_size, stat.st_mtime_ns
+    found = os.fstat(fd)
+    return found.st_size, found.st_mtime_ns
 
 
 def _line_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int, int]]:
@@ -188,26 +204,30 @@ def _decode(raw: bytes, path: Path, line: int) -> str:
 
 
 def _parse(raw: bytes, path: Path, line: int) -> dict[str, Any]:
-    text = _decode(raw, path, line)
-    try:
-        value = json.loads(text, object_pairs_hook=_unique_keys)
-    except json.JSONDecodeError as error:
-        raise _invalid(error, path, line) from None
-    except _DuplicateKeyError as error:
-        raise DataError(
-            f'the key {error.args[0]!r} stands twice in one object',
-            file=path,
-            line=line,
-            expected='each key once: of two, JSON readers take either',
-            fix='take one out',
-        ) from None
-    except (RecursionError, ValueError) as error:
-        raise _unreadable(error, path, line) from None
+    value = _value(raw, path, line)
     if not isinstance(value, dict):
         raise DataError(
             f'a {type(value).__name__} where a record should be', file=path, line=line, expected='a JSON object {...}'
         )
     return value
+
+
+def _value(raw: bytes, path: Path, line: int) -> Any:
+    text = _decode(raw, path, line)
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise _invalid(error, path, line) from None
+    except _DuplicateKeyError as error:
+        raise DataError(
+            f'the key {clipped(repr(error.args[0]))} stands twice in one object',
+            file=path,
+            line=line,
+            expected='each key once: of two, JSON readers take either',
+            fix='take one out, or rename it',
+        ) from None
+    except (RecursionError, ValueError) as error:
+        raise _unreadable(error, path, line) from None
 
 
 def _invalid(error: json.JSONDecodeError, path: Path, line: int, hint: str = '') -> DataError:
@@ -217,18 +237,18 @@ def _invalid(error: json.JSONDecodeError, path: Path, line: int, hint: str = '')
         file=path,
         line=line,
         expected='one JSON object a line (.jsonl), or one array of objects (.json)',
-        fix='mend this line' + (f'; {hint}' if hint else ''),
+        fix='correct this line' + (f'; {hint}' if hint else ''),
     )
 
 
 def _unreadable(error: Exception, path: Path, line: int, hint: str = '') -> DataError:
     """For JSON that is valid but that Python will not hold: nested too deep, a number of thousands of digits."""
     return DataError(
-        'JSON nested too deep' if isinstance(error, RecursionError) else f'unreadable JSON: {error}',
+        'JSON nested too deep' if isinstance(error, RecursionError) else 'a number of too many digits',
         file=path,
         line=line,
         expected='a flat record of ordinary values',
-        fix='mend this record' + (f'; {hint}' if hint else ''),
+        fix='correct this record' + (f'; {hint}' if hint else ''),
     )
 
 

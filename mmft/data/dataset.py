@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.checks import check_counts
 from mmft.data.formats import Record
 from mmft.data.images import MAX_PIXELS
 from mmft.data.mixture import SetSpec, mix, read_meta
+from mmft.data.options import check_options
 from mmft.data.subset import KINDS, Scan, Subset
 from mmft.errors import ConfigError, DataError
 from mmft.registry import DATASETS
@@ -89,8 +89,22 @@ class ChatDataset(Dataset):
         max_pixels: int = MAX_PIXELS,
         ignore_keys: Sequence[str] = (),
     ) -> None:
-        check_counts('ChatDataset', max_pixels=max_pixels)
-        _check_arguments(ann_file, meta_file, on_error, check, repeat_time, max_samples)
+        check_options(
+            'ChatDataset',
+            ann_file=ann_file,
+            meta_file=meta_file,
+            image_root=image_root,
+            format=format,
+            on_error=on_error,
+            check=check,
+            repeat_time=repeat_time,
+            max_samples=max_samples,
+            seed=seed,
+            follow_links=follow_links,
+            min_side=min_side,
+            max_pixels=max_pixels,
+            ignore_keys=ignore_keys,
+        )
         self.on_error, self.seed, self._check, self._encoder = on_error, seed, check, encoder
         if meta_file is not None:
             specs = read_meta(meta_file, image_root, format)
@@ -242,12 +256,13 @@ class ChatDataset(Dataset):
                 raise DataError(
                     f'all {len(scans)} records are bad; the first: {bad[0].problem}',
                     file=subset.file.path,
-                    fix='mend the file: leaving everything out leaves nothing to train on',
+                    fix='correct the file: leaving everything out leaves nothing to train on',
                 )
         if self.problems:
             files = ', '.join(str(subset.file.path) for subset in self._subsets)
             kept = sum(map(len, good))
-            logger.warning(f'{len(self.problems)} records left out in all, {kept} kept of {files}: {dict(self._kinds)}')
+            gone = count_of(len(self.problems), 'record')
+            logger.warning(f'{gone} left out in all, {kept:,} kept of {files}: {dict(self._kinds)}')
         return good
 
     def _choose(self, good: list[np.ndarray], repeat_time: float, max_samples: int | None) -> np.ndarray:
@@ -302,26 +317,9 @@ def _log_unread(subset: Subset, counts: Counter[str]) -> None:
 def _first_of(problems: list[DataError]) -> DataError:
     """The first problem; the places of the others stand in its advice."""
     first, others = problems[0], problems[1:]
-    fix = '; '.join(filter(None, [first.fix, "or on_error='skip' to leave such samples out, counted"]))
+    skip = "on_error='skip' to leave such samples out, counted"
+    fix = f'{first.fix}; or {skip}' if first.fix else f'correct the record, or {skip}'
     if others:
         places = ', '.join(f'{p.file}:{p.line}' if p.line else f'{p.file}' for p in others[:_NAMED_IN_ERROR])
         fix += f'\n            {len(others)} more bad: {places}{", ..." if len(others) > _NAMED_IN_ERROR else ""}'
     return DataError(first.bare, file=first.file, line=first.line, expected=first.expected, fix=fix)
-
-
-def _check_arguments(
-    ann_file: Any, meta_file: Any, on_error: str, check: str, repeat_time: float, max_samples: int | None
-) -> None:
-    if (ann_file is None) == (meta_file is None):
-        raise ConfigError(
-            'ChatDataset got ' + ('neither of' if ann_file is None else 'both') + ' `ann_file` and `meta_file`',
-            expected='one of them',
-        )
-    if on_error not in ('raise', 'skip'):
-        raise ConfigError(f'on_error={on_error!r}', expected="'raise' or 'skip'")
-    if check not in ('pictures', 'records'):
-        raise ConfigError(f'check={check!r}', expected="'pictures' or 'records'")
-    if not isinstance(repeat_time, (int, float)) or not 0 < repeat_time < float('inf'):
-        raise ConfigError(f'repeat_time={repeat_time!r}', expected='a number above 0')
-    if max_samples is not None and max_samples < 1:
-        raise ConfigError(f'max_samples={max_samples!r}', expected='a whole number from 1, or None')

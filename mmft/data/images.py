@@ -20,6 +20,7 @@ from mmft.data.loading import MAX_PIXELS, image_size, load_image, to_rgb
 from mmft.data.tiling import Place, cut_tiles, place_tiles
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
+from mmft.words import clipped
 
 __all__ = [
     'MAX_PIXELS',
@@ -33,6 +34,10 @@ __all__ = [
     'load_image',
     'to_rgb',
 ]
+
+
+_MOST_TILES = 256
+"""Of one picture; the time to list the grids grows with the cube."""
 
 
 @IMAGE_PROCESSORS.register_module()
@@ -62,6 +67,8 @@ class DynamicTiler(ImageProcessor):
                 expected='1 <= min_tiles <= max_tiles',
                 fix='the original models use 1 and 6 or 12',
             )
+        if max_tiles > _MOST_TILES:
+            raise ConfigError(f'DynamicTiler: max_tiles {clipped(max_tiles, 20)}', expected=f'at most {_MOST_TILES}')
         self.min_tiles, self.max_tiles, self.thumbnail = min_tiles, max_tiles, thumbnail
 
     def grid(self, width: int, height: int, max_tiles: int | None = None) -> tuple[int, int]:

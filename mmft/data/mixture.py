@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from mmft.checks import is_number, is_whole
 from mmft.data.annotations import read_json
 from mmft.errors import ConfigError, DataError
+from mmft.words import clipped, count_of
 
 __all__ = ['SetSpec', 'mix', 'read_meta']
 
 logger = logging.getLogger('mmft')
+
+_MOST_SAMPLES = 2**31
+"""In an epoch; their numbers alone take 16 bytes each."""
 
 _KEYS = {
     'root',
@@ -115,12 +121,14 @@ def read_meta(
 
 
 def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | None, format: str) -> SetSpec:
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f'a set is named {clipped(repr(name))}', expected='a name')
     if not isinstance(entry, Mapping) or 'annotation' not in entry:
         raise DataError(f'the set {name!r} has no `annotation`', expected='{"root": ..., "annotation": ...}')
-    for key in entry.keys() - _KEYS:
-        near = difflib.get_close_matches(key, _KEYS, n=1)
+    for key in sorted(entry.keys() - _KEYS, key=str):
+        near = difflib.get_close_matches(str(key), _KEYS, n=1)
         raise DataError(
-            f'the set {name!r} has an unknown key {key!r}',
+            f'the set {name!r} has an unknown key {clipped(repr(key))}',
             expected=f'one of {sorted(_KEYS)}',
             fix=f'did you mean {near[0]!r}?' if near else 'remove it',
         )
@@ -130,7 +138,7 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
         logger.warning(
             f'the set {name!r} asks for data_augment: mmft does not re-encode tiles as JPEG, they stay as they are'
         )
-    root = entry.get('root') or image_root
+    root = image_root if entry.get('root') in (None, '') else entry['root']
     tiles = {
         ours: _count(name, theirs, entry[theirs])
         for ours, theirs in (('min_tiles', 'min_dynamic_patch'), ('max_tiles', 'max_dynamic_patch'))
@@ -143,27 +151,34 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
         repeat_time=numbers.get('repeat_time', 1.0),
         weight=numbers.get('weight'),
         length=None if entry.get('length') is None else _count(name, 'length', entry['length']),
-        format=entry.get('format') or format,
+        format=_format(name, entry.get('format')) or format,
         conversations='internvl',
         tiles=tiles or None,
         meta_file=file,
     )
 
 
+def _format(name: str, value: Any) -> str:
+    if value not in (None, '') and not isinstance(value, str):
+        raise DataError(f'`format` of the set {name!r} is {clipped(repr(value))}', expected='the name of a format')
+    return value or ''
+
+
 def _find(name: str, key: str, path: Any, file: Path | None) -> Path:
-    if not isinstance(path, (str, Path)):
-        raise DataError(f'`{key}` of the set {name!r} is {path!r}', expected='a path')
+    if not isinstance(path, (str, Path)) or not str(path).strip():
+        raise DataError(f'`{key}` of the set {name!r} is {clipped(repr(path))}', expected='a path')
     here = Path(path)
-    if here.is_absolute() or file is None or here.exists():
+    # os.path.exists: of a path that cannot be one it says False, where Path.exists raises
+    if here.is_absolute() or file is None or os.path.exists(here):
         return here
     beside = file.parent / here
-    return beside if beside.exists() else here
+    return beside if os.path.exists(beside) else here
 
 
 def _positive(name: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0 or math.isinf(value):
+    if not is_number(value) or not value > 0:
         raise DataError(
-            f'`{key}` of the set {name!r} is {value!r}',
+            f'`{key}` of the set {name!r} is {clipped(repr(value))}',
             expected='a number above 0, fractions allowed',
             fix='leave the set out of the meta file if it is not wanted',
         )
@@ -171,8 +186,8 @@ def _positive(name: str, key: str, value: Any) -> float:
 
 
 def _count(name: str, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DataError(f'`{key}` of the set {name!r} is {value!r}', expected='a whole number from 1')
+    if not is_whole(value, least=1):
+        raise DataError(f'`{key}` of the set {name!r} is {clipped(repr(value))}', expected='a whole number from 1')
     return value
 
 
@@ -209,6 +224,12 @@ def mix(
         counts = [int(size * repeat + 1e-6) for size, repeat in zip(sizes, repeats, strict=True)]
     else:
         counts = _shares(sum(sizes), weights)
+    if sum(counts) > _MOST_SAMPLES:
+        raise ConfigError(
+            f'{count_of(sum(counts), "sample")} in an epoch, of {count_of(sum(sizes), "record")}',
+            expected=f'at most {_MOST_SAMPLES:,}',
+            fix='lower repeat_time, and train more epochs or iterations instead',
+        )
     rows = []
     for n, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         if not count or not size:
@@ -226,6 +247,8 @@ def mix(
 
 def _shares(total: int, weights: Sequence[float]) -> list[int]:
     """``total`` in proportion to ``weights``, by largest remainders, so that the parts add up."""
+    if math.isinf(total * max(weights)) or math.isinf(sum(weights)):
+        weights = [w / max(weights) for w in weights]
     exact = [total * w / sum(weights) for w in weights]
     counts = [int(x) for x in exact]
     by_rest = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])

@@ -16,6 +16,7 @@ from mmft.data.mixture import SetSpec
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 from mmft.structures import Sample
+from mmft.words import clipped, count_of
 
 __all__ = ['KINDS', 'Scan', 'Subset', 'inside']
 
@@ -72,13 +73,13 @@ class Subset:
         spec = self.spec
         self.file = AnnotationFile(spec.ann_file, on_bad)
         root = Path(spec.image_root if spec.image_root is not None else Path(spec.ann_file).parent)
-        if spec.image_root is not None and not root.is_dir():
+        if spec.image_root is not None and not os.path.isdir(root):
             key = '`root` of the set, or `image_root` for sets without one' if spec.name else '`image_root`'
             raise DataError('the image root is no folder', file=root, expected='a folder', fix=f'check {key}')
         self.root = root.resolve()
         if spec.length is not None and spec.length != len(self.file):
             raise DataError(
-                f'holds {len(self.file)} records, the meta file says {spec.length}',
+                f'holds {count_of(len(self.file), "record")}, the meta file says {clipped(spec.length)}',
                 file=spec.ann_file,
                 fix='fetch the file again, or correct `length`',
             )
@@ -202,7 +203,9 @@ def inside(root: Path, path: str, follow_links: bool = False) -> Path:
         plain = Path(os.path.normpath(root / path))
         full = plain.resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f'{path[:80]!r} is not a path: {error}', expected='a path in the image root') from None
+        raise DataError(
+            f'{clipped(repr(path), 80)} is not a path: {error}', expected='a path in the image root'
+        ) from None
     if not plain.is_relative_to(root) and not full.is_relative_to(root):
         raise DataError(
             f'the picture {path!r} lies outside the image root {str(root)!r}',

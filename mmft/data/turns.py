@@ -176,8 +176,12 @@ def _image(value: Any) -> str:
         value = value.get('path') or value.get('url')
     if not isinstance(value, str) or not value.strip():
         raise DataError(f'a picture is given as {_show(value)}', expected='a path')
+    _check_unicode(value, 'the path of a picture')
     return value
 
 
 def _show(value: Any) -> str:
-    return clipped(repr(value), 80)
+    try:
+        return clipped(repr(value), 80)
+    except RecursionError:  # nested so deep that only the JSON reader came to its end
+        return f'a {type(value).__name__} nested too deep'

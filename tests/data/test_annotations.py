@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +71,7 @@ def test_invalid_jsonl_names_line_and_column(tmp_path, text, line, column):
     with pytest.raises(DataError, match=f'line {line} column {column}: ') as caught:
         file[1]
     assert (caught.value.file, caught.value.line) == (str(tmp_path / 'a.jsonl'), line)
-    assert 'mend this line' in str(caught.value)
+    assert 'correct this line' in str(caught.value)
 
 
 @pytest.mark.parametrize('tail', ['{"a": }]', '{"a": 2}', '{"a": 2} {"b": 3}]', ']]', '{"a": 2}] x', ''])
@@ -141,3 +146,59 @@ def test_a_record_with_a_key_that_stands_twice(tmp_path):
     path.write_text('{"id": 1}\n{"id": 2, "image": "a.jpg", "image": "b.jpg"}\n')
     with pytest.raises(DataError, match=r"(?s)a.jsonl:2.*'image' stands twice"):
         AnnotationFile(path)[1]
+
+
+def archive(folder, how):
+    (folder / 'in').mkdir()
+    (folder / 'in' / 'a.jsonl').write_text('{"id": 1}')
+    return Path(shutil.make_archive(str(folder / 'packed'), how, folder / 'in')).read_bytes()
+
+
+KINDS = {
+    'zip': (lambda folder: archive(folder, 'zip'), 'a zip archive', 'unpack it'),
+    'tar': (lambda folder: archive(folder, 'tar'), 'a tar archive', 'unpack it'),
+    'tar.gz': (lambda folder: archive(folder, 'gztar'), 'compressed by gzip', 'gunzip'),
+    'gzip': (lambda _: gzip.compress(b'{"id": 1}'), 'compressed by gzip', 'gunzip'),
+    'bzip2': (lambda _: bz2.compress(b'{"id": 1}'), 'compressed by bzip2', 'bunzip2'),
+    'xz': (lambda _: lzma.compress(b'{"id": 1}'), 'compressed by xz', 'unxz'),
+    'utf-16': (lambda _: '{"id": 1}'.encode('utf-16'), 'text in UTF-16', 'iconv -f UTF-16'),
+    'utf-16-le': (lambda _: '{"id": 1}'.encode('utf-16-le'), 'text in UTF-16', 'iconv'),
+    'utf-32': (lambda _: '{"id": 1}'.encode('utf-32'), 'text in UTF-32', 'iconv -f UTF-32'),
+    'numpy': (lambda _: b'\x93NUMPY\x01\x00', 'a NumPy array', 'as .jsonl'),
+    'parquet': (lambda _: b'PAR1\x15\x04\x15\xe8', 'a Parquet table', "from_parquet('"),
+    'lfs': (lambda _: b'version https://git-lfs.github.com/spec/v1\noid sha256:0', 'a Git LFS pointer', 'git lfs pull'),
+    'html': (lambda _: b'<!DOCTYPE html>\n<html><title>Sign in</title>', 'a web page', 'fetch'),
+    'picture': (lambda _: b'\xff\xd8\xff\xe0\x00\x10JFIF', 'a JPEG picture', 'annotation file'),
+    **{f'pickle {n}': (lambda _, n=n: pickle.dumps([{'id': 1}], n), 'a Python pickle', 'mmft opens none')
+       for n in (2, 3, 4, 5)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('read', [AnnotationFile, read_json])
+def test_files_of_other_kinds_are_named(tmp_path, kind, read):
+    make, what, todo = KINDS[kind]
+    path = tmp_path / 'my train.jsonl'
+    path.write_bytes(make(tmp_path))
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert what in str(caught.value)
+    assert todo in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize('path', ['/dev/zero', 'a\0b.jsonl', 'x' * 5000, '\ud83d.jsonl'])
+@pytest.mark.parametrize('read', [AnnotationFile, read_json])
+def test_paths_that_are_no_files(path, read):
+    with pytest.raises(DataError, match='cannot read it') as caught:
+        read(path)
+    str(caught.value).encode()
+
+
+def test_numbers_and_nesting_that_python_refuses(tmp_path):
+    path = tmp_path / 'a.json'
+    for text in ('{"a": ' + '9' * 5000 + '}', '{"a": ' + '[' * 100_000 + ']' * 100_000 + '}'):
+        path.write_text(text)
+        for read in (read_json, lambda path: AnnotationFile(path)[0]):
+            with pytest.raises(DataError, match=r'a number of too many digits|nested too deep'):
+                read(path)

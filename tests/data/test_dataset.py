@@ -153,8 +153,8 @@ def bad_cases(root, tmp_path):
     picture(root / 'long.png', (400, 30))
     picture(root / 'dot.png', (1, 1))
     return {
-        'json': ('{"image": "a.png", "conversations": [}', 'invalid JSON at line 2 column 38', 'mend', 'record'),
-        'nested': ('{"a": ' + '[' * 100_000, 'nested too deep', 'mend', 'record'),
+        'json': ('{"image": "a.png", "conversations": [}', 'invalid JSON at line 2 column 38', 'correct', 'record'),
+        'nested': ('{"a": ' + '[' * 100_000, 'nested too deep', 'correct', 'record'),
         'half a character': (ask('\ud83c', 'Hi', None), 'half of a character', 'again', 'record'),
         'not an object': ('"a.png"', 'a str where a record should be', 'JSON object', 'record'),
         'keys': ({'question': 'x'}, 'no known format', 'rename', 'record'),

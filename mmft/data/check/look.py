@@ -97,7 +97,8 @@ def look(subset: Subset, i: int, decode: bool = True) -> Look:
         found.problems.append(Problem.of('record', error))
         return found
     found.pictures, found.answer = record.images, ' '.join(record.answer.split())[:_ANSWER]
-    found.key = None if record.raw.get('id') is None else str(record.raw['id'])
+    key = record.raw.get('id')
+    found.key = str(key) if isinstance(key, (str, int, float)) else None
     found.problems += [Problem('unread-key', f'{key} is not read', *_UNREAD) for key in record.unread]
     text = json.dumps([record.images, record.messages], ensure_ascii=False, sort_keys=True)
     found.digest = hashlib.blake2b(text.encode(), digest_size=12).digest()

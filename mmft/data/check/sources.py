@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.checks import check_counts
 from mmft.data.images import MAX_PIXELS
 from mmft.data.mixture import SetSpec, read_meta
+from mmft.data.options import check_options
 from mmft.errors import ConfigError
 
 __all__ = ['Source', 'source_of']
+
+_OPTIONS = tuple(name for name in inspect.signature(check_options).parameters if name != 'where')
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class Source:
     follow_links: bool = False
     min_side: int = 2
     max_pixels: int = MAX_PIXELS
-    ignore_keys: tuple[str, ...] = ()
+    ignore_keys: Sequence[str] = ()
 
 
 def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
     """The sets of ``train_dataloader.dataset`` or ``val_dataloader.dataset``.
 
     Raises:
-        ConfigError: a dataset of another type, neither ``ann_file`` nor ``meta_file``, or a bad ``max_pixels``.
+        ConfigError: a dataset of another type, or options that are none (``check_options``).
         DataError: a meta file that cannot be read.
     """
     if dataset.get('type', 'ChatDataset') != 'ChatDataset':
@@ -46,19 +49,13 @@ def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
             expected='ChatDataset',
             fix='name the annotation file with --ann-file',
         )
-    ann_file, meta_file, root = (dataset.get(key) for key in ('ann_file', 'meta_file', 'image_root'))
-    if (ann_file is None) == (meta_file is None):
-        raise ConfigError(
-            f'{part}_dataloader.dataset names {"both" if ann_file else "neither"} of ann_file and meta_file',
-            expected='one of them',
-            fix='set it in the config or with --cfg-options, or use --ann-file',
-        )
-    format = dataset.get('format', 'auto')
-    if meta_file is not None:
-        specs = read_meta(meta_file, root, format)
+    where = f'{part}_dataloader.dataset'
+    options = {key: dataset[key] for key in _OPTIONS if key in dataset}
+    check_options(where, **options)
+    root, format = options.get('image_root'), options.get('format', 'auto')
+    if options.get('meta_file') is not None:
+        specs = read_meta(options['meta_file'], root, format)
     else:
-        specs = [SetSpec('', Path(ann_file), None if root is None else Path(root), format=format)]
-    max_pixels = dataset.get('max_pixels', MAX_PIXELS)
-    check_counts(f'{part}_dataloader.dataset', max_pixels=max_pixels)
-    follow_links, min_side = bool(dataset.get('follow_links', False)), int(dataset.get('min_side', 2))
-    return Source(part, tuple(specs), follow_links, min_side, max_pixels, tuple(dataset.get('ignore_keys', ())))
+        specs = [SetSpec('', Path(options['ann_file']), None if root is None else Path(root), format=format)]
+    own = ('follow_links', 'min_side', 'max_pixels', 'ignore_keys')
+    return Source(part, tuple(specs), **{key: options[key] for key in own if key in options})

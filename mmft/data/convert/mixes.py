@@ -69,7 +69,7 @@ def convert(
 
     Changed, and counted: an answer before the first question and a question after the last answer are taken off, as
     LLaVA's own code does or its labels imply; a path that says ``.jpg`` where the picture is a ``.png`` or ``.gif`` is
-    mended.
+    corrected.
 
     Args:
         ann_file: one of the published files, or one like them.
@@ -99,7 +99,7 @@ def convert(
     with Output(out, pictures.root, ('train', 'val'), on_error) as made:
         for n in progress(range(len(file)), Path(ann_file).name, len(file)):
             with made.guard(file.path, file.line(n), record=f'record {n + 1}'):
-                record = _mend(file[n], made)
+                record = _corrected(file[n], made)
                 parsed = parse_record(record)
                 if not parsed.images and text_only == 'drop':
                     made.leave_out('text only')
@@ -137,7 +137,7 @@ def folder_of(path: str, folders: Mapping[str, str]) -> str:
     return '' if all(re.fullmatch(r'\d+', part) for part in parts) else '/'.join(parts[:2])
 
 
-def _mend(raw: Mapping[str, Any], made: Output) -> dict[str, Any]:
+def _corrected(raw: Mapping[str, Any], made: Output) -> dict[str, Any]:
     """Turns before the first question and after the last answer taken off."""
     turns = raw.get('conversations')
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):

@@ -36,7 +36,7 @@ class Output:
     Attributes:
         counts: records written, by part and kind.
         left_out: records left out, by reason.
-        changed: what was mended or chosen on the way, by what it was.
+        changed: what was corrected or chosen on the way, by what it was.
         notes: further entries of the report.
     """
 
