@@ -13,6 +13,7 @@ from mmft.checkpoint.idle import idle_and_absent
 from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
+from mmft.models.buffers import is_buffer, tensors_of
 from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM
 from mmft.registry import LANGUAGE_MODELS, MERGES, PROJECTORS, VISION_TOWERS
@@ -43,9 +44,9 @@ def fill(
     Raises:
         CheckpointError: tensors missing, left over or of other shapes; all are listed.
     """
-    slots = dict(model.named_parameters(remove_duplicate=False))
+    slots = tensors_of(model, remove_duplicate=False)
     first = {id(parameter): name for name, parameter in model.named_parameters()}
-    tied = {name: first[id(parameter)] for name, parameter in slots.items() if first[id(parameter)] != name}
+    tied = {name: own for name, slot in slots.items() if (own := first.get(id(slot), name)) != name}
     problems: list[str] = []
     filled: set[str] = set()
     twins: dict[str, Tensor] = {}
@@ -65,7 +66,7 @@ def fill(
                 twins[name] = value
             else:
                 kind = kind or (value.dtype if value.is_floating_point() else None)
-                assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+                assign(model, name, value.to(device=device, dtype=_kind(model, name, value, dtype)))
             filled.add(name)
     missing = [name for name in slots if name not in filled | set(tied)]
     zero = {name for name in missing if layout.may_lack(name)}
@@ -89,6 +90,7 @@ def fill(
     _draw(model, model_config, drawn, kind, device)
     model.vision.reset_buffers()
     model.llm.reset_buffers()
+    _compute_buffers(model, model_config)
     if tied:
         model.llm.lm.tie_weights()
     model.to(device)
@@ -110,10 +112,27 @@ def _draw(
         part, _, rest = name.partition('.')
         if part not in fresh:
             fresh[part] = _new_part(model, model_config, part)
-        value = fresh[part].get_parameter(rest).data
-        assign(model, name, value.to(device=device, dtype=dtype or value.dtype))
+        value = tensors_of(fresh[part])[rest].data
+        assign(model, name, value.to(device=device, dtype=_kind(model, name, value, dtype)))
     if fresh:
         logger.info(f'drawn at random: {", ".join(sorted({part_of(name) for name in names}))}')
+
+
+def _kind(model: VLM, name: str, value: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that a tensor gets; counts (``num_batches_tracked``) stay whole numbers."""
+    counts = not value.is_floating_point() and is_buffer(model, name)
+    return value.dtype if dtype is None or counts else dtype
+
+
+def _compute_buffers(model: VLM, model_config: Mapping[str, Any]) -> None:
+    """Buffers that no file holds and no part computes anew by itself, as a new part has them."""
+    fresh: dict[str, nn.Module] = {}
+    for name, buffer in list(model.named_buffers()):
+        part, _, rest = name.partition('.')
+        if buffer.is_meta and part in model_config:
+            if part not in fresh:
+                fresh[part] = _new_part(model, model_config, part)
+            assign(model, name, fresh[part].get_buffer(rest))
 
 
 def _new_part(model: VLM, model_config: Mapping[str, Any], part: str) -> nn.Module:
@@ -132,6 +151,8 @@ def _equal(value: Tensor, parameter: Tensor) -> bool:
 
 
 def assign(model: nn.Module, name: str, value: Tensor) -> None:
-    """Put ``value`` into a parameter's place, with its own dtype and device."""
+    """Put ``value`` into a parameter's or a buffer's place, with its own dtype and device."""
     owner, _, leaf = name.rpartition('.')
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=True))
+    setattr(
+        model.get_submodule(owner), leaf, value if is_buffer(model, name) else nn.Parameter(value, requires_grad=True)
+    )

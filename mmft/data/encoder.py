@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from mmft.checks import is_whole
 from mmft.data.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.label_mask import describe, render_mask
@@ -79,7 +80,10 @@ class ChatEncoder(KeptEncoder):
         super().__init__(tokenizer, build_template(template))
         if too_long not in ('error', 'truncate'):
             raise ConfigError(f'too_long={too_long!r}', expected="'error' or 'truncate'")
-        if tokens_per_tile < 1 or (max_length is not None and max_length < 1):
+        texts = {'image_start': image_start, 'image_token': image_token, 'image_end': image_end}
+        if wrong := [f'{name} = {value!r}' for name, value in texts.items() if not isinstance(value, str)]:
+            raise ConfigError(f'encoder: {", ".join(wrong)}', expected='the texts of tokens')
+        if not is_whole(tokens_per_tile, 1) or not (max_length is None or is_whole(max_length, 1)):
             raise ConfigError(f'tokens_per_tile={tokens_per_tile}, max_length={max_length}', expected='at least 1 each')
         self.image_processor = IMAGE_PROCESSORS.build(image_processor)
         self.tokens_per_tile, self.max_length, self.too_long = tokens_per_tile, max_length, too_long

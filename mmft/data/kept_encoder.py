@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ import torch
 
 from mmft.data.text_encoder import TextEncoder
 from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
-from mmft.errors import CheckpointError
+from mmft.disk import is_lfs_pointer
+from mmft.errors import CheckpointError, first_line
 from mmft.own_code import code_of, name_of, require_code
 from mmft.registry import ENCODERS
 
@@ -89,8 +91,14 @@ class KeptEncoder(TextEncoder):
         file = Path(path) / ENCODER_FILE
         try:
             state = json.loads(file.read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f'{file}: {error}', expected='what ChatEncoder.save_pretrained writes') from error
+        except (OSError, ValueError, RecursionError) as error:
+            if is_lfs_pointer(file):
+                raise CheckpointError(
+                    f'{file} is a git-lfs pointer', fix='run `git lfs pull` in its directory'
+                ) from None
+            raise CheckpointError(
+                f'{file}: {first_line(error)}', expected='what ChatEncoder.save_pretrained writes'
+            ) from error
         state = {**state, **changes} if isinstance(state, Mapping) else state
         return cls._build(load_tokenizer(path), state, str(file))
 
@@ -105,8 +113,14 @@ class KeptEncoder(TextEncoder):
         kind = ENCODERS.get(state['type']) if state.get('type') else cls
         if not isinstance(kind, type) or not issubclass(kind, KeptEncoder):
             raise CheckpointError(f'{where}: {ENCODERS.unknown(state["type"])}')
-        options = {key: value for key, value in state.items() if key not in own}
-        return kind(tokenizer, **{**kind.BEFORE, **options})
+        settings = {**kind.BEFORE, **{key: value for key, value in state.items() if key not in own}}
+        try:
+            inspect.signature(kind).bind(tokenizer, **settings)
+        except TypeError as error:
+            raise CheckpointError(
+                f'the encoder of {where}: {error}', fix='take the file as mmft wrote it, or read it with a newer mmft'
+            ) from None
+        return kind(tokenizer, **settings)
 
 
 def stored_background(read: Callable[[str], Mapping[str, Any]]) -> str | Sequence[int] | None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mmft.data.spm import read_spm, spm_pipeline
-from mmft.errors import CheckpointError, ConfigError, DataError
+from mmft.disk import is_lfs_pointer
+from mmft.errors import CheckpointError, ConfigError, DataError, first_line
+from mmft.words import clipped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -84,13 +86,18 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
                 expected=f'one of {_FILES}',
                 fix='download the tokenizer files too, or name another directory in encoder.tokenizer',
             )
+        return _wrap(backend, config)
     except (CheckpointError, DataError):
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions
+        if pointer := next((name for name in _FILES if is_lfs_pointer(path / name)), None):
+            raise CheckpointError(
+                f'{path / pointer} is a git-lfs pointer, not the file itself',
+                fix=f'run `git lfs pull` in {path}, or download the file again',
+            ) from None
         raise CheckpointError(
-            f'{path}: the tokenizer files cannot be read: {error}', fix='download them again'
+            f'{path}: the tokenizer files cannot be read: {first_line(error)}', fix='download them again'
         ) from error
-    return _wrap(backend, config)
 
 
 def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
@@ -99,7 +106,7 @@ def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerF
     kwargs = {key: config[key] for key in _KEEP if config.get(key) is not None}
     extra = config.get('extra_special_tokens')
     if isinstance(extra, Mapping):
-        kwargs['extra_special_tokens'] = dict(extra)
+        kwargs['extra_special_tokens'] = {str(name): _text(token) for name, token in extra.items()}
     additional = config.get('additional_special_tokens') or (extra if isinstance(extra, Sequence) else None)
     if additional:
         kwargs['additional_special_tokens'] = [_text(token) for token in additional]
@@ -110,15 +117,26 @@ def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerF
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """tokenizer_config.json, completed from the older special_tokens_map.json and added_tokens.json."""
+    """tokenizer_config.json, completed from the older special_tokens_map.json and added_tokens.json.
+
+    Raises:
+        CheckpointError: one of them holds something else than it should.
+    """
     config = {**_read_json(path / 'special_tokens_map.json'), **_read_json(path / 'tokenizer_config.json')}
-    decoder = {int(index): token for index, token in (config.get('added_tokens_decoder') or {}).items()}
-    special = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
-    special |= {_text(token) for token in config.get('additional_special_tokens') or ()}
-    known = {_text(token) for token in decoder.values()}
-    for text, index in _read_json(path / 'added_tokens.json').items():
-        if text not in known and index not in decoder:
-            decoder[index] = {'content': text, 'special': text in special, 'normalized': text not in special}
+    try:
+        decoder = {int(index): token for index, token in (config.get('added_tokens_decoder') or {}).items()}
+        special = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
+        special |= {_text(token) for token in config.get('additional_special_tokens') or ()}
+        known = {_text(token) for token in decoder.values()}
+        for text, index in _read_json(path / 'added_tokens.json').items():
+            if text not in known and int(index) not in decoder:
+                decoder[int(index)] = {'content': text, 'special': text in special, 'normalized': text not in special}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f'{path}: tokenizer_config.json, special_tokens_map.json or added_tokens.json: {first_line(error)}',
+            expected='the files that were published with the tokenizer',
+            fix='download them again',
+        ) from error
     config['added_tokens_decoder'] = decoder
     return config
 
@@ -128,15 +146,27 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f'{path} is not valid JSON: {error}', fix='download the file again') from error
+    except (OSError, ValueError, RecursionError) as error:
+        if is_lfs_pointer(path):
+            raise CheckpointError(f'{path} is a git-lfs pointer', fix=f'run `git lfs pull` in {path.parent}') from None
+        raise CheckpointError(
+            f'{path} is not valid JSON: {first_line(error)}', fix='download the file again'
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}', expected='a JSON object')
     return content
 
 
 def _text(token: Any) -> str:
-    return token['content'] if isinstance(token, Mapping) else str(token)
+    """The text of a token, as tokenizer_config.json has it: as it is, or in a dict with more about it."""
+    text = token.get('content') if isinstance(token, Mapping) else token
+    if not isinstance(text, (str, AddedToken)):
+        raise CheckpointError(
+            f'the tokenizer files name a token {clipped(repr(token))}',
+            expected="a text, or {'content': text, ...}",
+            fix='download them again',
+        )
+    return str(text)
 
 
 def _class(config: Mapping[str, Any]) -> str:

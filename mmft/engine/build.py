@@ -14,6 +14,7 @@ from mmft.checkpoint.load import as_dtype, build_opened, open_pretrained, tokeni
 from mmft.checkpoint.source import fingerprint
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
+from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
@@ -60,17 +61,18 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
         model = MODELS.build(model_config)
         if dtype is not None:
             model.to(dtype)
-        drawn = {name for name, _ in model.named_parameters()}
+        drawn = set(tensors_of(model))
     source = cfg.get('init_from') if resumed is None else {'tensors': resumed} if resumed else None
     start = InitFrom(plain_value(source), model_config, base) if source else None
     if start is not None:
         start.before_tune(model)
-    values = dict(model.named_parameters())
+    values = tensors_of(model)
     values = {name: values[name].detach() for name in sorted(drawn | (start.filled if start else set()))}
     tune = apply_tune(model, plain_dict(cfg.get('tune') or {}))
     if start is not None:
         start.after_tune(model)
     trained = {plain_key(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained |= set(moving_buffers(model))
     if cfg.get('gradient_checkpointing'):
         model.gradient_checkpointing_enable()
     return BuiltModel(model, base, tune, {name: value for name, value in values.items() if name not in trained})

@@ -3,7 +3,8 @@
 A file holds tensors and plain Python values only: ``torch.load(path, weights_only=True)`` reads it, and reading it runs
 no code. Its keys::
 
-    state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers) and of
+    state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers), of the
+                      buffers that move with it, and of
                       all that is frozen and in no base (drawn at random, or from init_from): meta.initialised
     optimizer         state of the wrapper: {'optimizer', 'scaler'};  param_names: the parameters of each group
     param_schedulers  states, in order
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import re
@@ -39,6 +41,7 @@ from torch import Tensor, nn
 from mmft.disk import check_zip, fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError, first_line
+from mmft.models.buffers import moving_buffers
 
 __all__ = [
     'POINTER',
@@ -58,6 +61,8 @@ __all__ = [
     'trained_state',
     'write_atomic',
 ]
+
+logger = logging.getLogger(__name__)
 
 POINTER = 'last_checkpoint'
 _NOTHING_YET = 'none'
@@ -248,8 +253,10 @@ def plain(value: Any) -> Any:
 
 
 def trained_state(model: nn.Module, optim: OptimWrapper) -> dict[str, Tensor]:
-    """Name -> CPU tensor of everything that is trained; ``optim`` puts sharded ones together."""
-    return {name: optim.read(p).cpu() for name, p in trained_parameters(model).items()}
+    """Name -> CPU tensor of all that training changes: trained parameters, which ``optim`` puts together where they are
+    sharded, and the buffers that move with them, such as the running statistics of a batch norm."""
+    state = {name: optim.read(p).cpu() for name, p in trained_parameters(model).items()}
+    return state | {name: buffer.cpu() for name, buffer in moving_buffers(model).items()}
 
 
 def initialised_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -265,8 +272,13 @@ def load_trained(model: nn.Module, optim: OptimWrapper, content: Mapping[str, An
     """
     others = initialised_state(content)
     state = {name: tensor for name, tensor in content['state_dict'].items() if name not in others}
+    buffers = moving_buffers(model)
+    if buffers and not buffers.keys() & state.keys():
+        logger.warning(f'{path} is of an mmft that kept no buffers: {len(buffers)}, such as {min(buffers)}, begin anew')
+        buffers = {}
     own = trained_parameters(model)
-    unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
+    there = own.keys() | buffers.keys()
+    unknown, missing = sorted(set(state) - there), sorted(there - set(state))
     if unknown or missing:
         raise CheckpointError(
             f'{path} does not hold what this config trains:'
@@ -275,12 +287,16 @@ def load_trained(model: nn.Module, optim: OptimWrapper, content: Mapping[str, An
             fix='take the config from the work_dir of that run',
         )
     shapes = {name: tuple(getattr(p, 'ds_shape', p.shape)) for name, p in own.items()}  # ZeRO-3 leaves p.shape empty
+    shapes |= {name: tuple(buffer.shape) for name, buffer in buffers.items()}
     wrong = [f'{k} {tuple(v.shape)} for {shapes[k]}' for k, v in state.items() if tuple(v.shape) != shapes[k]]
     if wrong:
         raise CheckpointError(f'{path} has other shapes than the model: {_some("", wrong)}', expected='the same model')
     with torch.no_grad():
         for name, tensor in state.items():
-            optim.write(own[name], tensor)
+            if name in buffers:
+                buffers[name].copy_(tensor)
+            else:
+                optim.write(own[name], tensor)
 
 
 def _some(title: str, names: Iterable[str], most: int = 3) -> str:

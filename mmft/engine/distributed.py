@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError
+from mmft.models.buffers import moving_buffers
 
 __all__ = ['check_launched_alone', 'gather', 'is_main', 'main_decides', 'rank', 'sum_over_ranks', 'unwrap',
            'world_size', 'wrap_ddp']  # fmt: skip
@@ -114,7 +115,10 @@ def wrap_ddp(model: nn.Module, find_unused_parameters: bool = False) -> nn.Modul
     device = next(model.parameters()).device
     device_ids = [int(os.environ.get('LOCAL_RANK', 0))] if device.type == 'cuda' else None
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=device_ids, broadcast_buffers=False, find_unused_parameters=find_unused_parameters
+        model,
+        device_ids=device_ids,
+        broadcast_buffers=bool(moving_buffers(model)),
+        find_unused_parameters=find_unused_parameters,
     )
 
 

@@ -23,7 +23,9 @@ from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.stages import projector_file
 from mmft.engine.checkpoint import find_last, read_checkpoint
+from mmft.engine.optim import trained_parameters
 from mmft.errors import CheckpointError, ConfigError
+from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import is_lora_key, plain_key
 from mmft.models.tuning import part_of
 
@@ -89,12 +91,12 @@ class InitFrom:
         self.filled: set[str] = set()
 
     def before_tune(self, model: nn.Module) -> None:
-        """Give the model's parameters their values, in the dtype they have.
+        """Give the model's parameters and buffers their values, in the dtype they have.
 
         Raises:
             CheckpointError: lists every tensor that has no place, or a place of another shape.
         """
-        own = {plain_key(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+        own = {plain_key(name): tensor for name, tensor in tensors_of(model, remove_duplicate=False).items()}
         problems = []
         for name, value in self._adopted(model):
             if is_lora_key(name):
@@ -115,10 +117,10 @@ class InitFrom:
 
     def after_tune(self, model: nn.Module) -> None:
         """Give trained parameters the values as they are stored, and adapters theirs."""
-        own = dict(model.named_parameters())
+        own = {**trained_parameters(model), **moving_buffers(model)}
         problems = []
         for name, value in self.exact.items():
-            if name in own and own[name].requires_grad:
+            if name in own:
                 if tuple(own[name].shape) != tuple(value.shape):
                     problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
                     continue

@@ -19,6 +19,7 @@ from mmft.export.output import check_out, made_whole, unfinished
 from mmft.export.targets import choose_target
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
+from mmft.models.buffers import tensors_of
 
 __all__ = ['Export', 'convert']
 
@@ -86,7 +87,7 @@ def convert(
         _check_sums(Path(checkpoint))
     check_out(out, force, source.inputs)
     target, family = choose_target(layout, source.model_config, source.base.layout if source.base is not None else None)
-    shapes = {name: tuple(parameter.shape) for name, parameter in source.model.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(source.model).items()}
     weights = TrainedWeights(shapes, source.base, source.checkpoint)
     export: WeightsExport | AdapterExport
     if adapter:

@@ -28,6 +28,7 @@ from mmft.export.sources import plain_tune
 from mmft.export.stored import stored_tensors
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport, run_in_threads
+from mmft.models.buffers import tensors_of
 from mmft.models.lora import is_lora_key, load_adapter
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
@@ -104,7 +105,7 @@ def rebuild(source: Training) -> VLM:
         model = MODELS.build(dict(source.model_config)).float()
     if checkpoint is not None:
         apply_tune(model, plain_tune(checkpoint.meta['tune']))
-        own = {name.replace('.base_layer.', '.'): p for name, p in model.named_parameters()}
+        own = {name.replace('.base_layer.', '.'): tensor for name, tensor in tensors_of(model).items()}
         with torch.no_grad():
             for name, stored in checkpoint.state.items():
                 own[name].copy_(stored.read())
@@ -122,11 +123,11 @@ def merge_in_place(model: VLM, export: WeightsExport) -> None:
     for module in model.modules():
         if hasattr(module, 'lora_A') and hasattr(module, 'merge'):
             module.merge()
-    for name, parameter in model.named_parameters():
-        if '.lora_' not in name:
+    for name, tensor in tensors_of(model).items():
+        if '.lora_' not in name and tensor.is_floating_point():
             name = name.replace('.base_layer.', '.')
             factor = export.fit(name).factor
-            parameter.copy_((parameter * factor).to(export.target_dtype(name)).float() / factor)
+            tensor.copy_((tensor * factor).to(export.target_dtype(name)).float() / factor)
 
 
 def question(model: VLM, encoder: ChatEncoder | None) -> Sample:

@@ -14,6 +14,7 @@ from mmft.checkpoint.load import Pretrained, open_pretrained
 from mmft.checkpoint.source import TensorSource, fingerprint
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
+from mmft.models.buffers import moving_buffers
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 
@@ -163,7 +164,7 @@ def plain_tune(tune: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def trained_names(model: VLM, tune: Mapping[str, Any]) -> set[str]:
-    """What a training with these settings trains. Changes ``model``, which may be on the meta device."""
+    """Parameters and buffers that training with these settings moves. Changes ``model``, which may be on meta."""
     with torch.device('meta'):
         apply_tune(model, plain_tune(tune))
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name for name, p in model.named_parameters() if p.requires_grad} | moving_buffers(model).keys()

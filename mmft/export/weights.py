@@ -18,6 +18,7 @@ from mmft.export.merge import TrainedWeights, gather
 from mmft.export.shards import ShardWriter
 from mmft.export.sources import most_bytes
 from mmft.export.stored import Stored
+from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 
 __all__ = ['WeightsExport', 'run_in_threads', 'tied_names']
@@ -63,7 +64,7 @@ class WeightsExport:
         self._check_absent()
         self.shapes = {
             name: self.fit(name).shape(tuple(p.shape))
-            for name, p in model.named_parameters(remove_duplicate=False)
+            for name, p in tensors_of(model, remove_duplicate=False).items()
             if not self.fit(name).absent
         }
         names = [name for name in self.shapes if untie or name not in self.source]
@@ -91,7 +92,8 @@ class WeightsExport:
 
     def target_dtype(self, ours: str) -> torch.dtype:
         """The dtype in which a tensor is written, by mmft's name."""
-        return self.dtype or self.weights.dtype(self.source.get(ours, ours))
+        kind = self.weights.dtype(self.source.get(ours, ours))
+        return kind if self.dtype is None or not kind.is_floating_point else self.dtype  # counts stay whole numbers
 
     @property
     def nbytes(self) -> int:

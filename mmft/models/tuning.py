@@ -15,6 +15,7 @@ from torch import nn
 
 from mmft.checks import is_number, is_whole
 from mmft.errors import ConfigError
+from mmft.models.buffers import moving_buffers
 from mmft.models.lora import inject_lora, is_lora_key
 from mmft.models.vlm import VLM
 
@@ -86,9 +87,9 @@ def part_of(name: str) -> str:
 def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Freeze, open and adapt the parts of ``model`` in place, after its base weights are loaded.
 
-    Trained weights become float32 (16-bit weights would lose updates of a small learning rate); frozen ones keep their
-    dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and lower blocks do not. Blocks above the
-    tower's ``select_layer`` never train.
+    Trained weights, and the buffers that move with them, become float32 (16-bit weights would lose updates of a small
+    learning rate); frozen ones keep their dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and
+    lower blocks do not. Blocks above the tower's ``select_layer`` never train.
 
     Returns:
         The settings as used, plain types, for the checkpoint.
@@ -130,6 +131,9 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+    for buffer in moving_buffers(model).values():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(torch.float32)
     return used
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from mmft.data.templates.jinja import to_jinja
 from mmft.errors import ConfigError, DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.words import clipped
 
 __all__ = ['ChatTemplate']
 
+_PAIRS, _FLAGS = ('system', 'user'), ('strip', 'any_order', 'system_in_question', 'caption_only')
 ROLES = ('system', 'user', 'assistant')
 
 
@@ -67,6 +69,14 @@ class ChatTemplate:
     caption_only: bool = False
 
     def __post_init__(self) -> None:
+        if wrong := [
+            f'{name} = {clipped(repr(value))}' for name, value in asdict(self).items() if not _fits(name, value)
+        ]:
+            raise ConfigError(
+                f'template {clipped(self.name)!r}: {", ".join(wrong)}',
+                expected='texts; pairs of texts for system and user; True or False for strip, any_order, '
+                'system_in_question and caption_only',
+            )
         if self.system is None and self.system_message:
             raise ConfigError(
                 f'template {self.name!r} has a system_message and no place for it (system=None)',
@@ -233,3 +243,13 @@ def check_message(number: int, message: Any) -> None:
     if role != 'system' and not content.strip():
         what = 'answer' if role == 'assistant' else 'question'
         raise DataError(f'message {number} is an empty {what}', expected='text', fix='fill it in or drop the sample')
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a field of a template is of its type: templates come from files too."""
+    if name in _FLAGS:
+        return isinstance(value, bool)
+    if name in _PAIRS or name == 'stop':
+        texts = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+        return (value is None and name == 'system') or (texts and (name == 'stop' or len(value) == 2))
+    return isinstance(value, str)
