@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from mmft.checkpoint.border import reading
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.fill import fill
 from mmft.checkpoint.layouts import Layout, layout_of
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from mmft.models import VLM
 
 __all__ = ['Pretrained', 'as_device', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same',
-           'encoder_places', 'has_tokenizer', 'load', 'load_encoder', 'open_pretrained', 'read_layout',
-           'tokenizer_directory']  # fmt: skip
+           'encoder_config', 'encoder_places', 'has_tokenizer', 'load', 'load_encoder', 'open_pretrained',
+           'read_layout', 'tokenizer_directory']  # fmt: skip
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
@@ -178,6 +179,12 @@ def encoder_places(directory: ModelDirectory) -> list[Path]:
     return [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
 
 
+def encoder_config(layout: Layout, directory: Path) -> dict[str, Any]:
+    """The ``encoder`` dict that a directory's files describe."""
+    with reading(f'{directory}: one of its preprocessor files'):
+        return layout.encoder_config(directory)
+
+
 def load_encoder(
     path: str | Path, tokens_per_tile: int, layout: Layout | None = None, template: Any = None
 ) -> ChatEncoder | None:
@@ -199,7 +206,7 @@ def load_encoder(
             check_kept(encoder, directory)
         return encoder
     layout, tokenizer = layout or read_layout(directory), load_tokenizer(directory)
-    config = layout.encoder_config(directory)
+    config = encoder_config(layout, directory)
     if template is None:
         template = own_template(config['template'], tokenizer, directory, layout.chat_templates)
     background = stored_background(lambda name: read_json(file) if (file := directory / name).is_file() else {})
@@ -254,7 +261,8 @@ def load(
 
 def _encoder(directory: ModelDirectory, layout: Layout, model: VLM, template: Any = None) -> ChatEncoder | None:
     """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
-    side = layout.encoder_config(directory.path)['image_processor'].get('tile_size', model.vision.image_size)
+    pictures = encoder_config(layout, directory.path)['image_processor']
+    side = pictures.get('tile_size', model.vision.image_size)
     for place in encoder_places(directory):
         encoder = load_encoder(place, model.num_image_tokens(side), layout, template)
         if encoder is not None:

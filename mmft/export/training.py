@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import as_dtype, build_meta, has_tokenizer, tokenizer_directory
+from mmft.checkpoint.load import as_dtype, build_meta, encoder_config, has_tokenizer, tokenizer_directory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import Contents
 from mmft.export.same_model import check_trained_model
@@ -80,7 +80,7 @@ class Training:
     def contents(self) -> Contents:
         """What the files describe."""
         base = self.base.path if self.base is not None else None
-        pictures = self.base.layout.encoder_config(base).get('image_processor') if base is not None else None
+        pictures = encoder_config(self.base.layout, base).get('image_processor') if base is not None else None
         return Contents(self.model, self.model_config, self.encoder, base, pictures=pictures or {})
 
     def main_dtype(self) -> torch.dtype | None:

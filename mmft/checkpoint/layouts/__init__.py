@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmft.checkpoint.border import reading
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule, Step
 from mmft.checkpoint.layouts.internvl_hf import InternVLHF
@@ -13,7 +14,7 @@ from mmft.checkpoint.layouts.llava_hf import LlavaHF, LlavaNextHF
 from mmft.checkpoint.layouts.llava_official import LlavaOfficial
 from mmft.checkpoint.layouts.native import Native
 from mmft.checkpoint.layouts.tinyllava import TinyLlava
-from mmft.errors import CheckpointError, ConfigError, MMFTError
+from mmft.errors import CheckpointError, ConfigError
 
 __all__ = [
     'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
@@ -68,22 +69,8 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
     """
     for name, kind in LAYOUTS.items():
         if kind.matches(config):
-            try:
+            with reading(f'{where}: config.json of {name}'):
                 return kind.from_config(config, directory)
-            except KeyError as error:
-                raise CheckpointError(
-                    f'{where}: config.json of {name} has no {error}',
-                    expected='the config.json that was published with the weights',
-                    fix='download it again',
-                ) from error
-            except MMFTError:
-                raise
-            except (TypeError, ValueError, AttributeError) as error:  # null, text or a list where it holds a number
-                raise CheckpointError(
-                    f'{where}: config.json of {name} cannot be read: {error}',
-                    expected='the config.json that was published with the weights',
-                    fix='download it again',
-                ) from error
     raise CheckpointError(
         f'{where}: config.json has architectures = {config.get("architectures") or []}',
         expected=f'one of {sorted(LAYOUTS)}',

@@ -46,6 +46,8 @@ def build_template(template: str | Mapping[str, Any] | ChatTemplate) -> ChatTemp
     """
     if isinstance(template, ChatTemplate):
         return template
+    if not isinstance(template, (str, Mapping)):
+        raise ConfigError(f'chat template {template!r}', expected='a name, or a dict with `type`')
     config = {'type': template} if isinstance(template, str) else dict(template)
     try:
         name = config.pop('type', None)
