@@ -252,4 +252,4 @@ def _fits(name: str, value: Any) -> bool:
     if name in _PAIRS or name == 'stop':
         texts = isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
         return (value is None and name == 'system') or (texts and (name == 'stop' or len(value) == 2))
-    return isinstance(value, str)
+    return isinstance(value, str) or (value is None and name == 'system_message')
