@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -227,7 +227,17 @@ class ChatDataset(Dataset):
         _log(problem, len(self.problems))
 
     def _scan_many(self, rows: list[tuple[int, int]], check_pictures: bool) -> list[Scan]:
-        scans = _Scans(self._subsets, rows, check_pictures)
+        scans = self._scanned(_Scans(self._subsets, rows, check_pictures))
+        cut: dict[int, list[int]] = defaultdict(list)
+        for (s, _), scan in zip(rows, scans, strict=True):
+            if scan.lost_ends >= 0:
+                cut[s].append(scan.lost_ends)
+        for s, lost_ends in cut.items():
+            self._subsets[s].log_cut(lost_ends)
+        return scans
+
+    def _scanned(self, scans: _Scans) -> list[Scan]:
+        rows = scans.rows
         workers = min(16, _cores()) if len(rows) >= _PARALLEL_FROM else 0
         if workers < 2:
             return [scans[n] for n in range(len(rows))]

@@ -133,7 +133,9 @@ class ChatEncoder(KeptEncoder):
         limit = self._max_tiles(len(images))
         counts = self._image_tokens(sizes, limit)
         ids, trained = self._expand(ids, trained, counts)
+        meta = {}
         if self.max_length is not None and len(ids) > self.max_length and not add_generation_prompt:
+            meta['whole'] = torch.from_numpy(ids), torch.from_numpy(trained)
             ids, trained = self._shorten(ids, trained, sum(counts))
         tiles = [self._tiles(image, size, limit, max_pixels) for image, size in zip(images, sizes, strict=True)]
         input_ids = torch.from_numpy(ids)
@@ -143,6 +145,7 @@ class ChatEncoder(KeptEncoder):
             pixel_values=torch.cat(tiles) if tiles else None,
             num_tiles=[len(tile) for tile in tiles],
             image_sizes=sizes,
+            meta=meta,
             image_grids=[self.image_processor.grid(*size, limit) for size in sizes] if self._arranges else [],
         )
 
@@ -181,6 +184,13 @@ class ChatEncoder(KeptEncoder):
         """How many tokens ``__call__`` would give, before any shortening, from the pictures' (width, height) alone."""
         ids, _ = self._tokenize(messages, len(image_sizes), add_generation_prompt)
         return len(ids) - len(image_sizes) + sum(self._image_tokens(image_sizes, self._max_tiles(len(image_sizes))))
+
+    def lost_ends(self, messages: Sequence[Mapping[str, Any]], image_sizes: Sequence[tuple[int, int]] = ()) -> int:
+        """How many answers lose their end token to ``max_length``, where ``too_long='truncate'`` cuts texts off."""
+        ids, trained = self._tokenize(messages, len(image_sizes), False)
+        counts = self._image_tokens(image_sizes, self._max_tiles(len(image_sizes)))
+        ids, trained = (values[self.max_length :] for values in self._expand(ids, trained, counts))
+        return int((trained & (ids == self.stop_token_ids[0])).sum())
 
     def _tokenize(
         self, messages: Sequence[Mapping[str, Any]], num_images: int, add_generation_prompt: bool

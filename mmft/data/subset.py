@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os.path
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from mmft.words import clipped, count_of
 
 __all__ = ['KINDS', 'Scan', 'Subset', 'inside']
 
+logger = logging.getLogger('mmft')
+
 KINDS = ('record', 'picture', 'length')
 """What can be wrong: JSON, roles, texts and paths; a picture; too many tokens."""
 
@@ -34,6 +37,7 @@ class Scan:
         problem: why the record cannot be used, if it cannot.
         kind: what is wrong: one of ``KINDS``.
         unread: see ``Record``.
+        lost_ends: of a sample that is cut off at ``max_length``: how many answers lose their end token; -1: it is not.
     """
 
     length: int = -1
@@ -41,6 +45,7 @@ class Scan:
     problem: DataError | None = None
     kind: str = ''
     unread: tuple[str, ...] = ()
+    lost_ends: int = -1
 
 
 class Subset:
@@ -131,7 +136,9 @@ class Subset:
                     kind = 'record'
                     result.length = self.encoder.num_tokens(record.messages, sizes)
                     kind = 'length'
-                    result.length = self._limited(result.length)
+                    whole, result.length = result.length, self._limited(result.length)
+                    if whole > result.length:
+                        result.lost_ends = self.encoder.lost_ends(record.messages, sizes)
         except DataError as error:
             return Scan(problem=self._placed(error, i), kind=kind)
         return result
@@ -180,6 +187,21 @@ class Subset:
                 "or set too_long='truncate'",
             )
         return limit
+
+    def log_cut(self, lost_ends: list[int]) -> None:
+        """Log how many samples ``too_long='truncate'`` cuts off, and what the model is not taught because of it.
+
+        Args:
+            lost_ends: of each such sample (``Scan``).
+        """
+        are = 'is' if len(lost_ends) == 1 else 'are'
+        lost = f'{count_of(sum(lost_ends), "answer")} {"loses" if sum(lost_ends) == 1 else "lose"} the end token'
+        lost = f'{lost}, so the model is not taught to stop there' if any(lost_ends) else 'no end token is lost'
+        logger.warning(
+            f'{count_of(len(lost_ends), "record")} of {self.spec.ann_file} {are} longer than '
+            f'encoder.max_length={self.encoder.max_length} and {are} cut off at the end: {lost}. Raise max_length, '
+            'lower image_processor.max_tiles, or split the conversations.'
+        )
 
 
 def inside(root: Path, path: str, follow_links: bool = False) -> Path:

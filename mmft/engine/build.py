@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmft.checkpoint.load import as_dtype, build_opened, open_pretrained, tokenizer_directory
+from mmft.checkpoint.own_template import other_template
 from mmft.checkpoint.source import fingerprint
+from mmft.data.templates import ChatTemplate
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
 from mmft.models.buffers import moving_buffers, tensors_of
@@ -21,6 +26,8 @@ from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
 
 __all__ = ['BuiltModel', 'build_dataloader', 'build_encoder', 'build_model']
+
+logger = logging.getLogger('mmft')
 
 
 class BuiltModel(NamedTuple):
@@ -99,9 +106,19 @@ def build_encoder(cfg: Config, model: VLM) -> Any:
     tile_size = (config.get('image_processor') or {}).get('tile_size', model.vision.image_size)
     config.setdefault('tokens_per_tile', model.num_image_tokens(tile_size))
     encoder = ENCODERS.build(config)
+    level, text = template_note(encoder, config['tokenizer'])
+    if text:
+        logger.log(level, text)
     if model.image_token_id is None:
         model.image_token_id = encoder.image_token_id
     return encoder
+
+
+def template_note(encoder: Any, tokenizer: Any) -> tuple[int, str]:
+    """``other_template`` of an encoder whose tokenizer was named by its directory."""
+    if isinstance(tokenizer, (str, os.PathLike)) and isinstance(getattr(encoder, 'template', None), ChatTemplate):
+        return other_template(encoder, Path(tokenizer))
+    return logging.INFO, ''
 
 
 def build_dataloader(cfg: Mapping[str, Any], encoder: Any, seed: int, training: bool = True) -> DataLoader:

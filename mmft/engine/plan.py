@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from mmft.checkpoint.load import build_meta, tokenizer_directory
 from mmft.engine import memory
-from mmft.engine.build import plain_dict, plain_pretrained
+from mmft.engine.build import plain_dict, plain_pretrained, template_note
 from mmft.engine.measure import TEXT_TOKENS, Plan, image_processor, largest_load, make_plan, picture_tokens
 from mmft.engine.memory import Sharding
 from mmft.engine.validate import Problems, find_problems
@@ -109,7 +109,9 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     if processor is not None:
         told = _ranges(picture_tokens(processor, per_tile))
         yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {told}'
-    yield _data(cfg, processor, per_tile)
+    encoder, notes = _encoder(cfg, per_tile)
+    yield _data(cfg, processor, per_tile, encoder)
+    yield from notes
     most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
     if most and largest[1] >= most:
         yield f'encoder.max_length = {most:,} is too short for a picture of {largest[0]} tiles: such samples are errors'
@@ -127,7 +129,7 @@ def _ranges(counts: Mapping[int, int]) -> str:
     return f'{", ".join(map(str, tiles))} tiles = {shown} tokens' if len(tiles) > 1 else f'{tiles[0]} tile = {shown}'
 
 
-def _data(cfg: Config, processor: Any, per_tile: int) -> str:
+def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
     """What the first pictures and conversations of the training set say."""
     settings = {**plain_dict(cfg.train_dataloader.dataset), 'on_error': 'skip', 'check': 'records'}
     source = settings.get('ann_file') or settings.get('meta_file')
@@ -136,7 +138,7 @@ def _data(cfg: Config, processor: Any, per_tile: int) -> str:
     try:
         dataset = DATASETS.build({'type': 'ChatDataset', **settings})
         records = [dataset.record(i) for i in islice(range(len(dataset)), SAMPLES_READ)]
-        return _summary(len(dataset), source, records, processor, per_tile, _encoder(cfg, per_tile))
+        return _summary(len(dataset), source, records, processor, per_tile, encoder)
     except (MMFTError, OSError) as error:
         return f'data: {source} cannot be read: {error}'
 
@@ -153,9 +155,11 @@ def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per
         tokens = sum(processor.num_tokens(*wh, per_tile, share) for wh in sizes)
         lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tokens)
     kind = 'tokens' if encoder else 'image tokens (there is no tokenizer to count text with)'
+    over = sum(length > (getattr(encoder, 'max_length', None) or length) for length in lengths)
+    cut = f'; {over:,} of them are longer than encoder.max_length = {encoder.max_length:,}' if over else ''
     return (
         f'data: {size:,} samples in {source}; the first {len(records)} have {_spread(tiles)} tiles, '
-        f'{_spread(lengths)} {kind}'
+        f'{_spread(lengths)} {kind}{cut}'
     )
 
 
@@ -163,12 +167,18 @@ def _spread(numbers: Sequence[int]) -> str:
     return f'{min(numbers):,} to {max(numbers):,} (median {median(numbers):,.0f})'
 
 
-def _encoder(cfg: Config, per_tile: int) -> Any:
-    """The encoder, where its tokenizer is there."""
+def _encoder(cfg: Config, per_tile: int) -> tuple[Any, list[str]]:
+    """The encoder, where its tokenizer is there, and what there is to say of it."""
     config = plain_dict(cfg.encoder)
     config.setdefault('tokenizer', tokenizer_directory(plain_pretrained(cfg)))
     config.setdefault('tokens_per_tile', per_tile)
-    return ENCODERS.build(config) if config['tokenizer'] and Path(config['tokenizer']).is_dir() else None
+    if not (config['tokenizer'] and Path(config['tokenizer']).is_dir()):
+        return None, []
+    try:
+        encoder = ENCODERS.build(config)
+    except MMFTError as error:
+        return None, [f'encoder: {error}']
+    return encoder, [text for _, text in [template_note(encoder, config['tokenizer'])] if text]
 
 
 # -- the memory --------------------------------------------------------------------------------------------------------

@@ -57,14 +57,15 @@ def normalize_answer(text: str) -> str:
 def question_of(sample: Sample) -> tuple[Tensor, Tensor]:
     """Token ids before the last answer of a conversation, and those of this answer: (L',), (A,).
 
-    The last answer is the last run of trained labels.
+    The last answer is the last run of trained labels, of a sample that is cut off at ``max_length`` as it was before.
     """
-    trained = (sample.labels != IGNORE_INDEX).nonzero().flatten().tolist()
+    ids, labelled = sample.meta.get('whole', (sample.input_ids, sample.labels != IGNORE_INDEX))
+    trained = labelled.nonzero().flatten().tolist()
     start = trained[-1]
     known = set(trained)
     while start - 1 in known:
         start -= 1
-    return sample.input_ids[:start], sample.input_ids[start : trained[-1] + 1]
+    return ids[:start], ids[start : trained[-1] + 1]
 
 
 @torch.no_grad()

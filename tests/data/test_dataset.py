@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from mmft.data.dataset import ChatDataset
 from mmft.data.encoder import ChatEncoder
 from mmft.data.images import DynamicTiler
 from mmft.data.sampler import EpochBatchSampler
+from mmft.engine.validation import question_of
 from mmft.errors import ConfigError, DataError
 from mmft.registry import DATASETS
 from mmft.structures import IGNORE_INDEX
@@ -133,6 +135,38 @@ def test_built_from_a_config(good, encoder):
     config = dict(type='ChatDataset', ann_file=str(good), max_samples=2)
     dataset = DATASETS.build(config, default_args=dict(encoder=encoder))
     assert len(dataset) == 2
+
+
+def test_samples_that_are_cut_off_are_said(root, encoder, caplog):
+    """With how many answers lose their end token: the model would never learn to stop there."""
+    path = write(root / 'a.jsonl', ask(), ask('A long dish. ' * 20), ask('Rice. ' * 30), ask('Hi', 'Hello!', None))
+    cutting = copy.copy(encoder)
+    cutting.max_length, cutting.too_long = max(ChatDataset(path, encoder=encoder).lengths[[0, 3]]), 'truncate'
+    assert not caplog.text
+    dataset = ChatDataset(path, encoder=cutting)
+    (record,) = caplog.records
+    assert f'2 records of {path} are longer than encoder.max_length={cutting.max_length}' in record.getMessage()
+    assert '2 answers lose the end token' in record.getMessage()
+    assert all('whole' not in dataset[i].meta for i in (0, 3))
+    for i in (1, 2):
+        sample = dataset[i]
+        prompt, reference = question_of(sample)
+        assert encoder.decode(reference) == dataset.ground_truth(i).strip()
+        assert sample.input_ids[: len(prompt)].equal(prompt)
+        assert len(sample) == cutting.max_length
+    caplog.clear()
+    ChatDataset(path, encoder=cutting, check='records').lengths  # noqa: B018
+    assert '2 records' in caplog.text
+
+
+def test_a_cut_behind_the_end_token_loses_none(root, encoder, caplog):
+    path = write(root / 'a.jsonl', ask())
+    cutting = copy.copy(encoder)
+    cutting.template = replace(encoder.template, tail=' and more text')
+    cutting.max_length, cutting.too_long = len(ChatDataset(path, encoder=cutting)[0]) - 1, 'truncate'
+    ChatDataset(path, encoder=cutting)
+    assert '1 record of' in caplog.text
+    assert 'no end token is lost' in caplog.text
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
