@@ -48,6 +48,7 @@ class Sample:
         image_sizes: (width, height) in pixels of each picture as it was opened.
         meta: where the sample comes from: ``file``, ``line``, ``id``...
         image_grids: (columns, rows) of each picture, where the image processor arranges tiles; else empty.
+        num_slots: placeholders of each picture in ``input_ids``, in order; empty where nobody counted them.
     """
 
     input_ids: torch.Tensor
@@ -57,6 +58,7 @@ class Sample:
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     image_grids: list[tuple[int, int]] = field(default_factory=list)
+    num_slots: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.input_ids.numel()
@@ -68,7 +70,7 @@ class Batch(TypedDict, total=False):
     ``input_ids, labels, position_ids`` (B,L) int64, ``attention_mask`` (B,L) bool, ``pixel_values`` (N,3,S,S) uint8 or
     None. In a packed batch B is 1 and ``position_ids`` restart at 0 with every sample. Where tiles are arranged,
     ``image_sizes`` (M,2) int64 hold (width, height) and ``image_grids`` (M,2) int64 (columns, rows) of the M pictures
-    of the batch, in order; elsewhere both are missing.
+    of the batch, in order, and ``image_slots``, a list of M, what placeholders each became; elsewhere they are missing.
     """
 
     input_ids: torch.Tensor
@@ -78,3 +80,4 @@ class Batch(TypedDict, total=False):
     pixel_values: torch.Tensor | None
     image_sizes: torch.Tensor
     image_grids: torch.Tensor
+    image_slots: list[int]

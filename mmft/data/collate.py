@@ -115,12 +115,13 @@ def _nothing(pad_token_id: int, length: int = 1) -> Sample:
     return Sample(torch.full((length,), pad_token_id), torch.full((length,), IGNORE_INDEX))
 
 
-def pictures(samples: Sequence[Sample]) -> dict[str, torch.Tensor | None]:
+def pictures(samples: Sequence[Sample]) -> dict[str, Any]:
     """What a batch says of its pictures, those of all samples in order.
 
     Returns:
         ``pixel_values`` (N,3,S,S) uint8 or None; where tiles are arranged, also ``image_sizes`` (M,2) and
-        ``image_grids`` (M,2), int64.
+        ``image_grids`` (M,2), int64, and where they were counted ``image_slots``, a list of M numbers: to be compared
+        with what the model makes of each picture, no device has to be asked for them.
     """
     pictured = [s for s in samples if s.pixel_values is not None]
     if not pictured:
@@ -140,10 +141,12 @@ def pictures(samples: Sequence[Sample]) -> dict[str, torch.Tensor | None]:
                 expected='one kind of image processor in a batch',
                 fix='use one image_processor for all data sets',
             )
-    batch: dict[str, torch.Tensor | None] = {'pixel_values': torch.cat([s.pixel_values for s in pictured])}
+    batch: dict[str, Any] = {'pixel_values': torch.cat([s.pixel_values for s in pictured])}
     if first.image_grids:
         batch['image_sizes'] = torch.tensor([size for s in pictured for size in s.image_sizes])
         batch['image_grids'] = torch.tensor([grid for s in pictured for grid in s.image_grids])
+        if all(s.num_slots for s in pictured):
+            batch['image_slots'] = [count for s in pictured for count in s.num_slots]
     return batch
 
 

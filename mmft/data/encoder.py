@@ -144,6 +144,7 @@ class ChatEncoder(KeptEncoder):
             labels=torch.where(torch.from_numpy(trained), input_ids, IGNORE_INDEX),
             pixel_values=torch.cat(tiles) if tiles else None,
             num_tiles=[len(tile) for tile in tiles],
+            num_slots=list(counts),
             image_sizes=sizes,
             meta=meta,
             image_grids=[self.image_processor.grid(*size, limit) for size in sizes] if self._arranges else [],

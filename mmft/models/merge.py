@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmft.checks import check_counts
 from mmft.errors import ShapeError
-from mmft.geometry import kept_cells, merge_mode, token_side
+from mmft.geometry import arranged_tokens, kept_cells, merge_mode, token_side
 from mmft.registry import MERGES
 
 __all__ = ['AnyResMerge', 'merge_tokens']
@@ -64,6 +64,15 @@ class AnyResMerge(nn.Module):
         """
         _ = self.mode
         token_side(tokens_per_tile)
+
+    def num_tokens(
+        self, sizes: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]], tokens_per_tile: int
+    ) -> list[int]:
+        """Tokens of each picture, from its size and grid."""
+        return [
+            arranged_tokens(size, grid, tokens_per_tile, self.unpad, self.newline)
+            for size, grid in zip(sizes, grids, strict=True)
+        ]
 
     def forward(self, features: Tensor, sizes: Sequence[tuple[int, int]], grids: Sequence[tuple[int, int]]) -> Tensor:
         """Put M pictures in order.

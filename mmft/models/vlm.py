@@ -18,6 +18,7 @@ from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts,
 from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
+from mmft.models.slots import check_slots, run_ends
 from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
 from mmft.structures import IGNORE_INDEX
 
@@ -129,18 +130,20 @@ class VLM(BaseModel):
         pixel_values: Tensor | None,
         image_sizes: Tensor | None = None,
         image_grids: Tensor | None = None,
+        image_slots: Sequence[int] | None = None,
     ) -> Tensor:
         """Token embeddings with image features in the placeholders' places: (B,L), (N,3,S,S) -> (B,L,Dl).
 
         Raises:
-            ShapeError: the number of placeholders is not the number of features.
+            ShapeError: the number of placeholders is not the number of features, in all or of a picture.
         """
         if input_ids.dim() != 2:
             raise ShapeError(f'input_ids of shape {tuple(input_ids.shape)}', expected='(B,L)', fix='input_ids[None]')
         # An image token that was added to the tokenizer may have no row in the embedding: its slots are filled below.
         slots = input_ids == (-1 if self.image_token_id is None else self.image_token_id)
         embeds = self.llm.embed(input_ids.masked_fill(slots, 0))
-        count = int(slots.sum())
+        ends = run_ends(slots)
+        count = ends[-1] if ends else 0
         if pixel_values is None or len(pixel_values) == 0:
             if count:
                 raise ShapeError(
@@ -161,6 +164,12 @@ class VLM(BaseModel):
                 expected='as many placeholders as features',
                 fix='encode with the ChatEncoder that was saved with this model (same tiles, same tokens per tile)',
             )
+        per_tile = self.num_image_tokens(pixel_values.shape[-1])
+        if self.merge is None:
+            check_slots(ends, [per_tile] * len(pixel_values))
+        else:
+            counts = self.merge.num_tokens(image_sizes.tolist(), image_grids.tolist(), per_tile)
+            check_slots(ends, counts, self.merge, image_slots)
         return embeds.masked_scatter(slots.unsqueeze(-1), features.to(embeds.dtype))
 
     def _must_touch_vision(self) -> bool:
@@ -198,6 +207,7 @@ class VLM(BaseModel):
         num_items: Tensor | float | None = None,
         image_sizes: Tensor | None = None,
         image_grids: Tensor | None = None,
+        image_slots: Sequence[int] | None = None,
         micro_batches: int = 1,
         **generate_kwargs: Any,
     ) -> dict[str, Tensor] | Tensor:
@@ -215,9 +225,10 @@ class VLM(BaseModel):
             num_items: what the summed loss is divided by; by default the weight of this batch's trained tokens. An
                 accumulated batch passes its own total, so that every token counts the same.
             image_sizes, image_grids: (M,2) (width, height) and (columns, rows) of the pictures; with ``merge`` only.
+            image_slots: placeholders that the encoder made of each picture, to be compared; with ``merge`` only.
             micro_batches: how many passes make up a step; auxiliary losses are averaged over them.
         """
-        embeds = self.fuse(input_ids, pixel_values, image_sizes, image_grids)
+        embeds = self.fuse(input_ids, pixel_values, image_sizes, image_grids, image_slots)
         auxiliary = self._auxiliary_losses(pixel_values is not None and len(pixel_values) > 0)
         if mode == 'predict':
             return self.llm.generate(embeds, attention_mask, **generate_kwargs)
@@ -259,7 +270,7 @@ class VLM(BaseModel):
     ) -> Tensor:
         """Generated ids (B,new), without the prompt; prompts of a batch are padded on the left.
 
-        ``kwargs``: ``image_sizes`` and ``image_grids`` as in ``forward``; all else as transformers' ``generate``.
+        ``kwargs``: what there is of pictures as in ``forward``; all else as transformers' ``generate``.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -288,6 +299,7 @@ class VLM(BaseModel):
         if sample.image_grids:
             kwargs['image_sizes'] = torch.tensor(sample.image_sizes)
             kwargs['image_grids'] = torch.tensor(sample.image_grids)
+            kwargs['image_slots'] = sample.num_slots
         if self.image_token_id is None:
             self.image_token_id = encoder.image_token_id
         mode = self.training

@@ -127,3 +127,36 @@ def test_an_encoder_of_another_model(case):
     _, other = made(mode)
     with pytest.raises(ShapeError, match='both or neither'):
         model.chat(other, 'What is it?', PICTURES[0])
+
+
+@pytest.mark.parametrize('collator', [PadCollator, PackCollator])
+@pytest.mark.parametrize('together', [False, True])
+def test_as_many_placeholders_in_all_but_not_for_each_picture(collator: type, together: bool) -> None:
+    """48 + 64 tokens of ``spatial`` are 36 + 76 of ``spatial_unpad``."""
+    pinpoints = [(28, 56), (56, 28), (56, 56), (84, 28), (28, 84)]
+    model, _ = made('spatial_unpad', grid_pinpoints=pinpoints)
+    _, encoder = made('spatial', grid_pinpoints=pinpoints)
+    encoder.image_start = encoder.image_end = ''  # the two stand side by side, as one run of placeholders
+    one, other = picture(20, 20), picture(20, 62)
+    both = [{**turn, 'content': turn['content'].replace('\n', '')} for turn in talk(2)]
+    asked = [(both, [one, other])] if together else [(talk(1), [one]), (talk(1), [other])]
+    batch = collator()([encoder(turns, images) for turns, images in asked])
+    batch.pop('meta')
+    with pytest.raises(ShapeError, match='48 image placeholders for picture 1 of the batch, which has 36 features'):
+        model(**model.data_preprocessor(batch))
+    if not together:  # nobody counted them: the runs still say so
+        del batch['image_slots']
+        with pytest.raises(ShapeError, match=r'a run of image placeholders ends after 12 of the 76.*112 in all are as'):
+            model(**model.data_preprocessor(batch))
+
+
+def test_a_tile_that_another_sample_took() -> None:
+    """Nor does one sample's placeholder too many make up for another's that is missing."""
+    model, encoder = made('flat')
+    batch = PadCollator()([encoder(talk(1), [picture(20, 20)]) for _ in range(2)])
+    batch.pop('meta')
+    ids = batch['input_ids']
+    first, last = (int(row.nonzero()[0 if n else -1]) for n, row in enumerate(ids == encoder.image_token_id))
+    ids[0, first + 1], ids[1, last] = encoder.image_token_id, 5
+    with pytest.raises(ShapeError, match='a run of image placeholders ends after 1 of the 16 features of a tile'):
+        model(**model.data_preprocessor(batch))
