@@ -49,7 +49,7 @@ KNOWN_KEYS = (
     'tf32',
     'default_scope',
 )
-VALIDATION = ('max_samples', 'max_new_tokens')
+VALIDATION = ('max_samples', 'max_new_tokens', 'exchanged_samples')
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 
@@ -137,9 +137,12 @@ def _length(cfg: Config) -> Iterator[str]:
     for key in set(validation) - {'type', *VALIDATION}:
         yield f'val_cfg.{key}: unknown{nearest(key, VALIDATION)}; expected some of {VALIDATION}'
     most, length = validation.get('max_samples'), validation.get('max_new_tokens', 1)
+    exchanged = validation.get('exchanged_samples', 0)
     fits = most is None or is_whole(most, least=0)
     yield from value_problem('val_cfg.max_samples', most, fits, 'a whole number from 0, or None for all')
     yield from value_problem('val_cfg.max_new_tokens', length, is_whole(length, least=1), 'a whole number from 1')
+    fits = is_whole(exchanged, least=0)
+    yield from value_problem('val_cfg.exchanged_samples', exchanged, fits, 'a whole number from 0')
 
 
 def _data(cfg: Config) -> Iterator[str]:

@@ -19,7 +19,8 @@ def main(work_dir: str, batch_size: int, iters: int, launcher: str, **options: A
         {'batch_size': batch_size, 'size': 12},
         dropout=0.0,
         launcher=launcher,
-        train_cfg=dict(_delete_=True, max_iters=iters),
+        val=True,
+        train_cfg=dict(_delete_=True, max_iters=iters, val_interval=iters),
         default_hooks=dict(checkpoint=dict(interval=1, by_epoch=False)),
         **options,
     )
@@ -28,7 +29,7 @@ def main(work_dir: str, batch_size: int, iters: int, launcher: str, **options: A
     runner.train_loop.train_step = lambda group: seen.append(step(group)) or dict(seen[-1])
     runner.train()
     if is_main():
-        torch.save({'steps': seen}, f'{work_dir}/steps.pth')
+        torch.save({'steps': seen, 'history': runner.history}, f'{work_dir}/steps.pth')
 
 
 if __name__ == '__main__':

@@ -49,8 +49,13 @@ def assert_close(one: Path, other: Path) -> None:
 
 def test_two_processes_are_one_with_twice_the_batch(ddp: Path, tmp_path: Path) -> None:
     main(str(tmp_path), 4, 3, 'none')
-    one, two = (torch.load(path / 'steps.pth', weights_only=True)['steps'] for path in (tmp_path, ddp))
-    for a, b in zip(one, two, strict=True):
+    one, two = (torch.load(path / 'steps.pth', weights_only=True) for path in (tmp_path, ddp))
+    (before,), (after,) = one['history'], two['history']
+    for name in ('loss', 'exact_match', 'nats_per_answer'):
+        assert before[name] == pytest.approx(after[name], rel=1e-5)
+    assert before['loss_own'] == pytest.approx(before['loss'], rel=1e-5), 'of all samples'
+    assert set(before) == set(after) >= {'loss_exchanged'}
+    for a, b in zip(one['steps'], two['steps'], strict=True):
         assert a['loss'] == pytest.approx(b['loss'], rel=1e-6)
         assert a['grad_norm'] == pytest.approx(b['grad_norm'], rel=1e-5)
         assert a['tokens'] == b['tokens']
