@@ -1,7 +1,7 @@
 """``mmft COMMAND ...``: finds the command's module, runs it, and turns errors into messages and exit statuses.
 
 Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted, 141 whoever read the output
-has gone (``| head``); anything else is a bug and shows its traceback.
+has gone (``| head``), 128 + n training ended by signal n (143 SIGTERM); anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations

@@ -120,9 +120,11 @@ def run(args: argparse.Namespace) -> int:
         )
     from mmft.engine import Runner
     from mmft.engine.distributed import shutdown
+    from mmft.engine.signals import explained_end
 
     if error := _problems(args, cfg).error:
         raise error
-    Runner.from_cfg(cfg).train()
+    with explained_end(cfg.work_dir):
+        Runner.from_cfg(cfg).train()
     shutdown()
     return 0

@@ -89,6 +89,7 @@ class TrainLoop(BaseLoop):
         self.epoch, self.iter = 0, 0
         self.batch = 0  # micro-batches of this epoch that are consumed
         self.validated_at = 0  # iteration of the last validation
+        self.waited = 0.0  # seconds for the data of this iteration
         self.stop_training = False
 
     # -- the position, for checkpoints ------------------------------------------------------------------------------
@@ -143,7 +144,12 @@ class TrainLoop(BaseLoop):
         self.dataloader.generator.manual_seed(self.runner.data_seed + self.epoch)
         batches = iter(self.dataloader)
         try:
-            while group := list(islice(batches, self.accumulative_counts)):
+            while True:
+                started = time.perf_counter()
+                group = list(islice(batches, self.accumulative_counts))
+                self.waited = time.perf_counter() - started
+                if not group:
+                    return
                 yield group
         except MMFTError as error:
             raise worker_error(error) from None
@@ -155,7 +161,8 @@ class TrainLoop(BaseLoop):
         started = time.perf_counter()
         with explained(lambda: self._doing(group), LESS_MEMORY):
             outputs = self.train_step(group)
-        outputs['tokens_per_second'] = outputs['tokens'] / (time.perf_counter() - started)
+        outputs['data_time'] = self.waited
+        outputs['tokens_per_second'] = outputs['tokens'] / (self.waited + time.perf_counter() - started)
         self.batch += len(group)
         self.runner.call_hook('after_train_iter', batch_idx=index, data_batch=group, outputs=outputs)
         self.iter += 1

@@ -41,6 +41,7 @@ from mmft.engine.distributed import (
 from mmft.engine.hooks.defaults import DEFAULT_HOOKS, build_hook, merged_hooks
 from mmft.engine.init_from import InitFrom
 from mmft.engine.lock import FolderLock
+from mmft.engine.log import without_colours
 from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.out_of_memory import explained
@@ -212,6 +213,7 @@ class Runner(mmengine.runner.Runner):
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""
         logger = super().build_logger(log_level, log_file, logger_name='mmft', **kwargs)
+        without_colours(logger)
         logging.getLogger('mmft').handlers = list(logger.handlers)
         logging.getLogger('mmft').setLevel(log_level)  # else Python holds back all but warnings
         return logger

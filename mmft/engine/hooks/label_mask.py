@@ -1,4 +1,4 @@
-"""The label mask of the first sample, in colour, before the first step."""
+"""The label mask of the first sample before the first step: in colour on a terminal, in brackets elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmft.engine.distributed import is_main
 from mmft.registry import HOOKS
 from mmft.structures import Sample
+from mmft.words import printable
 
 __all__ = ['LabelMaskHook']
 
@@ -24,4 +25,10 @@ class LabelMaskHook(Hook):
         samples = (dataset[i] for i in range(len(dataset)))
         sample: Sample | None = next((s for s in samples if s is not None), None)
         if sample is not None:
-            runner.logger.info('the first sample, as it is trained:\n' + runner.encoder.render_mask(sample))
+            stretches = runner.encoder.describe(sample)
+            marked = ''.join(f'[{text}]' if trained else text for text, trained in stretches)
+            title = 'the first sample, as it is trained'
+            runner.logger.info(
+                f'{title} (in green):\n{runner.encoder.render_mask(sample)}',
+                extra={'plain': f'{title} (in brackets):\n{printable(marked)}'},
+            )
