@@ -30,3 +30,5 @@ init_from = None
 log_level = 'INFO'
 # True: float32 products in TensorFloat-32 (NVIDIA GPUs since A100: faster, 10 bits of mantissa); None: torch's default.
 tf32 = None
+# True: tokens of the tokenizer that have no row in the language model get one; token table and head train whole then.
+resize_embeddings = False

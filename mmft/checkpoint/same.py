@@ -6,10 +6,13 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
+from mmft.checks import is_number
 from mmft.errors import ConfigError
 from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS
 
-__all__ = ['check_same']
+__all__ = ['check_same', 'same_value']
 
 # Where weights do not show a difference: a head count, a rope base, a select layer. Everything else shows in shapes.
 _SILENT = {
@@ -36,10 +39,25 @@ def check_same(config: Mapping[str, Any], stored: Mapping[str, Any], where: Any)
     for part in _SILENT:
         problems += _differences(part, config[part], stored[part], f'model.{part}', where)
     merges = [_settings_of(other.get('merge')) for other in (config, stored)]
-    if merges[0] != merges[1]:
+    if not same_value(*merges):
         problems.append(f'model.merge = {merges[0]!r}, but {where} says {merges[1]!r}')
     if problems:
         raise ConfigError.gather(problems)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two settings are equal. Numbers are where they are the same float32: files hold 1e-5 as that, too.
+
+    >>> same_value(1e-5, 9.999999747378752e-06), same_value([1, 2], (1, 2.0)), same_value(1e-5, 1.1e-5)
+    (True, True, False)
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_value(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    if is_number(one) and is_number(other) and float in (type(one), type(other)):
+        return one == other or bool(torch.tensor(float(one)) == torch.tensor(float(other)))
+    return one == other
 
 
 def _settings_of(merge: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -57,7 +75,7 @@ def _differences(part: str, config: Any, stored: Any, name: str, where: Any) -> 
         return
     own, theirs = _settings(part, config), _settings(part, stored)
     for key in _SILENT[part]:
-        if key in own and key in theirs and _comparable(own[key]) != _comparable(theirs[key]):
+        if key in own and key in theirs and not same_value(_comparable(own[key]), _comparable(theirs[key])):
             if key == 'max_position_embeddings' and _rope_kind(own) in _FREE_OF_LENGTH:
                 continue
             yield f'{name}.{key} = {own[key]!r}, but {where} says {theirs[key]!r}'

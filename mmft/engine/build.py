@@ -13,19 +13,22 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmft.checkpoint.load import as_dtype, build_opened, open_pretrained, tokenizer_directory
+from mmft.checkpoint.load import as_dtype, build_opened, has_tokenizer, open_pretrained, tokenizer_directory
 from mmft.checkpoint.own_template import other_template
 from mmft.checkpoint.source import fingerprint
 from mmft.data.templates import ChatTemplate
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
+from mmft.engine.vocabulary import check_rows, grow
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
+from mmft.words import count_of
 
-__all__ = ['BuiltModel', 'build_dataloader', 'build_encoder', 'build_model']
+__all__ = ['BuiltModel', 'build_dataloader', 'build_encoder', 'build_model', 'checked_encoder', 'encoder_settings',
+           'grown_tune']  # fmt: skip
 
 logger = logging.getLogger('mmft')
 
@@ -69,13 +72,16 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
         if dtype is not None:
             model.to(dtype)
         drawn = set(tensors_of(model))
+    rows, tune = model.llm.vocab_size, grown_tune(cfg, model)
+    if model.llm.vocab_size > rows:
+        logger.info(f'{count_of(model.llm.vocab_size - rows, "row")} added to token table and output head, which train')
     source = cfg.get('init_from') if resumed is None else {'tensors': resumed} if resumed else None
     start = InitFrom(plain_value(source), model_config, base) if source else None
     if start is not None:
         start.before_tune(model)
     values = tensors_of(model)
     values = {name: values[name].detach() for name in sorted(drawn | (start.filled if start else set()))}
-    tune = apply_tune(model, plain_dict(cfg.get('tune') or {}))
+    tune = apply_tune(model, tune)
     if start is not None:
         start.after_tune(model)
     trained = {plain_key(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -99,18 +105,47 @@ def plain_pretrained(cfg: Mapping[str, Any]) -> Any:
     return {part: path if isinstance(path, list) else str(path) for part, path in texts.items() if path is not None}
 
 
-def build_encoder(cfg: Config, model: VLM) -> Any:
-    """The encoder of a config. Its tokenizer is that of ``pretrained`` unless ``encoder.tokenizer`` names another."""
-    config = plain_dict(cfg.encoder)
+def grown_tune(cfg: Config, model: VLM) -> dict[str, Any]:
+    """``tune`` of a config; with ``resize_embeddings`` ``model`` gets the rows that the tokenizer's tokens need first.
+
+    Where there is no tokenizer yet nothing is known of its tokens, and nothing grows.
+    """
+    tune, settings = plain_dict(cfg.get('tune') or {}), encoder_settings(cfg)
+    if not cfg.get('resize_embeddings') or not has_tokenizer(settings.get('tokenizer') or ''):
+        return tune
+    return grow(model.llm, ENCODERS.build({'tokens_per_tile': 1, **settings}), tune)
+
+
+def encoder_settings(cfg: Config) -> dict[str, Any]:
+    """``encoder`` of a config. Its tokenizer is that of ``pretrained`` unless ``encoder.tokenizer`` names another."""
+    config = plain_dict(cfg.get('encoder') or {})
     config.setdefault('tokenizer', tokenizer_directory(plain_pretrained(cfg)))
-    tile_size = (config.get('image_processor') or {}).get('tile_size', model.vision.image_size)
-    config.setdefault('tokens_per_tile', model.num_image_tokens(tile_size))
-    encoder = ENCODERS.build(config)
-    level, text = template_note(encoder, config['tokenizer'])
+    return config
+
+
+def build_encoder(cfg: Config, model: VLM) -> Any:
+    """The encoder of a config; logs where its template is not the tokenizer's own."""
+    encoder = checked_encoder(cfg, model)
+    level, text = template_note(encoder, encoder_settings(cfg)['tokenizer'])
     if text:
         logger.log(level, text)
     if model.image_token_id is None:
         model.image_token_id = encoder.image_token_id
+    return encoder
+
+
+def checked_encoder(cfg: Config, model: VLM) -> Any:
+    """The encoder of a config, for a model that has a row for each of its tokens.
+
+    Raises:
+        ConfigError: tokens without a row, or as the encoder says.
+    """
+    config = encoder_settings(cfg)
+    tile_size = (config.get('image_processor') or {}).get('tile_size', model.vision.image_size)
+    config.setdefault('tokens_per_tile', model.num_image_tokens(tile_size))
+    encoder = ENCODERS.build(config)
+    if not cfg.get('resize_embeddings'):
+        check_rows(encoder, model.llm)
     return encoder
 
 

@@ -51,7 +51,7 @@ def find_source(path: str | Path) -> Path:
         if (found := single or find_last(folder)) is not None:
             return found
     raise CheckpointError(
-        f'init_from: nothing to start from at {path} (looked from {Path.cwd()})',
+        f'init_from: nothing to start from at {path} (relative to {Path.cwd()})',
         expected='a .pth of mmft, the folder of a run, a model directory, an mm_projector.bin, or a connector/ of '
         'TinyLLaVA Factory',
         fix='run the earlier stage first, or correct the path',

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmft.checkpoint.load import as_dtype, build_meta
 from mmft.engine import memory
-from mmft.engine.build import plain_dict
+from mmft.engine.build import grown_tune, plain_dict
 from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
 from mmft.engine.zero import check_deepspeed
 from mmft.models.vlm import VLM
@@ -56,7 +56,7 @@ def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
         ConfigError: unknown parts, or a ``tune`` that cannot be.
     """
     model = build_meta(plain_dict(cfg.model))
-    tune, quantised = memory.tune_on_meta(model, plain_dict(cfg.get('tune') or {}))
+    tune, quantised = memory.tune_on_meta(model, grown_tune(cfg, model))
     weights = memory.weigh(model, quantised)
     load, setting = largest_load(cfg, model), _setting(cfg, gpus)
     return Plan(model, tune, weights, load, memory.estimate(model, tune, weights, load, setting), setting)

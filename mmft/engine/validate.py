@@ -47,6 +47,7 @@ KNOWN_KEYS = (
     'model_wrapper_cfg',
     'deepspeed',
     'tf32',
+    'resize_embeddings',
     'default_scope',
 )
 VALIDATION = ('max_samples', 'max_new_tokens', 'exchanged_samples')
@@ -177,4 +178,4 @@ def _missing_files(cfg: Config) -> Iterator[str]:
             paths.append(('meta_file', dataset['meta_file']))
         for key, path in paths:
             if path and not Path(path).exists():
-                yield f'{name}.dataset.{key}: {path} does not exist (looked from {Path.cwd()})'
+                yield f'{name}.dataset.{key}: {path} does not exist (relative to {Path.cwd()})'

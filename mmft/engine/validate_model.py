@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.load import build_meta, has_tokenizer
 from mmft.checks import is_whole
 from mmft.data.image_processor import ImageProcessor
 from mmft.data.templates import build_template
-from mmft.engine.build import plain_dict, plain_value
+from mmft.engine.build import build_encoder, encoder_settings, grown_tune, plain_dict, plain_value
 from mmft.engine.memory import tune_on_meta
 from mmft.engine.validate_parts import attempt, nearest, part_problems
+from mmft.engine.validate_weights import check_base
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
 from mmft.models.vlm import VLM
@@ -31,8 +32,8 @@ _WIDTHS = {'projector': {'in_dim': 'vision', 'out_dim': 'llm'}, 'merge': {'dim':
 
 def model_problems(cfg: Config) -> list[str]:
     """All that keeps the parts of a config from being one model, tuned as it says."""
-    tuning = [*_tune(cfg)]
-    problems = [*_language_model(cfg), *_encoder(cfg), *tuning]
+    tuning, encoding = [*_tune(cfg)], [*_encoder(cfg)]
+    problems = [*_language_model(cfg), *encoding, *tuning]
     if not isinstance(cfg.get('model'), Mapping):
         return problems
     model = _model(plain_dict(cfg.model), problems)
@@ -41,9 +42,31 @@ def model_problems(cfg: Config) -> list[str]:
     processor = attempt(key, lambda: IMAGE_PROCESSORS.build(pictures), problems)
     if model is not None and processor is not None:
         problems += attempt(key, lambda: [*_pictures(processor, model)], problems) or []
-    if model is not None and not tuning:
-        attempt('tune', lambda: tune_on_meta(model, plain_dict(cfg.get('tune') or {})), problems)
+    if model is None:
+        return problems
+    attempt('pretrained', lambda: check_base(cfg, model), problems)
+    tune = None if encoding else _with_tokenizer(cfg, model, problems)
+    if not tuning:
+        attempt('tune', lambda: tune_on_meta(model, tune or plain_dict(cfg.get('tune') or {})), problems)
     return problems
+
+
+def _with_tokenizer(cfg: Config, model: VLM, problems: list[str]) -> dict[str, Any] | None:
+    """What only the tokenizer knows, where it is there: the tokens that the encoder asks for, and a row for each.
+
+    Returns:
+        ``tune`` as ``grown_tune`` gives it, of a model that has grown.
+    """
+    settings = plain_value(cfg.get('encoder'))
+    if not settings or not has_tokenizer(encoder_settings(cfg)['tokenizer'] or ''):
+        return None
+
+    def build() -> dict[str, Any]:
+        tune = grown_tune(cfg, model)
+        build_encoder(cfg, model)
+        return tune
+
+    return attempt('encoder', build, problems)
 
 
 def _model(settings: Mapping[str, Any], problems: list[str]) -> VLM | None:

@@ -46,6 +46,8 @@ def _settings(cfg: Config) -> Iterator[str]:
     yield from value_problem(
         'tf32', tf32, tf32 is None or isinstance(tf32, bool), "True, False or None (torch's default)"
     )
+    resize = cfg.get('resize_embeddings')
+    yield from value_problem('resize_embeddings', resize, resize in (None, True, False), 'True or False')
     try:
         as_dtype(cfg.get('dtype', 'auto'))
     except ConfigError as error:

@@ -9,17 +9,19 @@ from typing import Any
 from mmengine.config import Config
 
 from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.fits import misfits
 from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES
-from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, tokenizer_directory
+from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, open_pretrained, tokenizer_directory
 from mmft.checkpoint.source import WEIGHT_FILES, has_weights, read_json
 from mmft.checkpoint.stages import has_folders, projector_file
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.checkpoint import find_last
 from mmft.engine.init_from import find_source
 from mmft.engine.validate_parts import nearest
-from mmft.errors import MMFTError
+from mmft.errors import ConfigError, MMFTError
+from mmft.models.vlm import VLM
 
-__all__ = ['missing_weights', 'weight_problems']
+__all__ = ['check_base', 'missing_weights', 'weight_problems']
 
 
 def weight_problems(cfg: Config) -> Iterator[str]:
@@ -40,6 +42,17 @@ def weight_problems(cfg: Config) -> Iterator[str]:
 
 def missing_weights(cfg: Config) -> Iterator[str]:
     """What is named and is not there: one entry for all base weights, the tokenizer, what ``init_from`` names."""
+    yield from _missing_base(cfg)
+    yield from _tokenizer(cfg, plain_pretrained(cfg))
+    if cfg.get('init_from') and not _resumes(cfg):
+        source = plain_value(cfg.init_from)
+        try:
+            find_source(source.get('path', '') if isinstance(source, dict) else source)
+        except MMFTError as error:
+            yield str(error)
+
+
+def _missing_base(cfg: Config) -> Iterator[str]:
     pretrained, repos = plain_pretrained(cfg), plain_value(cfg.get('pretrained_repo'))
     named = pretrained if isinstance(pretrained, dict) else {'': pretrained} if pretrained else {}
     missing: list[str] = []
@@ -53,14 +66,28 @@ def missing_weights(cfg: Config) -> Iterator[str]:
                 how = _how(cfg, place, source)
                 missing.append(f'     {name} = {place!r} {lack}\n     to do: {how}')
     if missing:
-        yield f'base weights (looked from {Path.cwd()}):\n' + '\n'.join(missing)
-    yield from _tokenizer(cfg, pretrained)
-    if cfg.get('init_from') and not _resumes(cfg):
-        source = plain_value(cfg.init_from)
-        try:
-            find_source(source.get('path', '') if isinstance(source, dict) else source)
-        except MMFTError as error:
-            yield str(error)
+        yield f'base weights (relative to {Path.cwd()}):\n' + '\n'.join(missing)
+
+
+def check_base(cfg: Config, model: VLM) -> None:
+    """The base weights, where they are there, are of the config's model.
+
+    Raises:
+        ConfigError: lists settings that differ, and tensors that are missing, left over or of other shapes.
+        CheckpointError: weights that cannot be read.
+    """
+    pretrained = plain_pretrained(cfg)
+    if not pretrained or any(_missing_base(cfg)):
+        return
+    opened = open_pretrained(pretrained, plain_value(cfg.model))
+    problems = [*misfits(model, opened.layout, opened.tensors)]
+    if problems:
+        more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
+        raise ConfigError(
+            f'{opened.where} does not fit `model`:\n  ' + '\n  '.join(problems[:8]) + more,
+            expected='the model that the weights are of',
+            fix='correct the sizes in `model`, or name other weights in `pretrained`',
+        )
 
 
 def _how(cfg: Config, place: str, repo: str | None) -> str:
@@ -112,7 +139,7 @@ def _tokenizer(cfg: Config, pretrained: Any) -> Iterator[str]:
         what = f'{place} holds no tokenizer'
         fix = 'download its tokenizer files too, or name another directory in encoder.tokenizer'
     elif _named_tokenizer(encoder):
-        what, fix = f'{place} does not exist (looked from {Path.cwd()})', 'correct the path'
+        what, fix = f'{place} does not exist (relative to {Path.cwd()})', 'correct the path'
     else:
         return  # the base weights, which are to be fetched, bring it
     yield f'encoder.tokenizer: {what}\n  expected: one of {TOKENIZER_FILES}\n  to do:    {fix}'

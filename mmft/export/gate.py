@@ -100,7 +100,8 @@ def rebuild(source: Training) -> VLM:
     """The training model in float32, adapters beside their weights, in eval mode."""
     base, checkpoint, encoder = source.base, source.checkpoint, source.encoder
     if base is not None:
-        model, _ = build_opened(base.opened, source.model_config, dtype='float32')
+        model, _ = build_opened(base.opened, source.base_config, dtype='float32')
+        model.llm.add_rows(source.model.llm.vocab_size)
     else:
         model = MODELS.build(dict(source.model_config)).float()
     if checkpoint is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from mmft.checkpoint.same import same_value
 from mmft.errors import CheckpointError
 
 __all__ = ['check_trained_model', 'literal_config']
@@ -68,5 +69,5 @@ def _differences(trained: Any, given: Any, name: str):
             yield from _differences(trained.get(key), given.get(key), f'{name}.{key}')
     elif name.endswith('.type') and str(trained).endswith(f'.{given}'):
         return  # mmft 0.1 kept a class as module and name
-    elif (list(given) if isinstance(given, tuple) else given) != trained:
+    elif not same_value(given, trained):
         yield f'{name}: {trained!r} in training, {given!r} in the config'

@@ -157,7 +157,8 @@ def plain_tune(tune: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if spec['type'] in ('lora', 'qlora'):
             names = ('r', 'alpha', 'dropout', 'targets', 'dora')
             layers = {'from_layer': spec['layers'][0]} if spec.get('layers') else {}
-            plain[part] = {'type': 'lora', **{name: spec[name] for name in names}, **layers}
+            kept = {name: spec[name] for name in ('embeddings',) if name in spec}
+            plain[part] = {'type': 'lora', **{name: spec[name] for name in names}, **layers, **kept}
         else:
             plain[part] = dict(spec)
     return plain

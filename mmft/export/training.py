@@ -28,7 +28,12 @@ __all__ = ['Training']
 
 @dataclass
 class Training:
-    """All that a conversion reads: the config's model, its base, the checkpoint and the encoder it was trained with."""
+    """All that a conversion reads: the config's model, its base, the checkpoint and the encoder it was trained with.
+
+    Attributes:
+        model_config: of the trained model, whose token table may have grown (``resize_embeddings``).
+        base_config: of the model before that.
+    """
 
     model_config: dict[str, Any]
     base: Base | None
@@ -36,6 +41,7 @@ class Training:
     model: VLM
     encoder: ChatEncoder | None
     dtype: torch.dtype | None
+    base_config: dict[str, Any]
 
     @classmethod
     def read(
@@ -63,12 +69,14 @@ class Training:
             _check_complete(model_config, trained)
         elif base is None:
             raise ConfigError('no checkpoint and no pretrained weights', fix='pass a checkpoint')
-        model = build_meta(model_config)
+        base_config, model = model_config, build_meta(model_config)
+        if trained is not None and _grown(model, trained):
+            model_config = {**model_config, 'llm': {**model_config['llm'], 'vocab_size': model.llm.vocab_size}}
         encoder = _encoder(cfg, model, trained, base)
         if encoder is not None:
             model.image_token_id = encoder.image_token_id
         model_config = {**model_config, 'image_token_id': model.image_token_id}
-        return cls(model_config, base, trained, model, encoder, as_dtype(cfg.get('dtype')))
+        return cls(model_config, base, trained, model, encoder, as_dtype(cfg.get('dtype')), base_config)
 
     @property
     def inputs(self) -> list[Path]:
@@ -101,6 +109,17 @@ def _check_complete(model_config: Mapping[str, Any], checkpoint: TrainingCheckpo
             expected=f'the tensors that tune={checkpoint.meta["tune"]} trains in the model of the config',
             fix='take config and checkpoint from the same work_dir',
         )
+
+
+def _grown(model: VLM, checkpoint: TrainingCheckpoint) -> bool:
+    """Whether training added rows to the token table; ``model`` gets them."""
+    if not checkpoint.meta['tune'].get('llm', {}).get('embeddings') or not model.llm.tables:
+        return False
+    before, table = model.llm.vocab_size, model.llm.tables[0].weight
+    stored = next((checkpoint.state.get(name) for name, p in model.named_parameters() if p is table), None)
+    if stored is not None:
+        model.llm.add_rows(stored.shape[0])
+    return model.llm.vocab_size > before
 
 
 def _such_as(names: list[str]) -> str:

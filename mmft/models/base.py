@@ -96,6 +96,16 @@ class LanguageModel(nn.Module, ABC):
     hidden_size: int
     vocab_size: int
 
+    @property
+    def tables(self) -> list[nn.Module]:
+        """What has a row for each token: the embedding and the output head. Empty where rows cannot be added."""
+        return []
+
+    def add_rows(self, vocab_size: int) -> None:
+        """Let ``tables`` have ``vocab_size`` rows, where they have fewer."""
+        if vocab_size > self.vocab_size:
+            raise ConfigError(f'{type(self).__name__}: no rows can be added', fix='set resize_embeddings=False')
+
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B,L) -> (B,L,Dl)."""

@@ -2,6 +2,7 @@
 
 tune = dict(vision='frozen', projector='full', llm=dict(type='lora', r=128, alpha=256))
 tune = dict(vision=dict(type='full', from_layer=12), projector='full', llm='full')
+tune = dict(llm=dict(type='lora', r=128, embeddings=True))      # the token table and the output head train whole
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
         spec = dict(given) if isinstance(given, Mapping) else {'type': given}
         kind = spec.get('type')
         allowed = {'type', 'from_layer'} | (_LORA_KEYS if kind in ('lora', 'qlora') else set())
+        allowed |= {'embeddings'} if part == 'llm' else set()
         if kind not in TUNE_TYPES:
             problems.append(f'tune.{part}: type {kind!r}; expected one of {TUNE_TYPES}')
         elif unknown := set(spec) - allowed:
@@ -55,11 +57,15 @@ def check_tune(tune: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
         else:
             problems += [f'tune.{part}.{problem}' for problem in _wrong_values(spec)]
         full[part] = spec
-    if not problems and all(spec['type'] == 'frozen' for spec in full.values()):
+    if not problems and all(_is_frozen(spec) for spec in full.values()):
         problems.append('tune: every part is frozen, nothing would train')
     if problems:
         raise ConfigError.gather(problems)
     return full
+
+
+def _is_frozen(spec: Mapping[str, Any]) -> bool:
+    return spec['type'] == 'frozen' and not spec.get('embeddings')
 
 
 def _wrong_values(spec: Mapping[str, Any]) -> Iterator[str]:
@@ -67,6 +73,8 @@ def _wrong_values(spec: Mapping[str, Any]) -> Iterator[str]:
         value = spec.get(key, least)
         if not is_whole(value, least):
             yield f'{key} = {value!r}; expected a whole number from {least}'
+    if not isinstance(spec.get('embeddings', False), bool):
+        yield f'embeddings = {spec["embeddings"]!r}; expected True or False'
     dropout, alpha = spec.get('dropout', 0.0), spec.get('alpha')
     if not is_number(dropout, least=0) or dropout >= 1:
         yield f'dropout = {dropout!r}; expected a number from 0 to below 1'
@@ -89,7 +97,8 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
 
     Trained weights, and the buffers that move with them, become float32 (16-bit weights would lose updates of a small
     learning rate); frozen ones keep their dtype. From ``from_layer`` on means: blocks N, N+1, ... train; embeddings and
-    lower blocks do not. Blocks above the tower's ``select_layer`` never train.
+    lower blocks do not. Blocks above the tower's ``select_layer`` never train. With ``embeddings``
+    token table and output head of ``llm`` train whatever else does.
 
     Returns:
         The settings as used, plain types, for the checkpoint.
@@ -99,8 +108,6 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
         part = model.parts[name]
         kind, from_layer = spec['type'], spec.get('from_layer', 0)
         part.requires_grad_(False)
-        if kind == 'frozen':
-            continue
         if from_layer and not 0 <= from_layer < len(part.layers):
             raise ConfigError(
                 f'tune.{name}.from_layer = {from_layer}',
@@ -109,16 +116,19 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
             )
         if kind == 'full':
             _open(part, from_layer)
-        else:
+        elif kind != 'frozen':
             if kind == 'qlora':
                 from mmft.models.quantize import quantize_nf4
 
                 quantize_nf4(part)
             layers = range(from_layer, len(part.layers)) if from_layer else None
             options = {k: v for k, v in spec.items() if k in _LORA_KEYS}
-            used[name] = {'type': kind, **inject_lora(part, layers=layers, name=name, **options)}
+            kept = {key: spec[key] for key in ('embeddings',) if key in spec}
+            used[name] = {'type': kind, **inject_lora(part, layers=layers, name=name, **options), **kept}
             for key, parameter in part.named_parameters():
                 parameter.requires_grad_(is_lora_key('.' + key))
+        if spec.get('embeddings'):
+            _open_tables(part)
     model.vision.idle_layers.requires_grad_(False)
     if used['vision']['type'] != 'frozen' and not any(p.requires_grad for p in model.vision.parameters()):
         running = sum(id(layer) not in set(map(id, model.vision.idle_layers)) for layer in model.vision.layers)
@@ -143,6 +153,15 @@ def _open(part: nn.Module, from_layer: int) -> None:
         return
     for block in part.layers[from_layer:]:
         block.requires_grad_(True)
+
+
+def _open_tables(llm: nn.Module) -> None:
+    if any(is_lora_key(f'.{name}') for table in llm.tables for name, _ in table.named_parameters()):
+        raise ConfigError(
+            'tune.llm.embeddings with LoRA on the same layer', fix='leave it out of tune.llm.targets: it trains whole'
+        )
+    for table in llm.tables:
+        table.requires_grad_(True)
 
 
 def trainable_summary(model: VLM) -> dict[str, dict[str, int]]:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmft.engine.validate import validate_config
+from mmft.engine.validate import find_problems, validate_config
 from mmft.errors import ConfigError
 from mmft.models.projectors import Linear
 from tests.engine.tiny import TOKENIZER
 from tests.engine.toy import toy_config
 
 SIZES = dict(hidden_size=16, num_attention_heads=2, intermediate_size=32)
-LLM = dict(type='Llama', vocab_size=32, num_hidden_layers=2, **SIZES)
+LLM = dict(type='Llama', vocab_size=1024, num_hidden_layers=2, **SIZES)
 CLIP = dict(type='CLIP', num_hidden_layers=3, image_size=28, **SIZES)
 QFORMER = dict(type='QFormer', num_queries=5, num_hidden_layers=1, **SIZES)
 ENCODER = dict(type='ChatEncoder', template='internlm2-chat', tokenizer=str(TOKENIZER))
@@ -84,7 +84,7 @@ def test_missing_weights_of_every_part_are_one_entry(tmp_path: Path) -> None:
     assert 'hf download lmsys/vicuna-7b-v1.5 --local-dir pretrained/vicuna' in told
     assert 'put them into pretrained/qformer.pth' in told
     assert told.count('base weights') == 1
-    validate_config(config(tmp_path, pretrained=dict(llm=str(tmp_path / 'here'))))
+    assert not find_problems(config(tmp_path, pretrained=dict(llm=str(tmp_path / 'here')))).missing
     told = problems(config(tmp_path, pretrained=dict(vision=str(tmp_path / 'here'), language='x')))
     assert "names the part 'language'" in told
     assert 'encoder.tokenizer is missing' in told

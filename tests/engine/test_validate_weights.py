@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from mmft.cli.configs import load_config
 from mmft.engine.validate import find_problems, validate_config
 from tests.engine.test_validate import ENCODER, config, problems
 from tests.engine.tiny import TOKENIZER
+from tests.export.tiny import make_base, model_config
 
 
 def model_directory(path: Path, *files: str) -> str:
@@ -40,7 +42,7 @@ def test_a_base_without_weights(tmp_path: Path, files: tuple[str, ...], lack: st
     base = model_directory(tmp_path / 'base', *files)
     cfg = config(tmp_path, pretrained=base, pretrained_repo='a/b', encoder=without_tokenizer())
     if not lack:
-        validate_config(cfg)
+        assert not find_problems(cfg).missing
         return
     told = problems(cfg)
     assert f'pretrained = {base!r} {lack}' in told
@@ -55,7 +57,7 @@ def test_an_interrupted_download(tmp_path: Path) -> None:
     cfg = config(tmp_path, pretrained=base, encoder=without_tokenizer())
     assert 'lacks 1 of 2 weight files: b.safetensors' in problems(cfg)
     (tmp_path / 'base' / 'b.safetensors').touch()
-    validate_config(cfg)
+    assert not find_problems(cfg).missing
 
 
 def test_a_tokenizer_comes_from_somewhere(tmp_path: Path) -> None:
@@ -75,6 +77,56 @@ def test_a_tokenizer_comes_from_somewhere(tmp_path: Path) -> None:
     told = problems(config(tmp_path, pretrained=str(bare), encoder=without_tokenizer()))
     assert f'encoder.tokenizer: {bare} holds no tokenizer' in told
     assert 'base weights' not in told
+
+
+@pytest.fixture(scope='module')
+def bases(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """A model of 2 + 2 layers, and its directories in every layout."""
+    folder, model = tmp_path_factory.mktemp('bases'), model_config('Qwen2', vocab_size=1024)
+    for layout in ('hf', 'official', 'native'):
+        make_base(folder / layout, model, layout)
+    return model, folder
+
+
+def against(bases: tuple[dict, Path], layout: str, tmp_path: Path, part: str = 'llm', **changes: Any) -> list[str]:
+    """What is wrong with a config whose ``pretrained`` is there."""
+    model, folder = bases
+    cfg = config(tmp_path, {**model, part: {**model[part], **changes}}, pretrained=str(folder / layout))
+    return find_problems(cfg).wrong
+
+
+@pytest.mark.parametrize('layout', ['hf', 'official', 'native'])
+def test_a_base_that_is_there_is_compared_with_the_model(bases: tuple[dict, Path], layout: str, tmp_path: Path) -> None:
+    """As the start compares it: in settings, names and shapes."""
+    assert against(bases, layout, tmp_path) == []
+    for part, change, message in (
+        ('llm', {'rope_theta': 5.0}, 'model.llm.rope_theta = 5.0, but'),
+        ('llm', {'rms_norm_eps': 1e-6}, 'model.llm.rms_norm_eps = 1e-06, but'),
+        ('llm', {'type': 'Llama'}, "model.llm.type = 'Llama', but"),
+        ('llm', {'vocab_size': 1026}, 'llm.lm.model.embed_tokens.weight: (1024, 64) in the weights, (1026, 64) in the'),
+        ('llm', {'num_hidden_layers': 1}, 'layers.1.input_layernorm.weight: (64,) in the weights, not in the model'),
+        ('llm', {'num_hidden_layers': 3}, 'layers.2.input_layernorm.weight: in the model, but not in the weights'),
+        ('llm', {'intermediate_size': 80}, 'down_proj.weight: (64, 96) in the weights, (64, 80) in the model'),
+        ('vision', {'num_attention_heads': 2}, 'model.vision.num_attention_heads = 2, but'),
+    ):
+        wrong = '\n'.join(against(bases, layout, tmp_path, part, **change))
+        assert wrong.startswith('pretrained: '), change
+        assert message in wrong
+
+
+def test_the_same_float32_is_the_same_number(bases: tuple[dict, Path], tmp_path: Path) -> None:
+    assert against(bases, 'hf', tmp_path, rms_norm_eps=9.999999747378752e-06) == []
+    assert against(bases, 'hf', tmp_path, 'vision', layer_norm_eps=9.999999974752427e-07) == []
+    assert against(bases, 'hf', tmp_path, rms_norm_eps=1.0001e-05)
+
+
+def test_weights_that_cannot_be_read_are_told_too(bases: tuple[dict, Path], tmp_path: Path) -> None:
+    model, folder = bases
+    shutil.copytree(folder / 'hf', tmp_path / 'cut')
+    weights = tmp_path / 'cut' / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:5000])
+    cfg = config(tmp_path, model, pretrained=str(tmp_path / 'cut'))
+    assert 'model.safetensors cannot be read' in problems(cfg)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,31 @@ class CausalLM(LanguageModel):
         """The transformer blocks."""
         return self.lm.model.layers
 
+    @property
+    def tables(self) -> list[nn.Module]:
+        """The embedding and the output head; of tied ones both share their weight."""
+        return [self.lm.get_input_embeddings(), self.lm.get_output_embeddings()]
+
+    def add_rows(self, vocab_size: int) -> None:
+        """Let embedding and head have ``vocab_size`` rows, where they have fewer.
+
+        A new row is the mean of the rows there are: transformers' ``resize_token_embeddings`` starts there, too, but
+        for a noise of a billionth of the rows' variance. As a row of the head it is never the most likely token.
+        """
+        if vocab_size <= self.vocab_size:
+            return
+        embedding, head = self.tables
+        tied = head.weight is embedding.weight
+        for table in self.tables:
+            for name, old in list(table.named_parameters(recurse=False)):
+                mean = old.detach().mean(0, dtype=torch.float32).to(old.dtype)
+                new = torch.cat([old.detach(), mean.expand(vocab_size - len(old), *mean.shape)])
+                setattr(table, name, nn.Parameter(new, requires_grad=old.requires_grad))
+        if tied:
+            head.weight = embedding.weight
+        embedding.num_embeddings = head.out_features = vocab_size
+        self.vocab_size = self.lm.vocab_size = self.lm.config.vocab_size = vocab_size
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B,L) -> (B,L,Dl)."""
         try:

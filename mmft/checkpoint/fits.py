@@ -1,0 +1,48 @@
+"""Whether the tensors of a directory fit a model: by their names and shapes alone, none of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmft.checkpoint.idle import idle_and_absent
+from mmft.checkpoint.layouts import Layout
+from mmft.checkpoint.source import TensorSource
+from mmft.models.vlm import VLM
+
+__all__ = ['misfits']
+
+
+def misfits(model: VLM, layout: Layout, tensors: TensorSource) -> Iterator[str]:
+    """What ``fill`` would refuse: tensors missing, left over or of other shapes.
+
+    Args:
+        model: on any device, as the config describes it.
+        layout: of the directory.
+        tensors: of the directory.
+
+    Raises:
+        CheckpointError: tensors that the layout does not know.
+    """
+    slots = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    once = {name for name, _ in model.named_parameters()}
+
+    def shape_only(key: str) -> Tensor:
+        dtype, shape = tensors.meta(key)
+        return torch.empty(shape, dtype=dtype, device='meta')
+
+    filled: set[str] = set()
+    for step in layout.to_ours(tensors):
+        for name, value in step(shape_only).items():
+            shape = tuple(value.shape)
+            if slots.get(name) == shape:
+                filled.add(name)
+            elif not layout.may_draw(name):
+                filled.add(name)
+                there = f'{slots[name]} in the model' if name in slots else 'not in the model'
+                yield f'{name}: {shape} in the weights, {there}'
+    missing = {n for n in once - filled if not layout.may_lack(n) and not layout.may_draw(n)}
+    for name in sorted(missing - idle_and_absent(layout, missing)):
+        yield f'{name}: in the model, but not in the weights'
