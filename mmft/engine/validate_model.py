@@ -78,7 +78,7 @@ def _model(settings: Mapping[str, Any], problems: list[str]) -> VLM | None:
         if not isinstance(part, Mapping):
             continue  # it is missing, and the model says so, or it has none
         widths = {name: _width(built.get(of, settings.get(of))) for name, of in _WIDTHS.get(key, {}).items()}
-        config = {**widths, **part}
+        config = {**widths, **{name: value for name, value in part.items() if name not in _unknown_names(key, part)}}
         if all(config[name] is not None for name in widths):
             with torch.device('meta'):
                 made = attempt(f'model.{key}', functools.partial(registry.build, config), problems)
@@ -95,13 +95,17 @@ def _width(part: Any) -> int | None:
 def _language_model(cfg: Config) -> Iterator[str]:
     model = cfg.get('model')
     llm = model.get('llm') if isinstance(model, Mapping) else None
-    kind = LANGUAGE_MODELS.get(llm['type']) if isinstance(llm, Mapping) and isinstance(llm.get('type'), str) else None
-    if kind is None or not hasattr(kind, 'config_names'):
+    if not isinstance(llm, Mapping):
         return
-    known = kind.config_names()
-    for key in llm:
-        if key not in known:
-            yield f'model.llm.{key}: {llm["type"]} has no such setting{nearest(key, known)}'
+    for key in _unknown_names('llm', llm):
+        yield f'model.llm.{key}: {llm["type"]} has no such setting{nearest(key, LANGUAGE_MODELS.get(llm["type"]).config_names())}'
+
+
+def _unknown_names(part: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a language model that transformers does not know: each is reported by its own name."""
+    kind = LANGUAGE_MODELS.get(settings['type']) if part == 'llm' and isinstance(settings.get('type'), str) else None
+    known = kind.config_names() if hasattr(kind, 'config_names') else settings
+    return [name for name in settings if name not in known]
 
 
 def _encoder(cfg: Config) -> Iterator[str]:
