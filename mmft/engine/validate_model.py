@@ -98,7 +98,8 @@ def _language_model(cfg: Config) -> Iterator[str]:
     if not isinstance(llm, Mapping):
         return
     for key in _unknown_names('llm', llm):
-        yield f'model.llm.{key}: {llm["type"]} has no such setting{nearest(key, LANGUAGE_MODELS.get(llm["type"]).config_names())}'
+        near = nearest(key, LANGUAGE_MODELS.get(llm['type']).config_names())
+        yield f'model.llm.{key}: {llm["type"]} has no such setting{near}'
 
 
 def _unknown_names(part: str, settings: Mapping[str, Any]) -> list[str]:
