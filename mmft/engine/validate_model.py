@@ -13,7 +13,7 @@ from mmft.checkpoint.load import build_meta, has_tokenizer
 from mmft.checks import is_whole
 from mmft.data.image_processor import ImageProcessor
 from mmft.data.templates import build_template
-from mmft.engine.build import build_encoder, encoder_settings, grown_tune, plain_dict, plain_value
+from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
 from mmft.engine.memory import tune_on_meta
 from mmft.engine.validate_parts import attempt, nearest, part_problems
 from mmft.engine.validate_weights import check_base
@@ -63,7 +63,7 @@ def _with_tokenizer(cfg: Config, model: VLM, problems: list[str]) -> dict[str, A
 
     def build() -> dict[str, Any]:
         tune = grown_tune(cfg, model)
-        build_encoder(cfg, model)
+        checked_encoder(cfg, model)
         return tune
 
     return attempt('encoder', build, problems)
