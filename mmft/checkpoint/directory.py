@@ -37,8 +37,8 @@ class ModelDirectory:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json``."""
-        file = self.path / 'config.json'
+        """``config.json``; of an adapter's directory that has none, its base's."""
+        file = self.described / 'config.json'
         if not file.exists():
             raise not_a_model(self.path)
         return read_json(file)
@@ -63,6 +63,13 @@ class ModelDirectory:
             return ModelDirectory(self.base, vision=self.vision)
         return None
 
+    @property
+    def described(self) -> Path:
+        """Where the small files lie that describe the model: here, or where an adapter brings none, in its base."""
+        if (self.path / 'config.json').is_file() or not self.is_adapter or self.base_directory is None:
+            return self.path
+        return self.base_directory.path
+
     @cached_property
     def tensors(self) -> TensorSource:
         """Its tensors; those of an adapter directory are its base's, with the adapter merged in."""
@@ -77,11 +84,13 @@ class ModelDirectory:
         return TensorDirectory(self.path)
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the directory; empty where there is none."""
-        return read_json(self.path / name) if (self.path / name).is_file() else {}
+        """A JSON file of the directory, else of the base that it is an adapter for; empty where there is none."""
+        if (self.path / name).is_file():
+            return read_json(self.path / name)
+        return self.base_directory.json(name) if self.is_adapter and self.base_directory is not None else {}
 
     def find(self, name: str, given: str | Path | None, what: str, fix: str) -> Path:
-        """The directory that ``config.json`` names: as given, as a path, inside this directory or beside it.
+        """The directory that a config names: as given, as a path, inside this directory, beside it, in ``pretrained/``.
 
         Args:
             name: a path, or a hub's ``owner/name``.
@@ -96,7 +105,8 @@ class ModelDirectory:
             places = [Path(given)]
         else:
             last = Path(name).name
-            places = [Path(name), self.path / last, self.path.parent / last, self.path.parent / name]
+            near = [self.path / last, self.path.parent / last, self.path.parent / name]
+            places = [Path(name), *near, Path('pretrained') / last]
         for place in places:
             if place.is_dir() and (place / 'config.json').is_file() and place.resolve() != self.path.resolve():
                 return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,8 +15,8 @@ from mmft.checkpoint.fill import fill
 from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
-from mmft.checkpoint.source import TensorSource, fingerprint, read_json
-from mmft.errors import ConfigError, first_line
+from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype, read_json
+from mmft.errors import CheckpointError, ConfigError, first_line
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
 
@@ -29,6 +30,8 @@ __all__ = ['Pretrained', 'as_device', 'as_dtype', 'build_meta', 'build_opened', 
 
 MANIFEST = 'encoder.json'
 """Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
+
+PICTURE_FILES = ('processor_config.json', 'preprocessor_config.json')
 
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
 
@@ -48,7 +51,7 @@ class Pretrained(NamedTuple):
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """``'bfloat16'`` -> ``torch.bfloat16``; ``'auto'`` and None -> None."""
+    """``'bfloat16'`` -> ``torch.bfloat16``; ``'auto'`` and None -> None, which ``main_dtype`` decides."""
     if isinstance(dtype, torch.dtype) or dtype in (None, 'auto'):
         return None if dtype == 'auto' else dtype
     value = getattr(torch, str(dtype).removeprefix('torch.'), None)
@@ -135,7 +138,8 @@ def build_opened(
     """A model with the weights of ``open_pretrained``, and the names of tensors that no file held, drawn at random."""
     config = model_config or opened.layout.model_config
     model = build_meta(config)
-    drawn = fill(model, config, opened.layout, opened.tensors, as_dtype(dtype), as_device(device), opened.where)
+    kind = as_dtype(dtype) or main_dtype(opened.tensors)
+    drawn = fill(model, config, opened.layout, opened.tensors, kind, as_device(device), opened.where)
     return model, drawn
 
 
@@ -149,7 +153,7 @@ def build_pretrained(
 
     Args:
         model_config: the ``model`` dict it must be; None takes the directory's own.
-        dtype: of all weights; ``auto`` keeps what is stored.
+        dtype: of all weights; ``auto`` is the stored one (``main_dtype``).
 
     Returns:
         The model and the fingerprint of the weights.
@@ -164,9 +168,13 @@ def build_pretrained(
 
 
 def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None) -> str:
-    """The directory whose tokenizer belongs to ``pretrained`` of a config; empty where there is none."""
+    """The directory whose tokenizer belongs to ``pretrained`` of a config, perhaps an adapter's base; '' if none."""
     found = pretrained.get('llm') if isinstance(pretrained, Mapping) else pretrained
-    return str(found or '')
+    if not found or not Path(found).is_dir():
+        return str(found or '')
+    with suppress(CheckpointError):  # of a base that is not there: whoever reads the weights says it
+        return str(next(filter(has_tokenizer, encoder_places(ModelDirectory(found))), found))
+    return str(found)
 
 
 def has_tokenizer(path: str | Path) -> bool:
@@ -186,30 +194,46 @@ def encoder_config(layout: Layout, directory: Path) -> dict[str, Any]:
 
 
 def load_encoder(
-    path: str | Path, tokens_per_tile: int, layout: Layout | None = None, template: Any = None
+    directory: str | Path | ModelDirectory,
+    tokens_per_tile: int | None = None,
+    layout: Layout | None = None,
+    template: Any = None,
 ) -> ChatEncoder | None:
-    """The encoder of a directory: as an mmft export keeps it, else from its own files; None without a tokenizer.
+    """The encoder of a directory, or of the base that it builds on; None where neither holds a tokenizer.
+
+    As an mmft export keeps it (``encoder.json``), else from the directory's own files. One rule for all commands: a
+    directory's own tokenizer comes first, then its base's.
 
     Args:
+        tokens_per_tile: None asks the model that the layout describes.
         template: as in ``load``.
     """
-    directory = Path(path)
-    if not has_tokenizer(directory):
+    if not isinstance(directory, ModelDirectory):
+        directory = ModelDirectory(directory)
+    place = next(filter(has_tokenizer, encoder_places(directory)), None)
+    if place is None:
         return None
     from mmft.checkpoint.own_template import check_kept, own_template
     from mmft.data import ChatEncoder, load_tokenizer
     from mmft.data.kept_encoder import stored_background
 
-    if (directory / MANIFEST).is_file():
-        encoder = ChatEncoder.from_pretrained(directory, **({} if template is None else {'template': template}))
+    # An adapter may bring a tokenizer and nothing that says what pictures and prompts become: its base does.
+    own = any((place / name).is_file() for name in (MANIFEST, *PICTURE_FILES))
+    settings = place if own else directory.described if place == directory.path else place
+    if (settings / MANIFEST).is_file():
+        encoder = ChatEncoder.from_pretrained(settings, **({} if template is None else {'template': template}))
         if template is None:
-            check_kept(encoder, directory)
+            check_kept(encoder, settings)
         return encoder
-    layout, tokenizer = layout or read_layout(directory), load_tokenizer(directory)
-    config = encoder_config(layout, directory)
+    layout, tokenizer = layout or _layout(directory), load_tokenizer(place)
+    config = encoder_config(layout, settings)
     if template is None:
-        template = own_template(config['template'], tokenizer, directory, layout.chat_templates)
-    background = stored_background(lambda name: read_json(file) if (file := directory / name).is_file() else {})
+        template = own_template(config['template'], tokenizer, place, layout.chat_templates)
+    if tokens_per_tile is None:
+        model = build_meta(layout.model_config)
+        side = config['image_processor'].get('tile_size', model.vision.image_size)
+        tokens_per_tile = model.num_image_tokens(side)
+    background = stored_background(lambda name: read_json(file) if (file := settings / name).is_file() else {})
     more = {'template': template, 'tokenizer': tokenizer, 'tokens_per_tile': tokens_per_tile, 'background': background}
     return ENCODERS.build({**config, **more})
 
@@ -224,15 +248,15 @@ def load(
     allow_code: str | Sequence[str] = (),
     template: str | Mapping[str, Any] | None = None,
 ) -> tuple[VLM, ChatEncoder | None]:
-    """Read a model directory: InternVL2, LLaVA, TinyLLaVA (also their LoRA runs), llava-hf, an export of mmft.
+    """Read a model directory: InternVL2, LLaVA, TinyLLaVA, llava-hf, an export of mmft, or a LoRA adapter over one.
 
     Args:
         path: the directory; its layout is told by ``config.json`` and the names of its tensors, never by its own name.
             Or a dict with a directory or file for each part, such as BLIP-2's Q-Former as ``projector``, as a config's
             ``pretrained``; parts that it leaves out are drawn at random.
-        dtype: ``auto`` keeps what is stored.
-        base: of a LoRA directory: what it was trained on, where that is not at the place that the adapter names; of
-            LLaVA's first stage (``config.json`` and ``mm_projector.bin``): its language model.
+        dtype: of all weights; ``auto`` is the stored one, of a mix that of the language model.
+        base: of an adapter's directory: what it was trained on, where that is not at the place that the adapter names;
+            of LLaVA's first stage (``config.json`` and ``mm_projector.bin``): its language model.
         vision: the vision tower of a directory whose weights hold none, where it is not at the place that it names;
             of a MoF: the second tower's, of which the ``config.json`` is enough.
         model: the ``model`` dict that joins the parts of a dict; of a directory, what it must hold.
@@ -253,18 +277,7 @@ def load(
     built, _ = build_opened(opened, model, dtype, device)
     if isinstance(path, Mapping):
         return built.eval(), None
-    encoder = _encoder(ModelDirectory(path, base, vision), opened.layout, built, template)
+    encoder = load_encoder(ModelDirectory(path, base, vision), None, opened.layout, template)
     if encoder is not None and built.image_token_id is None:
         built.image_token_id = encoder.image_token_id
     return built.eval(), encoder
-
-
-def _encoder(directory: ModelDirectory, layout: Layout, model: VLM, template: Any = None) -> ChatEncoder | None:
-    """The directory's own, or, of one without a tokenizer whose weights build on a base, one with that of its base."""
-    pictures = encoder_config(layout, directory.path)['image_processor']
-    side = pictures.get('tile_size', model.vision.image_size)
-    for place in encoder_places(directory):
-        encoder = load_encoder(place, model.num_image_tokens(side), layout, template)
-        if encoder is not None:
-            return encoder
-    return None

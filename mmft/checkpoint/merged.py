@@ -1,17 +1,19 @@
-"""LoRA directories of LLaVA's and TinyLLaVA Factory's own code, merged while they are read.
+"""Adapter directories of PEFT, read over the weights that they were trained on and merged on the way.
 
-Such a directory holds ``adapter_config.json``, ``adapter_model.{safetensors,bin}``, ``non_lora_trainables.bin`` (what
-trained in full: the projector) and ``config.json``; the base is elsewhere and named by the adapter. TinyLLaVA
-Factory's holds its base itself, in the folders of ``stages.py``.
+ms-swift, LLaMA-Factory, TRL and ``--adapter`` of mmft's own export write ``adapter_config.json`` and
+``adapter_model.{safetensors,bin}``; LLaVA's and TinyLLaVA Factory's code also ``non_lora_trainables.bin`` (what trained
+in full: the projector) and ``config.json``. The base is elsewhere and named by the adapter; TinyLLaVA Factory's lies in
+the folders of ``stages.py``. XTuner's code writes one such directory for each part.
 
-Sources: ``llava/model/builder.py`` and ``llava/train/train.py`` of haotian-liu/LLaVA; the formats are peft's.
+Sources: ``peft/tuners/lora`` and ``peft/utils/save_and_load.py``; ``llava/model/builder.py`` and
+``llava/train/train.py`` of haotian-liu/LLaVA.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +22,41 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
+from mmft.checkpoint.names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
 from mmft.checkpoint.source import Joined, TensorFiles, TensorSource, read_json
 from mmft.checkpoint.stages import folder_tensors
 from mmft.errors import CheckpointError
 from mmft.models.lora import ADAPTER, lora_delta
+from mmft.words import clipped, count_of
 
-__all__ = ['Merged', 'adapter_base', 'merged_adapter']
+__all__ = ['Adapter', 'Merged', 'adapter_base', 'lora_layers', 'merged_adapter']
 
 TRAINABLES = 'non_lora_trainables.bin'
 _FILES = ('adapter_model.safetensors', 'adapter_model.bin')
-_PREFIX = 'base_model.model.'
-_LORA = re.compile(r'(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.default)?(?:\.weight)?')
+_LORA = re.compile(r'(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.default)?(?:\.weight)?')
+_PROJECTORS = ('mm_projector.', '_connector.')
+"""What stands in the names of projectors that a run adds to a bare language model."""
+_BASE = 'pass the base that it was trained on: mmft.load(path, base=...)'
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """LoRA of one layer: the names of its tensors in the adapter's file, and its scale ``alpha / r``."""
+    """LoRA of one layer.
+
+    Attributes:
+        names: ``lora_A`` and so on -> name in the adapter's file.
+        scale: of its product: ``alpha / r``.
+    """
 
     names: dict[str, str]
-    alpha: float
-    r: int
+    scale: float
+
+    def merged(self, weight: Tensor, source: Mapping[str, Tensor]) -> Tensor:
+        """(out,in) or, of an embedding, (V,D): the weight with the adapter of ``source``, rounded once."""
+        tensors = {kind: source[name] for kind, name in self.names.items()}
+        if 'lora_embedding_A' in tensors:  # (r,V) and (D,r)
+            tensors = {'lora_A': tensors['lora_embedding_B'].T, 'lora_B': tensors['lora_embedding_A'].T}
+        return lora_delta('', weight, {f'.{kind}.{ADAPTER}.weight': t for kind, t in tensors.items()}, self.scale, 1)
 
 
 class Merged(TensorSource):
@@ -49,17 +66,22 @@ class Merged(TensorSource):
         base: all tensors.
         source: the adapters' file.
         adapters: name of a tensor of ``base`` -> its adapter.
+        replaced: names of tensors that the run trained in full.
     """
 
-    def __init__(self, base: TensorSource, source: TensorSource, adapters: Mapping[str, Adapter]) -> None:
+    def __init__(
+        self,
+        base: TensorSource,
+        source: TensorSource,
+        adapters: Mapping[str, Adapter],
+        replaced: frozenset[str] = frozenset(),
+    ) -> None:
         self._base, self._source, self._adapters = base, source, dict(adapters)
+        self.changed = frozenset(adapters) | replaced
 
     def __getitem__(self, key: str) -> Tensor:
         value, adapter = self._base[key], self._adapters.get(key)
-        if adapter is None:
-            return value
-        tensors = {f'{key}.{kind}.{ADAPTER}.weight': self._source[name] for kind, name in adapter.names.items()}
-        return lora_delta(key, value, tensors, adapter.alpha, adapter.r)
+        return value if adapter is None else adapter.merged(value, self._source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base)
@@ -86,125 +108,164 @@ def adapter_base(directory: ModelDirectory) -> ModelDirectory:
     """The directory that an adapter directory was trained on.
 
     Raises:
-        CheckpointError: it is not where the adapter says; tells where it was looked for.
+        CheckpointError: it is not where the adapter says, or is an adapter itself.
     """
     name = read_json(directory.path / ADAPTER_CONFIG).get('base_model_name_or_path')
-    if not name and directory.base is None:
+    if (not name or not isinstance(name, str)) and directory.base is None:
         raise CheckpointError(
-            f'{directory.path / ADAPTER_CONFIG}: base_model_name_or_path is {name!r}',
+            f'{directory.path / ADAPTER_CONFIG}: base_model_name_or_path is {clipped(repr(name))}',
             expected='the model that the adapter was trained on',
-            fix='pass its directory: mmft.load(path, base=...)',
+            fix='pass its directory: mmft.load(path, base=...), --base on the command line',
         )
     path = directory.find(
         str(name),
         directory.base,
         'the base it was trained on',
-        'put the base beside it under this name, or pass its directory: mmft.load(path, base=...)',
+        'put the base beside it under this name, or pass its directory: mmft.load(path, base=...), --base on the '
+        'command line',
     )
-    return ModelDirectory(path, vision=directory.vision)
+    base = ModelDirectory(path, vision=directory.vision)
+    if base.is_adapter:
+        raise CheckpointError(
+            f'{directory.path} is an adapter over {path}, which is an adapter too',
+            expected='whole weights as the base',
+            fix='write that one out first: mmft pth_to_hf with pretrained set to it, and none as the checkpoint',
+        )
+    return base
 
 
-def merged_adapter(directory: ModelDirectory) -> TensorSource:
+def merged_adapter(directory: ModelDirectory) -> Merged:
     """The tensors of the model that an adapter directory stands for.
 
     Raises:
-        CheckpointError: no base, or an adapter that fits it nowhere.
+        CheckpointError: no base, or tensors of the adapter that fit it nowhere: names them.
     """
-    settings = read_json(directory.path / ADAPTER_CONFIG)
-    where = directory.path
-    kind = str(settings.get('peft_type', 'LORA')).upper()
-    if settings.get('fan_in_fan_out') or kind != 'LORA':
-        what = f'{kind} adapter' + (' of transposed layers (fan_in_fan_out)' if settings.get('fan_in_fan_out') else '')
-        raise CheckpointError(
-            f'{where}: {what}',
-            expected='LoRA on linear layers',
-            fix="merge it with peft's merge_and_unload, and load what that saves",
-        )
+    where, settings = directory.path, _settings(directory.path)
     file = next((where / name for name in _FILES if (where / name).is_file()), None)
     if file is None:
         raise CheckpointError(f'{where} holds no {" or ".join(_FILES)}', fix='download the adapter')
     base = directory.base_directory.tensors if directory.base_directory else folder_tensors(where)
-    source = TensorFiles([file])
     places = {key: (base, key) for key in base}
-    kinds = [directory.config.get(name) for name in ('mm_projector_type', 'connector_type')]
+    replaced: dict[str, tuple[TensorSource, str]] = {}
     if (where / TRAINABLES).is_file():
-        trained = TensorFiles([where / TRAINABLES])
-        places |= {name: (trained, key) for key, name in trainable_names(trained).items()}
-    elif 'identity' not in kinds and not any('mm_projector.' in key or '_connector.' in key for key in places):
+        trained = unwrapped_tensors(TensorFiles([where / TRAINABLES]), where / TRAINABLES)
+        replaced |= {trainable_name(key): (trained, key) for key in trained}
+    elif _wants_projector(directory.config) and not any(at in key for key in places for at in _PROJECTORS):
         raise CheckpointError(
-            f'{where} holds no {TRAINABLES}, and its base no projector', fix='copy that file of the run into it'
+            f'{where} holds no {TRAINABLES}, and its base no projector',
+            expected="the projector that trained with the adapter; LLaVA's code writes it when the run ends, not into "
+            'checkpoint-N/',
+            fix='copy that file of the run into it, or pass a base with a projector',
         )
-    layers: dict[str, dict[str, str]] = {}
-    for key in source:
-        if match := _LORA.fullmatch(plain_name(key)):
-            layers.setdefault(f'{match[1]}.weight', {})[match[2]] = key
+    source = TensorFiles([file])
+    layers, others = lora_layers(source)
+    lost: list[str] = []
+    for name, key in others.items():
+        found = file_names(name, places)
+        if found or any(at in name for at in _PROJECTORS):
+            replaced[_only(name, found, where) if found else trainable_name(name)] = (source, key)
         else:
-            places[plain_name(key)] = (source, key)
-    lost = sorted(set(layers) - set(places))
+            lost.append(name)
+    joined, adapters = Joined({**places, **replaced}), {}
+    for module, names in layers.items():
+        if found := file_names(f'{module}.weight', joined):
+            key = _only(module, found, where)
+            adapters[key] = _adapter(module, names, settings, source, joined.meta(key)[1], where)
+        else:
+            lost.append(f'LoRA of {module}')
     if lost:
         raise CheckpointError(
-            f'{where}: LoRA of {len(lost)} layers that its base has not, such as {lost[:3]}',
-            expected='the base it was trained on, under the names of that base',
-            fix='pass that base: mmft.load(path, base=...)',
+            f'{where}: {count_of(len(lost), "tensor")} of the adapter found no place in its base, such as '
+            f'{", ".join(sorted(lost)[:3])}',
+            expected='the base it was trained on, under the names of that base'
+            + (f' ({directory.base_directory.path} was taken)' if directory.base_directory else ''),
+            fix=_BASE,
         )
-    joined = Joined(places)
-    adapters = {
-        name: _adapter(name, names, settings, source, joined.meta(name)[1], where) for name, names in layers.items()
-    }
-    return Merged(joined, source, adapters)
+    return Merged(joined, source, adapters, frozenset(replaced))
 
 
-def plain_name(key: str) -> str:
-    """A name inside a PEFT model -> the name in the model itself.
+def lora_layers(keys: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The names in an adapter's file: module -> kind -> name there; and of what trained in full, name -> name there."""
+    layers: dict[str, dict[str, str]] = {}
+    others: dict[str, str] = {}
+    for key in keys:
+        name = unwrapped(key)
+        if match := _LORA.fullmatch(name):
+            layers.setdefault(match[1], {})[match[2]] = key
+        elif UNTRAINED not in key:
+            others[name] = key
+    return layers, others
 
-    >>> plain_name('base_model.model.model.mm_projector.0.weight')
+
+def trainable_name(name: str) -> str:
+    """A name in ``non_lora_trainables.bin`` -> the name in the model itself: runs wrap the projector once or twice.
+
+    >>> trainable_name('mm_projector.0.weight')
     'model.mm_projector.0.weight'
     """
-    key = key.removeprefix(_PREFIX)
-    return (key.removeprefix('model.') if key.startswith('model.model.') else key).replace('.modules_to_save.', '.')
+    return f'model.{name}' if name.startswith('mm_projector.') else name
 
 
-def trainable_names(keys: Iterable[str]) -> dict[str, str]:
-    """Names in ``non_lora_trainables.bin`` -> names in the model itself, by the two rules of ``builder.py``.
+def _settings(where: Path) -> dict[str, Any]:
+    settings = read_json(where / ADAPTER_CONFIG)
+    kind = str(settings.get('peft_type') or 'LORA').upper()
+    if settings.get('fan_in_fan_out') or kind != 'LORA':
+        what = f'{kind} adapter' + (' of transposed layers (fan_in_fan_out)' if settings.get('fan_in_fan_out') else '')
+        raise CheckpointError(
+            f'{where}: {clipped(what)}',
+            expected='LoRA on linear layers',
+            fix="merge it with peft's merge_and_unload, and load what that saves",
+        )
+    return settings
 
-    >>> trainable_names(['base_model.model.model.mm_projector.weight', 'base_model.model.lm_head.weight']).values()
-    dict_values(['model.mm_projector.weight', 'lm_head.weight'])
-    >>> trainable_names(['base_model.model.mm_projector.weight']).values()
-    dict_values(['model.mm_projector.weight'])
-    """
-    names = {key: key.removeprefix('base_model.') for key in keys}
-    if any(name.startswith('model.model.') for name in names.values()):
-        names = {key: name.removeprefix('model.') for key, name in names.items()}
-    return {key: name.replace('.modules_to_save.', '.') for key, name in names.items()}
+
+def _wants_projector(config: Mapping[str, Any]) -> bool:
+    """Whether ``config`` (a ``config.json``) is of a LLaVA whose code adds a projector to a language model."""
+    kinds = [config.get(name) for name in ('mm_projector_type', 'connector_type')]
+    return 'identity' not in kinds and ('mm_vision_tower' in config or any(kinds))
+
+
+def _only(name: str, found: list[str], where: Path) -> str:
+    if len(found) > 1:
+        raise CheckpointError(f'{where}: {name} may be {" or ".join(found)} of its base', fix=_BASE)
+    return found[0]
 
 
 def _adapter(
-    name: str,
+    module: str,
     names: dict[str, str],
     settings: Mapping[str, Any],
     source: TensorSource,
     shape: tuple[int, ...],
     where: Path,
 ) -> Adapter:
-    kinds = {'lora_A', 'lora_B', *(('lora_magnitude_vector',) if settings.get('use_dora') else ())}
+    of = 'lora_embedding_' if 'lora_embedding_A' in names else 'lora_'
+    kinds = {f'{of}A', f'{of}B', *(('lora_magnitude_vector',) if settings.get('use_dora') else ())}
     if set(names) != kinds:
-        raise CheckpointError(f'{where}: {name} has {sorted(names)}', expected=f'{sorted(kinds)}')
-    module = name.removesuffix('.weight')
-    down, up = (source.meta(names[kind])[1] for kind in ('lora_A', 'lora_B'))
-    rank = down[0]
-    if (*up, *down) != (shape[0], rank, rank, shape[-1]):
+        raise CheckpointError(f'{where}: {module} has {sorted(names)}', expected=f'{sorted(kinds)}')
+    down, up = (source.meta(names[of + end])[1] for end in 'AB')
+    rank, wanted = down[0], (shape[0], shape[-1]) if of == 'lora_' else (shape[-1], shape[0])
+    if (*up, *down) != (wanted[0], rank, rank, wanted[1]) or len(shape) != 2 or not rank:
         raise CheckpointError(
-            f'{where}: {name} is {shape} in the base, its lora_A {down}, its lora_B {up}',
-            expected=f'({rank}, {shape[-1]}) and ({shape[0]}, {rank})',
-            fix='pass the base that it was trained on: mmft.load(path, base=...)',
+            f'{where}: {module}.weight is {shape} in the base, its {of}A {down}, its {of}B {up}',
+            expected=f'({rank}, {wanted[1]}) and ({wanted[0]}, {rank})',
+            fix=_BASE,
         )
-    alpha = float(_of_pattern(settings.get('alpha_pattern'), module, settings.get('lora_alpha', rank)))
+    alpha = _of_pattern(settings.get('alpha_pattern'), module, settings.get('lora_alpha', rank), where)
     # Rank-stabilised LoRA (arXiv:2312.03732) scales by alpha / sqrt(r).
-    return Adapter(names, alpha * math.sqrt(rank) if settings.get('use_rslora') else alpha, rank)
+    return Adapter(names, alpha / (math.sqrt(rank) if settings.get('use_rslora') else rank))
 
 
-def _of_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf'(?:.*\.)?{pattern}', module):
-            return value
-    return default
+def _of_pattern(patterns: Any, module: str, default: Any, where: Path) -> float:
+    """The value that the first matching pattern of ``adapter_config.json`` names."""
+    try:
+        for pattern, value in dict(patterns or {}).items():
+            if re.fullmatch(rf'(?:.*\.)?(?:{pattern.removeprefix("^")})', module):
+                return float(value)
+        return float(default)
+    except (TypeError, ValueError, AttributeError, re.error) as error:
+        raise CheckpointError(
+            f'{where / ADAPTER_CONFIG}: lora_alpha {clipped(repr(default))}, alpha_pattern {clipped(repr(patterns))}',
+            expected='numbers; of alpha_pattern, by regular expressions',
+            fix='take the file that was saved with the adapter',
+        ) from error

@@ -12,14 +12,14 @@ from collections.abc import Container, Iterator
 from mmft.checkpoint.source import Joined, TensorSource
 from mmft.errors import CheckpointError
 
-__all__ = ['file_names', 'module_name', 'unwrapped', 'unwrapped_tensors']
+__all__ = ['UNTRAINED', 'file_names', 'module_name', 'unwrapped', 'unwrapped_tensors']
 
 _WRAPPERS = re.compile(
     r'(?<![^.])(?:base_model\.model|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
 )
 _FRONT = re.compile(r'^(?:module\.)*(?:(?:model\.)+(?=model\.))?')
 _INSIDE = re.compile(r'\.(?:modules_to_save(?:\.default)?|base_layer)\.')
-_UNTRAINED = '.original_module.'
+UNTRAINED = '.original_module.'
 """What PEFT keeps beside ``modules_to_save``: the values before training."""
 
 _MODULES = (
@@ -58,7 +58,7 @@ def unwrapped_tensors(tensors: TensorSource, where: object) -> TensorSource:
     """
     names: dict[str, str] = {}
     for key in tensors:
-        if _UNTRAINED in key:
+        if UNTRAINED in key:
             continue
         if (other := names.setdefault(unwrapped(key), key)) != key:
             raise CheckpointError(

@@ -22,7 +22,7 @@ from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
 
 __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
-           'read_json']  # fmt: skip
+           'main_dtype', 'read_json']  # fmt: skip
 
 WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -227,6 +227,20 @@ class Joined(TensorSource):
     def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
         source, name = self._places[key]
         return source.probe(name)
+
+
+def main_dtype(tensors: TensorSource) -> torch.dtype | None:
+    """What ``dtype='auto'`` means: the one dtype that most bytes have; of a base of parts, of the language model's.
+
+    A model runs in one dtype. A LoRA run over a float16 base may hold its projector in bfloat16 all the same.
+    """
+    llm = [key for key in tensors if key.startswith('llm/')]
+    sizes: dict[torch.dtype, int] = {}
+    for key in llm or tensors:
+        dtype, shape = tensors.meta(key)
+        if dtype.is_floating_point:
+            sizes[dtype] = sizes.get(dtype, 0) + torch.Size(shape).numel() * dtype.itemsize
+    return max(sizes, key=sizes.get, default=None)
 
 
 def fingerprint(tensors: TensorSource) -> str:

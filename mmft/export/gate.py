@@ -203,9 +203,11 @@ def check_full(directory: Path, source: Training, export: WeightsExport) -> dict
     expected, ids, margins = answer(model, sample)
     image_token_id = model.image_token_id
     del model
-    written, read_encoder = load(directory, dtype='float32')
+    written, read_encoder = load(directory)
     _check_encoder(written, encoder, read_encoder)
     written.image_token_id = image_token_id
+    logits_of(written, sample)  # as it is: it has to run in the dtype it was written in
+    written.float()
     logits, got, _ = answer(written, sample)
     logits = logits[:, : expected.shape[1]]  # a layout may have more rows in its tables; none of them is a token
     scale = float(expected.abs().max())

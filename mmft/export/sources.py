@@ -11,7 +11,7 @@ import torch
 
 from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.load import Pretrained, open_pretrained
-from mmft.checkpoint.source import TensorSource, fingerprint
+from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
 from mmft.models.buffers import moving_buffers
@@ -110,9 +110,8 @@ class Base:
         return None if isinstance(self.pretrained, Mapping) else Path(self.pretrained)
 
     def main_dtype(self) -> torch.dtype:
-        """The dtype that most of the bytes have; of a base of parts, the language model's."""
-        llm = [stored for name, stored in self.stored.items() if name.startswith('llm/')]
-        return most_bytes((stored.dtype, stored.shape) for stored in llm or self.stored.values())
+        """The one dtype of the model."""
+        return main_dtype(self.tensors) or torch.float32
 
 
 def most_bytes(kinds: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> torch.dtype:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import as_dtype, build_meta, encoder_config, has_tokenizer, tokenizer_directory
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.load import (
+    as_dtype,
+    build_meta,
+    encoder_config,
+    has_tokenizer,
+    load_encoder,
+    tokenizer_directory,
+)
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import Contents
 from mmft.export.same_model import check_trained_model
@@ -87,15 +95,13 @@ class Training:
     @property
     def contents(self) -> Contents:
         """What the files describe."""
-        base = self.base.path if self.base is not None else None
+        base = self.base.path and ModelDirectory(self.base.path).described if self.base is not None else None
         pictures = encoder_config(self.base.layout, base).get('image_processor') if base is not None else None
         return Contents(self.model, self.model_config, self.encoder, base, pictures=pictures or {})
 
     def main_dtype(self) -> torch.dtype | None:
-        """Of all weights, where the base does not say it tensor by tensor: there is none, or it is one of parts."""
-        if self.base is None:
-            return self.dtype
-        return self.base.main_dtype() if self.base.path is None else None
+        """Of all weights: the base's, or where there is none the config's."""
+        return self.dtype if self.base is None else self.base.main_dtype()
 
 
 def _check_complete(model_config: Mapping[str, Any], checkpoint: TrainingCheckpoint) -> None:
@@ -137,9 +143,7 @@ def _encoder(
 
         return ChatEncoder.from_dict(checkpoint.encoder)
     if not cfg.get('encoder'):
-        from mmft.checkpoint.load import load_encoder
-
-        return load_encoder(base.path, model.tokens_per_tile, base.layout) if base.path is not None else None
+        return load_encoder(base.path, layout=base.layout) if base.path is not None else None
     config = {'tokenizer': tokenizer_directory(base.pretrained), **cfg['encoder']}
     if not has_tokenizer(config['tokenizer']):
         return None

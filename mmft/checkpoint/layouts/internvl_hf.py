@@ -132,14 +132,9 @@ class InternVLHF(Layout):
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Newer directories carry the tiler's numbers in (pre)processor_config.json.
-        from mmft.checkpoint.source import read_json
-
-        numbers: dict[str, Any] = {}
-        for name in ('processor_config.json', 'preprocessor_config.json'):
-            if (directory / name).is_file():
-                read = read_json(directory / name)
-                numbers = read.get('image_processor', read)
-                break
+        files = ModelDirectory(directory)
+        read = files.json('processor_config.json') or files.json('preprocessor_config.json')
+        numbers = read.get('image_processor', read)
         size = numbers.get('size') or {}
         tiler = {
             'type': 'DynamicTiler',
