@@ -52,7 +52,9 @@ class GatewaySettings:
         max_tokens: of an answer, where a request says nothing.
         max_body: bytes of a request.
         max_held: bytes of memory that all requests together may hold while they wait or are answered.
-        patience: seconds that a client may leave an answer unread, or may be silent before its request is whole.
+        patience: seconds that a client may leave an answer unread, or may be silent before its request is whole, and
+            that the pictures of a request may take to be fetched.
+        most_reading: requests of one client whose bodies are read at a time (``Readers``).
         image_root: the folder whose pictures requests may name by path; None: none.
         picture_hosts: whose pictures requests may name although their addresses are private.
         background: on which the model sees transparent pictures, as of its encoder.
@@ -69,6 +71,7 @@ class GatewaySettings:
     max_held: int = 2 << 30
     max_pictures: int = 64
     patience: float = 60.0
+    most_reading: int = 256
     image_root: str | None = None
     picture_hosts: tuple[str, ...] = ()
     background: Colour | None = WHITE
@@ -135,7 +138,8 @@ class Gateway:
         about = {
             'status': 'ok' if alive else 'backend is being started anew',
             'backends': f'{alive} of {len(pool.upstreams)}',
-            'running': pool.running, 'waiting': pool.waiting, 'uptime': round(time.time() - self._started),
+            'running': pool.running, 'waiting': pool.waiting, 'reading': self._intake.readers.reading,
+            'uptime': round(time.time() - self._started),
         }  # fmt: skip
         return JSONResponse({**about, **self.done}, 200 if alive else 503)
 
@@ -184,10 +188,13 @@ class Gateway:
 
     @asynccontextmanager
     async def _taken(self, request: Request) -> AsyncIterator[Work]:
-        """Has a place, and room in memory, from before the body is read to the end of the answer."""
+        """Has memory from before the body is read, and a place in the queue from its end, to the end of the answer."""
         self._check_caller(request)
-        with self.pool.admitted(), self.memory.hold() as take:
-            yield partial(self._answer, await self._intake.read(request, take), take)
+        self.pool.check_room()  # else the body would be read for nothing
+        with self.memory.hold() as take:
+            read = await self._intake.read(request, take)
+            with self.pool.admitted():
+                yield partial(self._answer, read, take)
 
     async def _answer(self, request: ChatRequest, take: Any, send: Send) -> None:
         await self._intake.check(request, take)

@@ -13,21 +13,19 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from mmft.errors import DataError
 from mmft.serve.counting import PromptCounter
-from mmft.serve.pictures import PictureLoader
+from mmft.serve.pictures import PictureLoader, is_web_address
 from mmft.serve.protocol import ApiError, ChatRequest, parse_request
+from mmft.serve.readers import Readers
 from mmft.words import clipped
 
 if TYPE_CHECKING:
     from mmft.serve.gateway import GatewaySettings
 
 __all__ = ['Intake', 'Memory']
-
-SLOWEST = 64 << 10
-"""Bytes a second, beyond the first seconds of patience: a body that drips in keeps others out."""
 
 MOST_ITEMS = 500_000
 """Commas and brackets of a body. Each may become some hundred bytes of Python; a conversation has a few for each turn,
@@ -85,6 +83,7 @@ class Intake:
         pictures: PictureLoader, threads: Executor,
     ) -> None:  # fmt: skip
         self.settings, self.extra, self.counter = settings, extra, counter
+        self.readers = Readers(settings.patience, settings.most_reading, settings.max_held // 2, settings.max_body)
         self.pictures, self._threads = pictures, threads
 
     async def read(self, request: Request, take: Callable[[int], None]) -> ChatRequest:
@@ -98,27 +97,8 @@ class Intake:
         if kind != 'application/json':
             # Also: a form or a script of a foreign web page cannot send JSON to a loopback port unasked.
             raise ApiError(415, f'Content-Type is {kind or "missing"}; expected application/json.', 'not_json')
-        return await self.run(self._parse, await self._body(request, take))
-
-    async def _body(self, request: Request, take: Callable[[int], None]) -> bytearray:
-        loop, content, more = asyncio.get_running_loop(), bytearray(), True
-        end = loop.time() + self.settings.patience
-        while more:
-            try:
-                message = await asyncio.wait_for(request.receive(), end - loop.time())
-            except (asyncio.TimeoutError, TimeoutError):
-                what = f'Of the request {len(content):,} bytes came, too slowly; send it again.'
-                raise ApiError(408, what, 'request_timeout') from None
-            if message['type'] == 'http.disconnect':
-                raise ClientDisconnect
-            piece, more = message.get('body', b''), message.get('more_body', False)
-            if len(content) + len(piece) > self.settings.max_body:
-                what = f'The request is larger than {self.settings.max_body:,} bytes; send fewer or smaller pictures.'
-                raise ApiError(413, what, 'request_too_large')
-            take(COPIES * len(piece))
-            content += piece
-            end += len(piece) / SLOWEST
-        return content
+        content = await self.readers.read(request, lambda size: take(COPIES * size))
+        return await self.run(self._parse, content)
 
     def _parse(self, content: bytearray) -> ChatRequest:
         items = sum(content.count(sign) for sign in b'{[,')
@@ -141,9 +121,12 @@ class Intake:
         Raises:
             ApiError: says what is wrong with it.
         """
-        places, sizes = request.pictures, []
+        places, sizes, loop = request.pictures, [], asyncio.get_running_loop()
+        end = loop.time() + self.settings.patience
         for number, place in enumerate(places, 1):
             try:
+                if loop.time() > end and is_web_address(place['url']):
+                    raise DataError(f'the pictures before it took {self.settings.patience:g} s to fetch')
                 picture = await self.pictures.load(place['url'], take)
             except DataError as error:
                 which = f'Picture {number} of {len(places)}' if len(places) > 1 else 'The picture'

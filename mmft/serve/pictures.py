@@ -25,7 +25,7 @@ from mmft.errors import DataError
 from mmft.serve.fetch import Fetcher
 from mmft.serve.portable import portable
 
-__all__ = ['Picture', 'PictureLoader']
+__all__ = ['Picture', 'PictureLoader', 'is_web_address']
 
 _KNOWN = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 """What is decoded for strangers; Pillow knows dozens more, seldom used and seldom looked at."""
@@ -73,11 +73,10 @@ class PictureLoader:
         Raises:
             DataError: it is no picture, damaged, too large, private or not to be read by requests.
         """
-        scheme = url[:8].lower().partition(':')[0]
-        if scheme in ('http', 'https'):
+        if is_web_address(url):
             make, content = self._picture, await self._fetcher.fetch(url, take)
         else:
-            make, content = (self._decode if scheme == 'data' else self._open), url
+            make, content = (self._decode if url[:5].lower() == 'data:' else self._open), url
         return await asyncio.get_running_loop().run_in_executor(self._threads, make, content)
 
     async def close(self) -> None:
@@ -117,6 +116,11 @@ class PictureLoader:
         _check_format(data)
         kind, data, size = portable(data, self._background)
         return Picture(f'data:image/{kind};base64,{base64.b64encode(data).decode()}', size)
+
+
+def is_web_address(url: str) -> bool:
+    """Whether it is to be fetched."""
+    return url[:8].lower().startswith(('http:', 'https:'))
 
 
 def _from_data_url(url: str) -> bytes:

@@ -93,6 +93,7 @@ class _Server:
         import uvicorn
 
         from mmft.serve.gateway import Gateway
+        from mmft.serve.http import PatientProtocol
         from mmft.serve.launch import build_fleet
         from mmft.serve.upstream import Pool
 
@@ -107,7 +108,7 @@ class _Server:
                 gateway = Gateway(self._allowed(), Pool(upstreams, self.settings.queue), counter)
                 config = uvicorn.Config(
                     gateway.app, log_level='warning', access_log=False, lifespan='on', timeout_graceful_shutdown=10,
-                    h11_max_incomplete_event_size=1 << 16,
+                    http=PatientProtocol, h11_max_incomplete_event_size=1 << 16,
                 )  # fmt: skip
                 server = uvicorn.Server(config)
                 server.capture_signals = contextlib.nullcontext  # this class looks after them

@@ -213,7 +213,7 @@ class Pool:
 
     Args:
         upstreams: at least one.
-        most_waiting: how many may wait, those whose body is still being read among them.
+        most_waiting: how many may wait.
 
     Attributes:
         running: questions that are being answered.
@@ -234,20 +234,24 @@ class Pool:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place for a request, from before its body is read to the end of its answer.
+        """A place for a request, from the end of its body to that of its answer.
 
         Raises:
             ApiError: no further one may wait, or nobody is there to answer.
         """
-        self._check_alive()
-        if self.inside >= self.most_waiting + sum(upstream.slots for upstream in self.upstreams):
-            message = f'{self.running} requests are being answered and {self.waiting} wait: ask again a little later.'
-            raise ApiError(429, message, 'overloaded', retry_after=5)
+        self.check_room()
         self.inside += 1
         try:
             yield
         finally:
             self.inside -= 1
+
+    def check_room(self) -> None:
+        """Raise ``ApiError`` where no further request may wait, or nobody is there to answer it."""
+        self._check_alive()
+        if self.inside >= self.most_waiting + sum(upstream.slots for upstream in self.upstreams):
+            message = f'{self.running} requests are being answered and {self.waiting} wait: ask again a little later.'
+            raise ApiError(429, message, 'overloaded', retry_after=5)
 
     def _check_alive(self) -> None:
         if not any(upstream.alive for upstream in self.upstreams):

@@ -36,10 +36,11 @@ HEAD = 'POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: applicati
 
 
 @contextlib.contextmanager
-def running(app: Any) -> Iterator[str]:
-    """The URL at which an application answers."""
+def running(app: Any, **options: Any) -> Iterator[str]:
+    """The URL at which an application answers; options as of ``uvicorn.Config``."""
     listener = bound_socket('127.0.0.1', 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level='critical', lifespan='on', timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, log_level='critical', lifespan='on', timeout_graceful_shutdown=1, **options)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     eventually(lambda: server.started)
