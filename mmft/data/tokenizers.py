@@ -49,6 +49,8 @@ NAMED_TOKENS = ('bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token',
 
 _KEEP = (*NAMED_TOKENS, 'model_max_length', 'padding_side', 'truncation_side', 'chat_template', LEADING_SPACE)
 
+_SPARE = ('<|finetune_right_pad_id|>', '<|reserved_special_token_0|>')  # of Llama 3.1 and 3
+
 # The pattern by which Qwen2 splits a text before merging (transformers, tokenization_qwen2.py, PRETOKENIZE_REGEX).
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -270,14 +272,16 @@ def give_pad_token(tokenizer: PreTrainedTokenizerFast, end: str = '') -> str:
     """Make sure that the pad token ends nothing: neither the EOS token nor ``end``, the end of an answer.
 
     LMDeploy marks pictures with it, so one that occurs in prompts takes a picture's place there. A tokenizer whose pad
-    token does gets its unknown token instead, as LLaVA has it, or else a new ``<pad>``.
+    token does gets its unknown token instead, as LLaVA has it, a token that Llama 3 keeps in reserve, for which the
+    model's table has a row already, or else a new ``<pad>``.
 
     Returns:
         The pad token.
     """
     taken = {None, end, tokenizer.eos_token, tokenizer.bos_token}
     if tokenizer.pad_token in taken:
-        new = '<pad>' if tokenizer.unk_token in taken else tokenizer.unk_token
+        spare = next((token for token in _SPARE if token in tokenizer.get_added_vocab()), '<pad>')
+        new = spare if tokenizer.unk_token in taken else tokenizer.unk_token
         add_special_tokens(tokenizer, [new])
         tokenizer.pad_token = new
     return tokenizer.pad_token

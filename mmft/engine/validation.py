@@ -30,6 +30,7 @@ class Answer:
     prompt: str
     answer: str
     reference: str
+    fits: bool = True  # the reference is no longer than the longest answer
 
     @property
     def right(self) -> bool:
@@ -95,7 +96,7 @@ def answer_samples(
         **generate,
     )
     return [
-        Answer(_text(encoder, prompt), encoder.decode(row), encoder.decode(reference))
+        Answer(_text(encoder, prompt), encoder.decode(row), encoder.decode(reference), len(reference) <= max_new_tokens)
         for prompt, row, reference in zip(prompts, ids, references, strict=True)
     ]
 
@@ -187,6 +188,7 @@ class ValLoop(BaseLoop):
         if self.answers:
             metrics['exact_match'] = sum(answer.right for answer in self.answers) / len(self.answers)
             self._warn_of_one_answer()
+            self._warn_of_long_references()
         metrics['nats_per_answer'] = total / max(replies, 1.0)
         metrics |= self._exchange(model, pictured.kept)
         runner.call_hook('after_val_epoch', metrics=metrics)
@@ -230,6 +232,15 @@ class ValLoop(BaseLoop):
             every = count_of(len(self.answers), 'answer')
             self.runner.logger.warning(
                 f'all {every} of the validation are the same: {clipped(self.answers[0].answer)!r}'
+            )
+
+    def _warn_of_long_references(self) -> None:
+        """Where an answer cannot be right because it is cut off."""
+        if longer := sum(not answer.fits for answer in self.answers):
+            self.runner.logger.warning(
+                f'val_cfg.max_new_tokens={self.max_new_tokens} is less than {longer:,} of '
+                f'{count_of(len(self.answers), "reference")} {"has" if longer == 1 else "have"}: those answers are cut '
+                'off and count as wrong. Raise it.'
             )
 
     def _share(self, number: int) -> int:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, Qwen2Tokenizer
 from mmft.data.tokenizers import (
     INTERNVL_TOKENS,
     add_special_tokens,
+    give_pad_token,
     has_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -177,3 +178,14 @@ def test_vocab_without_merges_is_an_error(tmp_path):
 def test_slow_tokenizers_cannot_be_stored():
     with pytest.raises(ConfigError, match='character offsets'):
         tokenizer_to_files(object())
+
+
+@pytest.mark.parametrize('spare', ['<|reserved_special_token_0|>', '<|finetune_right_pad_id|>'])
+def test_llama_3_pads_with_a_token_that_its_table_has_a_row_for(spare):
+    tokenizer = load_tokenizer(GOLDEN / 'tokenizers' / 'qwen2')
+    tokenizer.unk_token = None
+    tokenizer.pad_token = tokenizer.eos_token
+    add_special_tokens(tokenizer, [spare])
+    size = len(tokenizer)
+    assert give_pad_token(tokenizer) == spare
+    assert len(tokenizer) == size

@@ -106,6 +106,16 @@ def test_validation_counts_tokens_and_right_answers(tmp_path: Path) -> None:
     assert len(runner.val_loop.answers) == 6
 
 
+@pytest.mark.parametrize('most', [1, 64])
+def test_references_that_no_answer_can_reach_are_counted(tmp_path: Path, most: int) -> None:
+    runner = toy_runner(tmp_path, val=True, val_cfg={'max_new_tokens': most})
+    runner.train()
+    logs = ''.join(path.read_text() for path in tmp_path.rglob('*.log'))
+    longer = sum(not answer.fits for answer in runner.val_loop.answers)
+    assert (longer > 0) is (most == 1)
+    assert (f'max_new_tokens=1 is less than {longer} of 6 references' in logs) is (most == 1)
+
+
 def test_out_of_memory_says_at_what_and_what_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError('CUDA out of memory')
