@@ -19,6 +19,7 @@ COMMANDS = {
     'pth_to_hf': ('mmft.cli.pth_to_hf', 'write a checkpoint as a model directory for LMDeploy and others'),
     'list-cfg': ('mmft.cli.list_cfg', 'list the configs'),
     'check-data': ('mmft.cli.check_data', 'check the data of a config: every problem at once, a page of samples'),
+    'data': ('mmft.cli.data', 'turn data sets, or a folder of pictures, into annotation files'),
     'serve': ('mmft.cli.serve', 'serve a model: an OpenAI-compatible API for a directory or a checkpoint'),
     'chat': ('mmft.cli.chat', 'talk with a model about pictures in the terminal'),
     'webui': ('mmft.cli.webui', 'a page in the browser: chat with one model, or with two side by side'),

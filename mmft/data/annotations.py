@@ -44,7 +44,7 @@ class AnnotationFile:
 
     def __init__(self, path: str | Path, on_bad: Callable[[DataError], None] | None = None) -> None:
         self.path = Path(path)
-        with _opened(self.path) as file:
+        with _opened(self.path, 'there is no such annotation file') as file:
             head = _head(file, self.path)
             spans = _array_spans if head.removeprefix(_BOM).lstrip(_BLANK)[:1] == b'[' else _line_spans
             index = np.array(list(spans(self.path, file, on_bad)), dtype=np.int64).reshape(-1, 3)
@@ -102,16 +102,14 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path, missing: str = 'cannot read it: No such file') -> Iterator[BinaryIO]:
     """The file, which must be a regular one: a device or a pipe has no end."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise DataError('cannot read it: it is no regular file', file=path, fix='name a .jsonl or .json file')
         file = path.open('rb')
     except FileNotFoundError:
-        raise DataError(
-            'there is no such annotation file', file=path, fix='check `ann_file` (or the meta file)'
-        ) from None
+        raise DataError(missing, file=path, fix='check the path (`ann_file`, or `annotation` in a meta file)') from None
     except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
         raise DataError(
             f'cannot read it: {getattr(error, "strerror", None) or error}',

@@ -8,7 +8,7 @@ import random
 import pytest
 from PIL import Image
 
-from mmft.data.convert.command import show
+from mmft.cli.converters.common import show
 from mmft.data.convert.foodieqa import convert
 from mmft.errors import DataError
 

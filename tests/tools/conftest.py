@@ -1,26 +1,16 @@
-"""What the tests of ``tools/data/`` share: loading a script by its path, pictures, JSON files."""
+"""What the tests of ``mmft data`` share: running a converter, pictures, JSON files."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import zlib
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from mmft.cli.main import main
 from mmft.data.dataset import ChatDataset
-
-TOOLS = Path(__file__).parents[2] / 'tools' / 'data'
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(f'{name}_tool', TOOLS / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -43,7 +33,7 @@ def kit(tmp_path, capsys):
 
     def convert(name, *arguments, status=0):
         """What the tool printed: on standard output where it worked, on standard error where it did not."""
-        assert load_tool(name).main([str(a) for a in arguments]) == status
+        assert main(['data', name, *map(str, arguments)]) == status
         printed = capsys.readouterr()
         return printed.err if status else printed.out
 

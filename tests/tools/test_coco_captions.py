@@ -1,4 +1,4 @@
-"""tools/data/coco_captions.py on made-up copies of COCO's and Karpathy's files."""
+"""mmft data coco_captions on made-up copies of COCO's and Karpathy's files."""
 
 from __future__ import annotations
 

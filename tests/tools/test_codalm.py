@@ -1,4 +1,4 @@
-"""tools/data/codalm.py on a made-up copy of CODA2022's pictures and CODA-LM's files."""
+"""mmft data codalm on a made-up copy of CODA2022's pictures and CODA-LM's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/data/folder.py: a folder per class."""
+"""mmft data folder: a folder per class."""
 
 from __future__ import annotations
 

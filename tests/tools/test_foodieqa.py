@@ -1,17 +1,18 @@
-"""tools/data/foodieqa.py on a made-up release of the same file layout."""
+"""mmft data foodieqa on a made-up release of the same file layout."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from mmft.cli.main import main
 from mmft.data.dataset import ChatDataset
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'data' / 'foodieqa.py'
@@ -33,10 +34,7 @@ DISHES = [
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('foodieqa_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(main=lambda argv: main(['data', 'foodieqa', *argv]))
 
 
 def single(n, dish, kind='cuisine_type'):

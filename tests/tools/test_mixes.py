@@ -1,4 +1,4 @@
-"""tools/data/llava_mix.py and sharegpt4v.py on made-up copies of the published files."""
+"""mmft data llava_mix and sharegpt4v.py on made-up copies of the published files."""
 
 from __future__ import annotations
 

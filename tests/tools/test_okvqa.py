@@ -1,4 +1,4 @@
-"""tools/data/okvqa.py on a made-up copy of OK-VQA's files."""
+"""mmft data okvqa on a made-up copy of OK-VQA's files."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Look a data set over: ``python tools/data/check.py CONFIG`` is ``mmft check-data CONFIG``."""
+"""``mmft check-data`` from a clone: ``python tools/data/check.py ...``."""
 
 import sys
 
 from mmft.cli.main import main
 
 if __name__ == '__main__':
-    sys.exit(main(['check-data', *sys.argv[1:]]))
+    sys.exit(main(['data', 'check', *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """Pictures of boxes, a folder per class: the ten in data/boxes/train/OK and NG, others in data/boxes/val/OK and NG.
 
-    python tools/data/folder.py data/boxes --wording en-inspection
+    mmft data folder data/boxes --wording en-inspection
 
 Or all in data/boxes/OK and NG, and `--val 0.2` sets a fifth of them apart.
 """

@@ -1,6 +1,6 @@
 """COCO captions (cocodataset.org), pictures and annotations in data/coco::
 
-python tools/data/coco_captions.py data/coco
+mmft data coco_captions data/coco
 """
 
 from mmengine.config import read_base

@@ -2,7 +2,7 @@
 
 CODA2022's pictures in data/coda/val and data/coda/test, annotations in data/coda/CODA-LM::
 
-    python tools/data/codalm.py data/coda --draw
+    mmft data codalm data/coda --draw
 """
 
 from mmengine.config import read_base

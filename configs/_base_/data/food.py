@@ -1,4 +1,4 @@
-"""FoodieQA (arXiv:2406.11030), unpacked in data/foodieqa and converted there by ``python tools/data/foodieqa.py``.
+"""FoodieQA (arXiv:2406.11030), unpacked in data/foodieqa and converted there by ``mmft data foodieqa``.
 
 Its terms exclude training models on it: read them, or name pictures of your own, in any config or with
 ``--cfg-options train_dataloader.dataset.ann_file=... train_dataloader.dataset.image_root=...``.

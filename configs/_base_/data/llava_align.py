@@ -2,7 +2,7 @@
 
 Unpack images.zip into data/llava_pretrain/images and check the set, which writes train.jsonl::
 
-    python tools/data/llava_mix.py data/llava_pretrain/blip_laion_cc_sbu_558k.json data/llava_pretrain/images
+    mmft data llava_mix data/llava_pretrain/blip_laion_cc_sbu_558k.json data/llava_pretrain/images
 """
 
 from mmengine.config import read_base

@@ -2,7 +2,7 @@
 
 Its picture folders lie in data/llava (docs/recipes.md shows the tree). Check the set, which writes train.jsonl::
 
-    python tools/data/llava_mix.py data/llava/llava_v1_5_mix665k.json data/llava
+    mmft data llava_mix data/llava/llava_v1_5_mix665k.json data/llava
 """
 
 from mmengine.config import read_base

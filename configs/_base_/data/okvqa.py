@@ -2,7 +2,7 @@
 
 Question and annotation files in data/okvqa, COCO's pictures in data/coco::
 
-    python tools/data/okvqa.py data/okvqa data/coco --type other --answers most_common
+    mmft data okvqa data/okvqa data/coco --type other --answers most_common
 """
 
 from mmengine.config import read_base

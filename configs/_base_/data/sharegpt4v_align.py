@@ -2,7 +2,7 @@
 
 Its picture folders lie in data/sharegpt4v (docs/recipes.md shows the tree). Check the set, which writes train.jsonl::
 
-    python tools/data/sharegpt4v.py data/sharegpt4v/share-captioner_coco_lcs_sam_1246k_1107.json data/sharegpt4v
+    mmft data sharegpt4v data/sharegpt4v/share-captioner_coco_lcs_sam_1246k_1107.json data/sharegpt4v
 """
 
 from mmengine.config import read_base

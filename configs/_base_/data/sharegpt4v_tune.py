@@ -2,7 +2,7 @@
 
 Its picture folders lie in data/sharegpt4v (docs/recipes.md shows the tree). Check the set, which writes train.jsonl::
 
-    python tools/data/sharegpt4v.py \\
+    mmft data sharegpt4v \\
         data/sharegpt4v/sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json data/sharegpt4v
 """
 

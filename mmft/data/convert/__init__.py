@@ -1,4 +1,4 @@
 """Converters: published data sets, and folders of pictures, to the chat records that ``ChatDataset`` reads.
 
-One module a source, one function ``convert(...)`` each; ``tools/data/`` holds their command lines.
+One module a source, one function ``convert(...)`` each; ``mmft data`` holds their command lines.
 """

@@ -1,4 +1,4 @@
-"""CODA-LM as chat records; ``tools/data/codalm.py`` is its command line.
+"""CODA-LM as chat records; ``mmft data codalm`` is its command line.
 
 CODA-LM (Chen et al., WACV 2025, arXiv:2404.10595; github.com/DLUT-LYZ/CODA-LM) annotates driving scenes of CODA2022::
 

@@ -1,4 +1,4 @@
-"""A folder of pictures for each class (OK and NG, a dish each...) as chat records, for ``tools/data/folder.py``.
+"""A folder of pictures for each class (OK and NG, a dish each...) as chat records, for ``mmft data folder``.
 
 Layouts: ``SOURCE/OK/*.jpg, SOURCE/NG/*.jpg``, divided here into train and held out; or ``SOURCE/train/OK/...`` and
 ``SOURCE/val/OK/...``, already divided. Folders inside a class belong to it.

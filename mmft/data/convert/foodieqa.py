@@ -1,4 +1,4 @@
-"""The FoodieQA release as chat records; ``tools/data/foodieqa.py`` is its command line.
+"""The FoodieQA release as chat records; ``mmft data foodieqa`` is its command line.
 
 FoodieQA (Li et al., EMNLP 2024, arXiv:2406.11030; huggingface.co/datasets/lyan62/FoodieQA) asks multiple-choice
 questions about regional Chinese food. Its files: ``sivqa_tidy.json`` (single: one picture, a question, choices),

@@ -1,4 +1,4 @@
-"""OK-VQA as chat records; ``tools/data/okvqa.py`` is its command line.
+"""OK-VQA as chat records; ``mmft data okvqa`` is its command line.
 
 OK-VQA (Marino et al., CVPR 2019, okvqa.allenai.org) asks questions about COCO pictures that the picture alone does not
 answer, with ten answers each. Its files are those of VQA:

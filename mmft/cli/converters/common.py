@@ -1,4 +1,4 @@
-"""What the command lines of ``tools/data/`` have in common: arguments, the report on the screen, exit statuses."""
+"""What the converters of ``mmft data`` have in common: arguments, the report on the screen, exit statuses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mmft.errors import MMFTError
 from mmft.words import printable
 
-__all__ = ['make_parser', 'run', 'share', 'show']
+__all__ = ['add_common', 'convert_and_show', 'share', 'show']
 
 
 def share(text: str) -> float:
@@ -21,9 +20,8 @@ def share(text: str) -> float:
     return value
 
 
-def make_parser(doc: str | None, seed: str = '') -> argparse.ArgumentParser:
-    """A parser with the script's docstring as its help, ``--on-error``, and ``--seed`` where something is drawn."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_common(parser: argparse.ArgumentParser, seed: str = '') -> None:
+    """``--on-error``, and ``--seed`` where something is chosen by it."""
     parser.add_argument(
         '--on-error',
         choices=('raise', 'skip'),
@@ -32,7 +30,6 @@ def make_parser(doc: str | None, seed: str = '') -> argparse.ArgumentParser:
     )
     if seed:
         parser.add_argument('--seed', type=int, default=0, help=f'of {seed} (default: 0)')
-    return parser
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -66,15 +63,14 @@ def _columns(rows: list[list[str]]) -> None:
         print(printable('  '.join([f'  {first:<{widths[0]}}', *cells]).rstrip()))
 
 
-def run(work: Callable[[], Mapping[str, Any]], after: Callable[[Mapping[str, Any]], None] | None = None) -> int:
-    """Convert and print the report. Exit status: 0 done, 1 an error that is explained, 130 interrupted."""
+def convert_and_show(
+    work: Callable[[], Mapping[str, Any]], after: Callable[[Mapping[str, Any]], None] | None = None
+) -> int:
+    """Convert and print the report. Errors of mmft are the command line's to print; exit status as there."""
     try:
         report = work()
-    except MMFTError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
     except OSError as error:
-        print(f'error: {printable(error.filename or "")}: {error.strerror or error}', file=sys.stderr)
+        print(f'error: {error.filename or ""}: {error.strerror or error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('interrupted: nothing was written', file=sys.stderr)
