@@ -184,7 +184,12 @@ def _open_file(path: str, name: str) -> IO[bytes]:
             )
         return open(path, 'rb')
     except FileNotFoundError:
-        raise DataError('no such picture', file=name, fix='check image_root and the path in the annotation') from None
+        raise DataError(
+            'no such picture',
+            file=name,
+            fix='check the path in the annotation, and the folder in which it starts: image_root of a dataset, '
+            '--image-root of a command (default: the folder of the annotation file)',
+        ) from None
     except IsADirectoryError:
         raise DataError('a directory', file=name, expected='a picture file', fix='name a file in it') from None
     except DataError:
