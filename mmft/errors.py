@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,7 +111,16 @@ class TrainingError(MMFTError, RuntimeError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, without what follows: often advice that is not ours. Its kind if it is mute.
 
+    torch's ``weights_only`` advises, in its first line, to run what a pickle names; of that, what it names is left.
+
     >>> first_line(ValueError('no zip' + chr(10) + 'load it with weights_only=False')), first_line(OSError())
     ('no zip', 'OSError')
+    >>> first_line(ValueError('Weights only load failed... GLOBAL posix.system whose module posix is blocked'))
+    'it asks to run posix.system; only tensors and plain values are read'
     """
-    return next(iter(str(error).splitlines()), '') or type(error).__name__
+    text = str(error)
+    if text.startswith('Weights only load failed'):
+        named = re.search(r'GLOBAL (\S+)', text)
+        what = f'it asks to run {named[1]}' if named else 'it is damaged, or holds more than data'
+        return f'{what}; only tensors and plain values are read'
+    return next(iter(text.splitlines()), '') or type(error).__name__

@@ -176,6 +176,8 @@ def _name(kind: Any, where: str) -> Any:
         part = _at(part, where)
     if not callable(part):
         return part
+    for registry in registries():
+        registry.import_from_location()
     if (name := registered_name(part)) is not None:
         return name
     path, module = _path(part), getattr(part, '__module__', None)

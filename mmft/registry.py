@@ -193,11 +193,12 @@ def registries() -> list[MMEngineRegistry]:
 
 
 def registered_name(part: Any) -> str | None:
-    """The name of a class or function in our registries; None where it has none that means it in all of them."""
-    own = [registry for registry in registries() if isinstance(registry, Registry)]
-    names = {name for registry in registries() for name, found in registry.module_dict.items() if found is part}
-    for name in sorted(names):
-        found = {registry.get(name) for registry in own} - {None}
-        if found == {part}:
-            return name
-    return None
+    """The name of a class or function in our registries, as far as they are filled; None where it has none that means
+    it in all of them."""
+    tables = [
+        {**(registry.parent.module_dict if registry.parent is not None else {}), **registry.module_dict}
+        for registry in registries()
+        if isinstance(registry, Registry)
+    ]
+    names = sorted({name for table in tables for name, found in table.items() if found is part})
+    return next((name for name in names if all(table.get(name, part) is part for table in tables)), None)

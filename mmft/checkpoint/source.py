@@ -113,7 +113,9 @@ class TensorFiles(TensorSource):
                 raise CheckpointError(f'no file {file}', expected='a weight file', fix='check the path') from None
             except Exception as error:
                 raise CheckpointError(
-                    f'{file} cannot be read: {error}', expected='a whole weight file', fix='download it again'
+                    f'{file} cannot be read: {first_line(error)}',
+                    expected='a whole weight file',
+                    fix='download it again',
                 ) from error
         return self._open[file]
 

@@ -12,7 +12,9 @@ from typing import Any
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.checkpoint.layouts.llava_official import llava_encoder
+from mmft.errors import ConfigError
 from mmft.own_code import require_code
+from mmft.registry import MODELS
 
 __all__ = ['Native']
 
@@ -28,7 +30,7 @@ class Native(Layout):
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Native:
         require_code(config.get('code'), directory.path if directory is not None else 'config.json')
-        return cls(config['model'])
+        return cls(_checked(config['model']))
 
     @classmethod
     def from_model(cls, model_config: dict[str, Any]) -> Native:
@@ -46,3 +48,13 @@ class Native(Layout):
     @property
     def rules(self) -> list[Rule]:
         return [Rule('{x}', '{x}')]
+
+
+def _checked(model: Any) -> dict[str, Any]:
+    """The ``model`` dict of a ``config.json``, if it is one: what reads it further takes its parts for granted."""
+    kind = model.get('type') if isinstance(model, dict) else None
+    if MODELS.get(kind) is None:
+        raise MODELS.unknown(kind)
+    if missing := [part for part in ('vision', 'projector', 'llm') if not isinstance(model.get(part), dict)]:
+        raise ConfigError(f'`model` has no dict {" and ".join(map(repr, missing))}', fix='download config.json again')
+    return model
