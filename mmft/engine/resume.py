@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.checks import is_whole
 from mmft.engine.checkpoint import (
     POINTER,
     candidates,
@@ -91,6 +92,12 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
     """
     if 'optimizer' not in content or 'position' not in content:
         raise CheckpointError(f'{path} holds weights only', fix='use init_from to start a new run with these weights')
+    if wrong := _malformed(content):
+        raise CheckpointError(
+            f'{path} does not say where a run stood: {", ".join(wrong)}',
+            expected='a checkpoint as mmft writes it',
+            fix='take another one of the same folder, or use init_from to start a new run with its weights',
+        )
     _check_base(runner, path, content['meta'].get('base'))
     _check_parameters(runner, path, content)
     _check_order(runner, path, content)
@@ -115,6 +122,21 @@ def _compare_backgrounds(runner: Runner, content: Mapping[str, Any]) -> None:
             f'transparent pictures were laid on background {before} (None: alpha was dropped), and are on {now} now: '
             f'encoder.background={before} goes on as before'
         )
+
+
+def _malformed(content: Mapping[str, Any]) -> list[str]:
+    """What resuming needs of a checkpoint and is not of its kind."""
+    kinds = {'optimizer': dict, 'param_names': list, 'rng': list, 'position': dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
+    kinds = {'config': str, 'history': list, 'best': dict}
+    wrong += [f'meta.{key}' for key, kind in kinds.items() if not isinstance(content['meta'].get(key), kind)]
+    if 'position' in wrong:
+        return wrong
+    position = content['position']
+    wrong += [f'position.{k}' for k in ('epoch', 'batch', 'iter', 'validated_at') if not is_whole(position.get(k), 0)]
+    if not isinstance(position.get('order'), dict) or not is_whole(position['order'].get('batches'), 0):
+        wrong.append('position.order')
+    return wrong
 
 
 def _check_base(runner: Runner, path: Path, base: Mapping[str, Any] | None) -> None:

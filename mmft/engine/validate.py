@@ -129,6 +129,9 @@ def _length(cfg: Config) -> Iterator[str]:
         for key in given:
             if not is_whole(train[key], least=1):
                 yield f'train_cfg.{key} = {train[key]!r}; expected a whole number from 1'
+        every = train.get('val_interval')
+        fits = every is None or is_whole(every, least=0)
+        yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (never), or None')
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
     validation = plain_value(cfg.get('val_cfg')) or {}

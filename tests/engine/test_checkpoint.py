@@ -252,7 +252,10 @@ def test_of_equals_the_one_of_lower_loss_is_best(tmp_path: Path) -> None:
         hook.after_val_epoch(runner, {'loss': loss, 'exact_match': match})
         kept.append(runner.best['iter'])
     assert kept == [1, 2, 2, 2, 2]
-    assert ckpt.read_checkpoint(tmp_path / 'best.pth')['meta']['iter'] == 2
+    runner.val_loop.dataloader.dataset.fingerprint = 'other'
+    hook.after_val_epoch(runner, {'loss': 3.0, 'exact_match': 0.1})
+    assert runner.best['iter'] == 5, 'nothing is known to be better on other data'
+    assert ckpt.read_checkpoint(tmp_path / 'best.pth')['meta']['iter'] == 5
 
 
 def test_the_best_of_an_earlier_run_is_set_aside(tmp_path: Path) -> None:

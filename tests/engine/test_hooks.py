@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging.logger import MMFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mmft.engine.hooks import progress
+from mmft.engine.log import without_colours
 from mmft.engine.validation import normalize_answer, question_of
 from mmft.errors import TrainingError
 from mmft.structures import IGNORE_INDEX, Sample
@@ -43,6 +49,60 @@ def test_a_run_shows_itself(tmp_path: Path) -> None:
         'val/loss', 'val/exact_match',
     }  # fmt: skip
     assert [event.step for event in scalars.Scalars('train/loss')] == list(range(1, 9))
+
+
+def test_no_colours_reach_a_file(tmp_path: Path) -> None:
+    """The trained text of the label mask stands in brackets there, in green on a terminal."""
+    runner = toy_runner(tmp_path, val=True)
+    runner.encoder.render_mask = lambda sample: '\x1b[90m14 6 \x1b[0m\x1b[32m3 1 \x1b[0m'
+    shown: list[str] = []
+    terminal = logging.StreamHandler(SimpleNamespace(write=shown.append, flush=lambda: None, isatty=lambda: True))
+    terminal.setFormatter(MMFormatter(color=True))
+    runner.logger.handlers.append(terminal)
+    without_colours(runner.logger)
+    runner.train()
+    log = log_of(tmp_path)
+    assert '\x1b' not in log
+    assert '(in brackets):\n14 6 [3 ][1 ]' in log
+    assert any('\x1b[32m3 1 ' in line for line in shown)
+    runner.logger.warning('\x1b[31mred\x1b[0m')
+    assert 'WARNING - red\n' in log_of(tmp_path)
+
+
+def test_validation_shows_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, 'SECONDS_BETWEEN_LINES', 0)
+    toy_runner(tmp_path / 'lines', val=True).train()
+    assert re.search(r'validating: 1 of 3 batches, \d:\d\d:\d\d left', log_of(tmp_path / 'lines'))
+    toy_runner(tmp_path / 'bar', val=True, default_hooks={'progress': {'bar': True}}).train()
+    assert 'validating' not in log_of(tmp_path / 'bar')
+    assert 'validation: ' in capsys.readouterr().err
+
+
+def test_the_wait_for_data_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = toy_runner(tmp_path)
+    clock = iter(range(10**6))
+    monkeypatch.setattr('mmft.engine.loops.time.perf_counter', lambda: next(clock))
+    seen: list[dict] = []
+    runner.call_hook = lambda name, **given: seen.append(given.get('outputs'))
+    group = next(runner.train_loop._groups())
+    runner.train_loop.run_iter(group)
+    outputs = seen[-1]
+    assert outputs['data_time'] == 1
+    assert outputs['tokens_per_second'] == outputs['tokens'] / 2
+
+
+@pytest.mark.parametrize(('train', 'at'), [
+    ({'max_epochs': 2}, [4, 8]),
+    ({'max_iters': 9}, [4, 8, 9]),
+    ({'max_iters': 3}, [3]),
+    ({'max_iters': 5, 'val_interval': 2}, [2, 4, 5]),
+])  # fmt: skip
+def test_validation_is_due_once_an_epoch_and_at_the_end(tmp_path: Path, train: dict, at: list[int]) -> None:
+    runner = toy_runner(tmp_path, val=True, train_cfg={'_delete_': True, **train})
+    runner.train()
+    assert [row['iter'] for row in runner.history] == at
 
 
 def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

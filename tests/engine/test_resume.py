@@ -248,6 +248,16 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         toy_runner(tmp_path / 'e', resume=str(tmp_path / 'iter_99.pth')).load_or_resume()
 
 
+def test_a_checkpoint_that_does_not_say_where_it_stood(tmp_path: Path) -> None:
+    toy_runner(tmp_path, train_cfg={'max_epochs': 1}).train()
+    content = torch.load(tmp_path / 'iter_4.pth', weights_only=True)
+    content['position']['order'] = 'junk'
+    content['meta']['history'] = None
+    torch.save(content, tmp_path / 'iter_4.pth')
+    with pytest.raises(CheckpointError, match=r'where a run stood: meta\.history, position\.order'):
+        toy_runner(tmp_path, resume=True).load_or_resume()
+
+
 def test_init_from_takes_weights_only(tmp_path: Path) -> None:
     toy_runner(tmp_path / 'a').train()
     for source in ('a/iter_8.pth', 'a', 'a/last'):

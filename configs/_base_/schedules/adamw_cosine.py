@@ -15,4 +15,4 @@ optim_wrapper = dict(
 # Counted in steps of the whole run: linear warm-up for 3% of it, then a cosine to zero.
 param_scheduler = dict(type='cosine', warmup_ratio=0.03, min_lr_ratio=0.0)
 
-train_cfg = dict(max_epochs=1, val_interval=1)
+train_cfg = dict(max_epochs=1)  # val_interval: once an epoch, unless it says how many epochs (iterations)

@@ -114,9 +114,9 @@ class ProgressHook(Hook):
             f'iter {done}/{total}, epoch {runner.epoch + 1}/{runner.max_epochs}: '
             f'{", ".join(f"{name} {value:.4f}" for name, value in losses.items())}, '
             f'grad_norm {outputs["grad_norm"]:.3f}, {_rates(rates)}, '
-            f'{scalars["train/tokens_per_second"]:,.0f} tokens/s ({scalars["train/data_time_share"]:.0%} of the time '
-            f'waiting for data), peak {scalars["train/peak_memory_mib"]:,.0f} MiB, '
-            f'{timedelta(seconds=round(left))} left'
+            f'{scalars["train/tokens_per_second"]:,.0f} tokens/s, '
+            f'{scalars["train/data_time_share"]:.0%} waiting for data, '
+            f'peak {scalars["train/peak_memory_mib"]:,.0f} MiB, {timedelta(seconds=round(left))} left'
         )
         runner.logger.info(line)
         self.losses, self.tokens, self.waited, self.since = {}, 0.0, 0.0, now
