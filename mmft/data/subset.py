@@ -14,6 +14,7 @@ from mmft.data.annotations import AnnotationFile
 from mmft.data.formats import Record, format_names, parse_record
 from mmft.data.images import MAX_PIXELS, image_size
 from mmft.data.mixture import SetSpec
+from mmft.data.paths import inside
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 from mmft.structures import Sample
@@ -202,42 +203,3 @@ class Subset:
             f'encoder.max_length={self.encoder.max_length} and {are} cut off at the end: {lost}. Raise max_length, '
             'lower image_processor.max_tiles, or split the conversations.'
         )
-
-
-def inside(root: Path, path: str, follow_links: bool = False) -> Path:
-    """The full path of a picture that must lie in ``root``.
-
-    Args:
-        root: the image root, already resolved.
-        path: relative to ``root``, or absolute.
-        follow_links: whether symbolic links below ``root`` may lead out of it.
-
-    Raises:
-        DataError: the path leaves ``root``, is a URL or is no path at all.
-    """
-    if path.startswith(('http://', 'https://', 'data:', 'file://')):
-        raise DataError(
-            f'the picture {path[:80]!r} is a URL',
-            expected='a path in the image root',
-            fix='download it first: training opens local files only',
-        )
-    try:
-        plain = Path(os.path.normpath(root / path))
-        full = plain.resolve()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f'{clipped(repr(path), 80)} is not a path: {error}', expected='a path in the image root'
-        ) from None
-    if not plain.is_relative_to(root) and not full.is_relative_to(root):
-        raise DataError(
-            f'the picture {path!r} lies outside the image root {str(root)!r}',
-            expected='a path inside it',
-            fix='move the picture, or set `image_root` to a folder that holds all pictures',
-        )
-    if not full.is_relative_to(root) and not follow_links:
-        raise DataError(
-            f'the picture {path!r} is a link that leaves the image root {str(root)!r}: it leads to {str(full)!r}',
-            expected='a picture inside the image root',
-            fix='set `image_root` to the real folder, or `follow_links=True` if the link is meant',
-        )
-    return full

@@ -173,7 +173,13 @@ def _images(level: dict[str, Any]) -> list[str]:
 
 def _image(value: Any) -> str:
     if isinstance(value, dict):
-        value = value.get('path') or value.get('url')
+        row, value = value, value.get('path') or value.get('url')
+        if not value and row.get('bytes'):
+            raise DataError(
+                f'a picture stands in the record itself: {_show(row)}, as in the rows of a Parquet table',
+                expected='a path',
+                fix='save the bytes as a file, and name that',
+            )
     if not isinstance(value, str) or not value.strip():
         raise DataError(f'a picture is given as {_show(value)}', expected='a path')
     _check_unicode(value, 'the path of a picture')

@@ -18,6 +18,7 @@ from mmft.errors import DataError, MMFTError
 from mmft.serve.answerer import Answerer, place_pictures
 from mmft.serve.screen import Screen, one_line
 from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.words import clipped
 
 __all__ = ['COMMANDS', 'Chat']
 
@@ -102,7 +103,7 @@ class Chat:
         command, rest = [*line.split(maxsplit=1), ''][:2]
         try:
             if not line.startswith('/'):
-                self.ask(line.strip())
+                self.ask(_text(line.strip()))
             elif command in ('/quit', '/exit'):
                 return False
             elif command in COMMANDS:
@@ -158,7 +159,7 @@ class Chat:
             try:
                 load_image(path)  # a damaged one is told of now, not when it is asked about
             except DataError as error:  # without the advice for annotation files
-                raise DataError(error.bare, file=path, expected=error.expected) from error
+                raise DataError(error.bare, file=error.file, expected=error.expected) from error
         self.waiting += found
 
     def _image(self, rest: str) -> None:
@@ -218,14 +219,20 @@ class Chat:
 _JSON = ('.json', '.jsonl')
 
 
+def _text(line: str) -> str:
+    """A line whose bytes that are no text became half surrogates, which no tokenizer takes."""
+    return line.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
+
+
 def _paths(rest: str, several: bool = True) -> list[Path]:
     """The path, or paths, that were typed, quoted, or dragged into the window."""
-    whole = Path(rest).expanduser()
-    if whole.exists():
-        return [whole]
+    whole = _file(rest)
+    with contextlib.suppress(OSError):  # too long a name, a folder that may not be read
+        if whole.exists():
+            return [whole]
     if not several:
         bare = rest[1:-1] if len(rest) > 1 and rest[0] == rest[-1] and rest[0] in '\'"' else rest
-        return [Path(bare).expanduser()]
+        return [_file(bare)]
     try:
         words = shlex.split(rest)
     except ValueError:
@@ -237,13 +244,24 @@ def _path(word: str) -> Path:
     if word.lower().startswith('file://'):
         word = urllib.parse.unquote(urllib.parse.urlsplit(word).path)
     elif re.match(r'(https?|data):', word, re.IGNORECASE):
-        raise DataError(f'{word[:80]} is no file', expected='a picture on this computer', fix='save it as a file first')
-    return Path(word).expanduser()
+        raise DataError(
+            f'{clipped(word, 80)} is no file', expected='a picture on this computer', fix='save it as a file first'
+        )
+    return _file(word)
+
+
+def _file(word: str) -> Path:
+    if '\0' in word:
+        raise DataError(f'{clipped(repr(word), 80)} is no name of a file', expected='one without NUL')
+    try:
+        return Path(word).expanduser()
+    except RuntimeError:  # ~name, and nobody is called so
+        return Path(word)
 
 
 def _unknown(command: str) -> DataError:
     near = difflib.get_close_matches(command, COMMANDS, n=1)
     return DataError(
-        f'no command {command}',
+        f'no command {clipped(command, 80)}',
         fix=(f'did you mean {near[0]}? ' if near else '') + '/help lists them; a space before / makes it a question',
     )

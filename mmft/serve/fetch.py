@@ -18,6 +18,7 @@ import httpx
 
 from mmft import __version__
 from mmft.errors import DataError
+from mmft.words import clipped
 
 __all__ = ['Fetcher', 'is_public']
 
@@ -159,4 +160,4 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
 
 
 def _short(url: str) -> str:
-    return url if len(url) <= 100 else f'{url[:97]}...'
+    return clipped(url, 100)

@@ -20,10 +20,12 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
+from mmft.data.paths import is_base64_picture
 from mmft.data.transparency import WHITE, Colour
 from mmft.errors import DataError
 from mmft.serve.fetch import Fetcher
 from mmft.serve.portable import portable
+from mmft.words import clipped
 
 __all__ = ['Picture', 'PictureLoader', 'is_web_address']
 
@@ -87,8 +89,13 @@ class PictureLoader:
         return self._picture(self._read(url))
 
     def _read(self, url: str) -> bytes:
-        shown = url if len(url) <= 100 else f'{url[:97]}...'
+        shown = clipped(url, 100)
         expected = 'a base64 data URL, or an http(s) address'
+        if is_base64_picture(url):
+            raise DataError(
+                f'{clipped(url, 24)!r}: base64 without its head', expected=expected,
+                fix="write 'data:image/jpeg;base64,' before it (or png, webp, gif, bmp)",
+            )  # fmt: skip
         if self._root is None:
             raise DataError(
                 f'{shown!r}: this server reads no files for requests', expected=expected,

@@ -8,10 +8,11 @@ import sys
 from typing import TextIO
 
 from mmft.errors import MMFTError
-from mmft.words import printable
+from mmft.words import clipped, printable
 
 __all__ = ['Screen', 'one_line']
 
+_BYTE_ORDER_MARKS = ('\ufeff', '\xef\xbb\xbf')  # as UTF-8 reads it, and as a locale of one byte a character does
 DIM, RED, OFF = '\033[2m', '\033[31m', '\033[0m'
 
 
@@ -26,7 +27,8 @@ class Screen:
         self.source, self.out, self.err = source or sys.stdin, out or sys.stdout, err or sys.stderr
         self.terminal = self.source.isatty() and self.out.isatty()
         with contextlib.suppress(AttributeError):  # a StringIO
-            self.source.reconfigure(errors='replace')  # a byte that is no text ends no chat
+            # A byte that is no text ends no chat, and may stand in the name of a file.
+            self.source.reconfigure(errors='surrogateescape')
         self._color = self.terminal and not os.environ.get('NO_COLOR')
         if self.terminal:
             with contextlib.suppress(ImportError):  # not everywhere
@@ -51,6 +53,8 @@ class Screen:
         line = self.source.readline()
         if not line:
             raise EOFError
+        for mark in _BYTE_ORDER_MARKS:  # editors and shells of Windows begin files with it
+            line = line.removeprefix(mark)
         return line.rstrip('\r\n')
 
     def piece(self, text: str) -> None:
@@ -74,7 +78,7 @@ class Screen:
 def one_line(error: Exception) -> str:
     """What went wrong, what was expected and what to do, on one line."""
     if not isinstance(error, MMFTError):
-        return f'{type(error).__name__}: {error}'
+        return clipped(f'{type(error).__name__}: {error}', 300)
     what = error.what if not getattr(error, 'file', None) else f'{error.file}: {error.bare}'
     expected = f' (expected: {error.expected})' if error.expected else ''
     return what + expected + (f'; {error.fix}' if error.fix else '')

@@ -185,6 +185,49 @@ def test_command_line_through_a_pipe(red):
     assert second['messages'][2]['content'] == 'And \ufffd?'
 
 
+def test_a_pipe_from_windows(red):
+    """A byte order mark, CRLF, and names of files that are no text."""
+    odd = os.fsencode(red.parent) + b'/caf\xe9.jpg'
+    Path(os.fsdecode(odd)).write_bytes(red.read_bytes())
+    with FakeServer(lambda request: ['yes']) as server:
+        given = (
+            b'\xef\xbb\xbf/image '
+            + os.fsencode(red)
+            + b'\r\nWhat?\r\n\r\n\xef\xbb\xbf/image '
+            + odd
+            + b'\r\nAnd?\r\n/quit\r\n'
+        )
+        done = run(['--url', server.url], given)
+    assert (done.stdout, done.stderr, done.returncode) == (b'yes\nyes\n', b'', 0)
+    questions = [turn['content'] for turn in server.requests[1]['messages'][::2]]
+    assert [[part.get('text', part['type']) for part in parts] for parts in questions] == [
+        ['image_url', 'What?'],
+        ['image_url', 'And?'],
+    ]
+
+
+@pytest.mark.parametrize('mark', ['\ufeff', '\xef\xbb\xbf'])
+def test_a_byte_order_mark_is_no_part_of_a_command(mark, red):
+    said = Said('yes')
+    assert talk(said, f'{mark}/image {red}', f'{mark}What?')[1:] == (0, 'yes\n', '')
+    assert (said.asked[0][0][0]['content'], said.asked[0][1]) == ('<image>\nWhat?', [red])
+
+
+@pytest.mark.parametrize(
+    'line',
+    ['/image ' + 'x' * 20_000, '/image ~nobody-of-this-name/a.jpg', '/image a\0b.jpg', '/save a\0b.txt',
+     '/save ' + 'x' * 999, '/image \udcff.jpg',
+     '/image data:image/png;base64,' + 'A' * 9999, '/' + 'x' * 9999, '/image "', '/\0', '/\ud800'],
+)  # fmt: skip
+def test_no_line_ends_the_chat(line):
+    said = Said('yes')
+    _, status, out, err = talk(said, 'One?', line, 'Two?')
+    assert (status, out) == (1, 'yes\nyes\n')
+    assert err.startswith('error: ')
+    assert len(err) < 700
+    err.encode()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'what'),
     [([], '0 models'), (['a', 'b', 'c'], '3 models'), (['a', '--url', 'http://x'], '2 models'),
