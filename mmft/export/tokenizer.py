@@ -27,6 +27,8 @@ def write_tokenizer(directory: Path, encoder: ChatEncoder, **config: Any) -> Non
         content = change(json.loads((directory / name).read_text(encoding='utf-8')), encoder)
         if name == 'tokenizer_config.json':
             content |= config
+            # One place for the template: transformers and LMDeploy read chat_template.jinja, and prefer it.
+            content.pop('chat_template', None)
         text = json.dumps(content, ensure_ascii=False, indent=2) + '\n'
         (directory / name).write_text(text, encoding='utf-8')
 
@@ -45,12 +47,17 @@ def served_tokenizer(content: dict[str, Any], encoder: ChatEncoder) -> dict[str,
 
 def served_tokenizer_config(content: dict[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
     """``tokenizer_config.json``: the same tokens as special, padding on the left, as a batch of prompts needs it."""
-    vocab = encoder.tokenizer.get_added_vocab()
-    special = content.get('additional_special_tokens') or ()
-    content['additional_special_tokens'] = [text for text in special if vocab.get(text) in encoder.control_ids]
-    # One place for the template: transformers and LMDeploy read chat_template.jinja, and prefer it.
-    content.pop('chat_template', None)
-    return content | {'padding_side': 'left'}
+    vocab, made = encoder.tokenizer.get_added_vocab(), {**content, 'padding_side': 'left'}
+    for key in ('additional_special_tokens', 'extra_special_tokens'):
+        if isinstance(tokens := made.get(key), list):
+            made[key] = [token for token in tokens if vocab.get(_text(token)) in encoder.control_ids]
+    for index, token in (made.get('added_tokens_decoder') or {}).items():
+        token['special'] = bool(token.get('special')) and int(index) in encoder.control_ids
+    return made
+
+
+def _text(token: Any) -> str:
+    return token.get('content', '') if isinstance(token, dict) else token
 
 
 def _nothing_appended(processor: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     'echo': (False,), 'add_generation_prompt': (True,), 'continue_final_message': (False,), 'chat_template': (),
     'chat_template_kwargs': (), 'documents': (), 'mm_processor_kwargs': (), 'media_io_kwargs': (),
     'enable_thinking': (False,), 'stop_token_ids': (), 'bad_words': (), 'ignore_eos': (False,), 'min_tokens': (0,),
-    'min_new_tokens': (0,), 'include_stop_str_in_output': (False,), 'skip_special_tokens': (True,),
+    'min_new_tokens': (0,), 'include_stop_str_in_output': (False,), 'skip_special_tokens': (True, False),
     'spaces_between_special_tokens': (True,), 'repetition_ngram_size': (0,), 'repetition_ngram_threshold': (0,),
     'add_special_tokens': (False,), 'return_token_ids': (False,), 'return_logprob': (False,), 'session_id': (-1,),
 }  # fmt: skip
@@ -67,7 +67,6 @@ _ADVICE = {
     'frequency_penalty': 'Use repetition_penalty.',
     'chat_template': 'The model is asked with the template that it was trained with.',
     'chat_template_kwargs': 'The model is asked with the template that it was trained with.',
-    'skip_special_tokens': 'Answers keep tags such as <ref> without it; only control tokens are left out.',
     'max_new_tokens': 'Use max_tokens.',
     'max_length': 'Use max_tokens.',
     'num_predict': 'Use max_tokens.',

@@ -60,6 +60,7 @@ def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
     """
     from mmft.checkpoint.load import open_pretrained
     from mmft.serve.cache import cached_export
+    from mmft.serve.with_tags import with_tags
 
     target = settings.directory
     if target is not None:
@@ -70,7 +71,7 @@ def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
         return cached_export(*target, settings.cache, log)
     path = Path(target)
     if served_as_it_is(path, settings.trust_remote_code and gpus(settings) > 0):
-        return path
+        return with_tags(path, settings.cache, log)
     open_pretrained(path, base=settings.base)  # says what is wrong with it, as every other command does
     log(f'{path} is in a layout that is not served as it is: exporting it')
     return cached_export({'pretrained': str(path)}, None, settings.cache, log, base=settings.base)

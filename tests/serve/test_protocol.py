@@ -111,7 +111,7 @@ NOTHING_LOST = {
     'store': True, 'stream_options': {'include_usage': True}, 'service_tier': 'auto', 'verbosity': 'medium',
     'chat_template': None, 'add_generation_prompt': True, 'continue_final_message': False, 'echo': False,
     'images': [], 'something_new': None, 'response_format': {'type': 'text'}, 'logit_bias': {}, 'stop': [],
-    'max_tokens': None, 'skip_special_tokens': True,
+    'max_tokens': None, 'skip_special_tokens': False,
 }  # fmt: skip
 LOST = {
     'n': 2, 'best_of': 3, 'logprobs': True, 'top_logprobs': 5, 'tools': [{'type': 'function'}],
