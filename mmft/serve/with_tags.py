@@ -48,7 +48,8 @@ def with_tags(path: Path, cache: str | os.PathLike | None, log: Callable[[str], 
     except (MMFTError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return path  # it has no tokenizer.json, or something is wrong with it, which is said where it is looked over
     view = _linked(path, Path(cache) if cache is not None else default_cache(), changed)
-    log(f'answers keep the tokens {clipped(", ".join(hidden))}, which the tokenizer of {path} would hide: {view}')
+    shown = clipped(', '.join(map(repr, hidden)))
+    log(f'answers keep the tokens {shown}, which the tokenizer of {path} would hide: serving {view}')
     return view
 
 
