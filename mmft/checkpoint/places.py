@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from mmft.disk import is_lfs_pointer
-from mmft.errors import CheckpointError
-from mmft.words import printable
+from mmft.errors import CheckpointError, first_line
+from mmft.words import clipped, printable
 
-__all__ = ['lfs_pointer', 'nearest', 'not_a_model']
+__all__ = ['lfs_pointer', 'nearest', 'not_a_model', 'unreadable']
 
 _HUB_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
 _WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt')
@@ -33,6 +33,29 @@ def lfs_pointer(path: Path) -> CheckpointError:
         expected='the file, which a clone without git-lfs does not bring',
         fix=f'run `git lfs pull` in {printable(path.parent)}, or download the file again',
     )
+
+
+def unreadable(file: Path, error: Exception, fix: str = 'download it again') -> CheckpointError:
+    """The error for a file of weights that a library could not read, which its own words seldom explain."""
+    expected, name = 'safetensors, or tensors and plain values as torch.save writes them', printable(file)
+    if is_lfs_pointer(file):
+        return lfs_pointer(file)
+    try:
+        with open(file, 'rb') as stream:
+            head = stream.read(512).lstrip().lower()
+    except OSError as reason:  # missing, a directory, no permission
+        return CheckpointError(
+            f'{name} cannot be read: {reason.strerror}', expected='a weight file', fix='check the path'
+        )
+    if not head:
+        why = 'it is empty'
+    elif head.startswith((b'<!doctype', b'<html', b'<?xml')):
+        why, fix = 'it is a web page, saved under the name of a weight file', 'download the file itself'
+    elif 'central directory' in str(error) or 'EOF' in str(error):
+        why = 'it is cut off or damaged'
+    else:
+        why = clipped(first_line(error))
+    return CheckpointError(f'{name} cannot be read: {why}', expected=expected, fix=fix)
 
 
 def nearest(path: Path) -> list[str]:

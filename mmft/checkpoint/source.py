@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,12 +18,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmft.checkpoint.places import lfs_pointer
+from mmft.checkpoint.places import lfs_pointer, unreadable
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
+from mmft.words import clipped, printable
 
 __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
-           'main_dtype', 'read_json']  # fmt: skip
+           'main_dtype', 'read_json', 'shards_of']  # fmt: skip
 
 WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -61,6 +63,48 @@ def has_weights(path: Path) -> bool:
     return any((path / f'{name}{end}').is_file() for name in WEIGHT_FILES for end in ('', '.index.json'))
 
 
+def shards_of(index: Path) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        CheckpointError: it is no index of shards.
+    """
+    names = read_json(index).get('weight_map')
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(
+            f'{index} is not an index of shards',
+            expected='weight_map: the file of each tensor',
+            fix='download the file again',
+        )
+    return sorted(set(names.values()))
+
+
+def _no_weights(path: Path) -> CheckpointError:
+    there = sorted(p.name for p in path.iterdir() if p.suffix in ('.safetensors', '.bin', '.pth', '.pt', '.gguf'))
+    shard = next((name for name in there if re.search(r'-\d+-of-\d+\.', name)), None)
+    if shard is not None:
+        index = re.sub(r'-\d+-of-\d+(\.\w+)$', r'\1.index.json', shard)
+        return CheckpointError(
+            f'no weights in {path}: there is {printable(shard)}, one of several files, but no {printable(index)}',
+            expected='the index, which says which tensor is in which file',
+            fix='download it from where the shards came from',
+        )
+    found = f'; there is {printable(", ".join(there[:3]))}, which is not read' if there else ''
+    return CheckpointError(
+        f'no weights in {path}{found}',
+        expected=' or '.join((*WEIGHT_FILES, 'their .index.json with all shards')),
+        fix='download the weight files into this directory',
+    )
+
+
+def _no_state_dict(file: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f'{file} {what}',
+        expected='tensors by their names, at the top or under model or state_dict',
+        fix='take the weight file as it was published or trained',
+    )
+
+
 class TensorSource(Mapping[str, Tensor], ABC):
     """A read-only mapping from names to tensors that lie in files; each access reads one tensor."""
 
@@ -90,7 +134,7 @@ class TensorFiles(TensorSource):
     def __init__(self, files: Iterable[Path]) -> None:
         self._files: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        self._nested: set[Path] = set()
+        self._computed: set[Path] = set()  # whose tensors are in no place of their own: nested, or of an old format
         for file in files:
             for key in self._handle(file).keys():  # noqa: SIM118  safe_open handles are no mappings
                 self._files[key] = file
@@ -102,29 +146,39 @@ class TensorFiles(TensorSource):
 
     def _handle(self, file: Path) -> Any:
         if file not in self._open:
+            is_zip = zipfile.is_zipfile(file)
             try:
                 if file.suffix == '.safetensors':
                     self._open[file] = safe_open(file, framework='pt')
                 else:
                     # Files of before torch 1.6 cannot be mapped into memory.
-                    content = torch.load(file, 'cpu', weights_only=True, mmap=zipfile.is_zipfile(file))
-                    self._open[file] = self._plain(file, content)
-            except FileNotFoundError:
-                raise CheckpointError(f'no file {file}', expected='a weight file', fix='check the path') from None
-            except Exception as error:
-                raise CheckpointError(
-                    f'{file} cannot be read: {first_line(error)}',
-                    expected='a whole weight file',
-                    fix='download it again',
-                ) from error
+                    content = torch.load(file, 'cpu', weights_only=True, mmap=is_zip)
+            except Exception as error:  # whatever damage makes of a file
+                raise unreadable(file, error) from error
+            if file.suffix != '.safetensors':
+                self._open[file] = self._plain(file, content)
+                if not is_zip:
+                    self._computed.add(file)
         return self._open[file]
 
     def _plain(self, file: Path, content: Any) -> dict[str, Tensor]:
         for name in ('model', 'state_dict'):
             if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
                 content = content[name]
-                self._nested.add(file)
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+                self._computed.add(file)
+        if not isinstance(content, Mapping):
+            raise _no_state_dict(file, f'holds a {type(content).__name__}')
+        tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+        if not tensors and content:
+            within = ', '.join(clipped(key, 40) for key, value in content.items() if isinstance(value, (Mapping, list)))
+            raise _no_state_dict(
+                file, 'names no tensor' + (f'; there may be some in {clipped(within)}' if within else '')
+            )
+        if odd := [key for key in tensors if not isinstance(key, str)]:
+            raise _no_state_dict(file, f'has a tensor of the name {clipped(repr(odd[0]))}')
+        if odd := [key for key, value in tensors.items() if value.layout != torch.strided or value.is_meta]:
+            raise _no_state_dict(file, f'has the tensor {clipped(odd[0])} without plain values')
+        return tensors
 
     def __getitem__(self, key: str) -> Tensor:
         handle = self._handle(self._files[key])
@@ -138,7 +192,7 @@ class TensorFiles(TensorSource):
 
     def origin(self, key: str) -> tuple[Path, str] | None:
         file = self._files[key]
-        return None if file in self._nested else (file, key)
+        return None if file in self._computed else (file, key)
 
     def meta(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
         handle = self._handle(self._files[key])
@@ -172,16 +226,11 @@ class TensorDirectory(TensorFiles):
     def _weight_files(self) -> list[Path]:
         for index_name in (f'{name}.index.json' for name in WEIGHT_FILES):
             if (index := self.path / index_name).is_file():
-                names = sorted(set(read_json(index).get('weight_map', {}).values()))
-                return [self._inside(name, index) for name in names]
+                return [self._inside(name, index) for name in shards_of(index)]
         for name in WEIGHT_FILES:
             if (self.path / name).is_file():
                 return [self.path / name]
-        raise CheckpointError(
-            f'no weights in {self.path}',
-            expected=' or '.join((*WEIGHT_FILES, 'their .index.json with all shards')),
-            fix='download the weight files into this directory',
-        )
+        raise _no_weights(self.path)
 
     def _inside(self, name: str, index: Path) -> Path:
         if Path(name).name != name:

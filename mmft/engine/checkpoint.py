@@ -38,6 +38,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmft.checkpoint.places import unreadable
+from mmft.checkpoint.training_file import check_training_file
 from mmft.disk import check_zip, fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError, first_line
@@ -215,15 +217,9 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
             check_zip(path)
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
-        raise CheckpointError(
-            f'{path} cannot be read: {first_line(error)}',
-            expected='a .pth of mmft, tensors and plain values only',
-            fix='the file is damaged or foreign: take an earlier one of the same folder',
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ('state_dict', 'meta')):
-        raise CheckpointError(
-            f'{path} is not a training checkpoint of mmft', expected="a dict with 'state_dict', 'meta'"
-        )
+        fix = 'the file is damaged or foreign: take an earlier one of the same folder'
+        raise unreadable(path, error, fix) from error
+    check_training_file(content, path)
     return content
 
 

@@ -12,7 +12,7 @@ from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.fits import misfits
 from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES
 from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, open_pretrained, tokenizer_directory
-from mmft.checkpoint.source import WEIGHT_FILES, has_weights, read_json
+from mmft.checkpoint.source import WEIGHT_FILES, has_weights, shards_of
 from mmft.checkpoint.stages import has_folders, projector_file
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.checkpoint import find_last
@@ -119,7 +119,7 @@ def _lacking_files(path: Path) -> str:
     if index is None:
         return ''
     try:
-        shards = sorted(set(read_json(index).get('weight_map', {}).values()))
+        shards = shards_of(index)
     except MMFTError as error:
         return f'cannot be read: {error}'
     lost = [name for name in shards if not (path / name).is_file()]

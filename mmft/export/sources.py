@@ -12,6 +12,7 @@ import torch
 from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.load import Pretrained, open_pretrained
 from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype
+from mmft.checkpoint.training_file import check_training_file
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
 from mmft.models.buffers import moving_buffers
@@ -45,16 +46,9 @@ class TrainingCheckpoint:
     def read(cls, path: str | Path) -> TrainingCheckpoint:
         """Raises ``CheckpointError`` for a file that is missing, damaged or no checkpoint of mmft's training."""
         content = stored_pickle(Path(path))
-        if (
-            not isinstance(content, dict)
-            or not {'state_dict', 'meta'} <= content.keys()
-            or 'tune' not in content['meta']
-        ):
-            raise CheckpointError(
-                f'{path} is not a training checkpoint of mmft',
-                expected="a .pth with 'state_dict' and 'meta', as training writes it",
-                fix='pass iter_*.pth of a work_dir; a model directory needs no conversion: mmft.load reads it',
-            )
+        check_training_file(content, Path(path))
+        if 'tune' not in content['meta']:
+            raise CheckpointError(f'{path} does not say what was trained', expected='meta.tune, as training writes it')
         return cls(Path(path), content['state_dict'], materialise(content['meta']), materialise(content.get('encoder')))
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmft.checkpoint.places import unreadable
 from mmft.checkpoint.source import TensorSource
-from mmft.errors import CheckpointError, first_line
+from mmft.errors import CheckpointError
 
 __all__ = [
     'DTYPE_NAMES',
@@ -148,15 +149,18 @@ def stored_pickle(path: Path) -> Any:
         with FakeTensorMode():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
-        raise CheckpointError(
-            f'{path} cannot be read: {first_line(error)}',
-            expected='a file of torch.save with tensors and plain values only',
-            fix='the file is damaged or foreign: take an earlier one of the same folder',
-        ) from error
+        fix = 'the file is damaged or foreign: take an earlier one of the same folder'
+        raise unreadable(path, error, fix) from error
     return _map_tensors(content, lambda tensor: _stored(path, tensor))
 
 
 def _stored(path: Path, tensor: Tensor) -> Stored:
+    if tensor.layout != torch.strided or tensor.untyped_storage()._checkpoint_offset is None:
+        raise CheckpointError(
+            f'{path} holds a tensor without plain values, or is in the format of before torch 1.6',
+            expected='a file that torch.save wrote as training does',
+            fix='load it with torch, and save it again',
+        )
     offset = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * tensor.dtype.itemsize
     stride = None if tensor.is_contiguous() else tuple(tensor.stride())
     return Stored(path, offset, tensor.dtype, tuple(tensor.shape), stride)
