@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.border import reading
 from mmft.checkpoint.places import not_a_model
 from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
 from mmft.checkpoint.stages import folder_tensors, has_folders, over_base, projector_alone
@@ -58,7 +59,8 @@ class ModelDirectory:
         if self.is_adapter and not has_folders(self.path):
             from mmft.checkpoint.merged import adapter_base
 
-            return adapter_base(self)
+            with reading(f'{self.path / ADAPTER_CONFIG}'):
+                return adapter_base(self)
         if projector_alone(self.path) and self.base is not None:
             return ModelDirectory(self.base, vision=self.vision)
         return None
@@ -76,7 +78,8 @@ class ModelDirectory:
         if self.is_adapter:
             from mmft.checkpoint.merged import merged_adapter
 
-            return merged_adapter(self)
+            with reading(f'{self.path / ADAPTER_CONFIG}'):
+                return merged_adapter(self)
         if has_folders(self.path):
             return folder_tensors(self.path)
         if projector_alone(self.path):

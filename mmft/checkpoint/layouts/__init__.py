@@ -15,6 +15,7 @@ from mmft.checkpoint.layouts.llava_official import LlavaOfficial
 from mmft.checkpoint.layouts.native import Native
 from mmft.checkpoint.layouts.tinyllava import TinyLlava
 from mmft.errors import CheckpointError, ConfigError
+from mmft.words import clipped
 
 __all__ = [
     'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
@@ -67,6 +68,12 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
     Args:
         directory: the directory itself, where there is one.
     """
+    named = config.get('architectures') or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CheckpointError(
+            f'{where}: config.json has architectures = {clipped(repr(named))}',
+            expected='a list with the name of a class',
+        )
     for name, kind in LAYOUTS.items():
         if kind.matches(config):
             with reading(f'{where}: config.json of {name}'):

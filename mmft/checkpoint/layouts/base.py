@@ -87,7 +87,8 @@ class Layout(ABC):
     @classmethod
     def matches(cls, config: dict[str, Any]) -> bool:
         """Whether ``config`` (a ``config.json``) is one of this layout."""
-        return cls.architecture in (config.get('architectures') or [])
+        named = config.get('architectures')
+        return isinstance(named, list) and cls.architecture in named
 
     def open(self, directory: ModelDirectory) -> TensorSource:
         """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
