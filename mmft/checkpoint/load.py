@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,7 +137,8 @@ def build_opened(
 ) -> tuple[VLM, set[str]]:
     """A model with the weights of ``open_pretrained``, and the names of tensors that no file held, drawn at random."""
     config = model_config or opened.layout.model_config
-    model = build_meta(config)
+    with nullcontext() if model_config else reading(f'{opened.where}: the model that its config.json describes'):
+        model = build_meta(config)
     kind = as_dtype(dtype) or main_dtype(opened.tensors)
     drawn = fill(model, config, opened.layout, opened.tensors, kind, as_device(device), opened.where)
     return model, drawn

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import mmft
 from mmft.checkpoint.source import TensorDirectory, TensorFiles
@@ -53,6 +54,17 @@ def directories(tmp_path_factory) -> list[Path]:
     root = tmp_path_factory.mktemp('directories')
     kinds = (('Qwen2', 'hf'), ('InternLM2', 'official'), ('Llama', 'native'))
     found = [make_base(root / kind, model_config(kind), name, encoder=make_encoder(kind)) for kind, name in kinds]
+    adapter = root / 'adapter'
+    adapter.mkdir()
+    settings = {'peft_type': 'LORA', 'base_model_name_or_path': str(found[0]), 'r': 2, 'lora_alpha': 4.0,
+                'target_modules': ['q_proj'], 'use_dora': False, 'use_rslora': False, 'alpha_pattern': {'x': 1},
+                'rank_pattern': {}, 'modules_to_save': None, 'bias': 'none', 'fan_in_fan_out': False}  # fmt: skip
+    (adapter / 'adapter_config.json').write_text(json.dumps(settings))
+    layer = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'
+    lora = {f'{layer}.lora_A.weight': torch.zeros(2, 64), f'{layer}.lora_B.weight': torch.zeros(64, 2)}
+    save_file(lora, adapter / 'adapter_model.safetensors')
+    mmft.load(adapter)
+    found.append(adapter)
     return found + [Path(shutil.copytree(GOLDEN / name, root / name)) for name in GOLDEN_DIRECTORIES]
 
 
