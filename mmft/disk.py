@@ -37,17 +37,17 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Compare a zip file's contents (a ``.pth`` is one) with the sums kept in it. ``torch.load`` does not.
+    """Compare a zip file's contents (a ``.pth`` is one) with the checksums kept in it. ``torch.load`` does not.
 
     Raises:
-        ValueError: names the first record that is damaged; a file that is no zip has no sums and passes.
+        ValueError: names the first record that is damaged; a file that is no zip has no checksums and passes.
         zipfile.BadZipFile: its directory is damaged.
     """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as file:
         if (damaged := file.testzip()) is not None:
-            raise ValueError(f'{damaged} in it is not what was written: the sums differ')
+            raise ValueError(f'{damaged} in it is not what was written: the checksums differ')
 
 
 class LargeFile:
@@ -131,9 +131,9 @@ class Piece:
     def write(self, data: memoryview) -> None:
         """The next bytes."""
         while len(data):
-            room = self._block[self._filled :]
-            count = min(len(room), len(data))
-            room[:count] = data[:count]
+            space = self._block[self._filled :]
+            count = min(len(space), len(data))
+            space[:count] = data[:count]
             self._advance(count)
             data = data[count:]
 

@@ -203,7 +203,7 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
 
     Args:
         path: the file.
-        mmap: leave tensors in the file until they are used, and their sums unchecked.
+        mmap: leave tensors in the file until they are used, and their checksums unchecked.
 
     Raises:
         CheckpointError: missing, damaged, or not a training checkpoint of mmft.

@@ -73,8 +73,8 @@ def _check_started(launcher: str, cuda: bool) -> None:
     """What a launcher tells its processes in the environment is there; without it a ``KeyError`` would be all."""
     if launcher not in LAUNCHERS:
         raise ConfigError(f'launcher = {launcher!r}', expected=f"'none' or one of {list(LAUNCHERS)}")
-    start, told, on_gpus = LAUNCHERS[launcher]
-    missing = [name for name in (*told, *(on_gpus if cuda else ())) if name not in os.environ]
+    start, names, on_gpus = LAUNCHERS[launcher]
+    missing = [name for name in (*names, *(on_gpus if cuda else ())) if name not in os.environ]
     if missing:
         raise ConfigError(
             f'--launcher {launcher}, but {", ".join(missing)} not in the environment',

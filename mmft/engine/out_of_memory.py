@@ -1,4 +1,4 @@
-"""A GPU that is too small or too full, told in a sentence: at what, who holds the memory, what to change."""
+"""A GPU that is too small or too full, explained in a sentence: at what, who holds the memory, what to change."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.schedule import advance, build_schedulers
 from mmft.engine.validation import ValLoop
-from mmft.errors import TrainingError
+from mmft.errors import TrainingError, first_line
 from mmft.own_code import code_of, resolve_code
 from mmft.words import count_of
 
@@ -160,9 +160,22 @@ class Runner(mmengine.runner.Runner):
             raise refusal
 
     def train(self) -> nn.Module:
-        """Train, and give the folder back."""
+        """Train, and give the folder back.
+
+        Raises:
+            TrainingError: a data worker was killed, among others; torch's own error comes with a traceback of anything.
+        """
         try:
             return super().train()
+        except RuntimeError as error:
+            if not str(error).startswith('DataLoader worker'):
+                raise
+            raise TrainingError(
+                f'a process that loads data ended: {first_line(error)}',
+                expected='data workers that live as long as the run',
+                fix='if the system kills them for memory, lower num_workers or max_pixels of the data; num_workers=0 '
+                'loads in the process of the run, and shows any other cause',
+            ) from error
         finally:
             self._lock.release()
 

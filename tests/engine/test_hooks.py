@@ -105,6 +105,15 @@ def test_validation_is_due_once_an_epoch_and_at_the_end(tmp_path: Path, train: d
     assert [row['iter'] for row in runner.history] == at
 
 
+def test_a_data_worker_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: object) -> None:
+        raise RuntimeError('DataLoader worker (pid 123) is killed by signal: Killed. ')
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', killed)
+    with pytest.raises(TrainingError, match=r'(?s)a process that loads data ended: .*Killed.*num_workers'):
+        toy_runner(tmp_path).train()
+
+
 def test_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     toy_runner(tmp_path, default_hooks={'progress': {'bar': True}}).train()
     assert '8/8' in capsys.readouterr().err

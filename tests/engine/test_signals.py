@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from mmft.engine.signals import ENDING, Stopped, explained_end
+from mmft.engine.signals import ENDING, explained_end
 from tests.engine.test_checkpoint import checkpoint
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(os, '_exit', end)
 
 
 @pytest.mark.parametrize('number', ENDING)
 def test_a_signal_is_explained_and_gives_its_status(
-    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, ends: None
 ) -> None:
-    with pytest.raises(Stopped) as caught, explained_end(tmp_path):
+    with pytest.raises(Ended) as caught, explained_end(tmp_path):
         signal.raise_signal(number)
-    assert caught.value.code == 128 + number
+    assert caught.value.args == (128 + number,)
     assert f'ended by {signal.Signals(number).name}: nothing of this run is saved yet' in caplog.text
     assert signal.getsignal(number) is signal.SIG_DFL
 
@@ -27,6 +40,17 @@ def test_the_last_checkpoint_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
     with pytest.raises(KeyboardInterrupt), explained_end(tmp_path):
         raise KeyboardInterrupt
     assert f'{tmp_path}/iter_4.pth; the same command with --resume continues from it' in caplog.text
+
+
+def test_what_cannot_be_said_does_not_keep_it_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: None
+) -> None:
+    def half_written(*_: object) -> None:
+        raise RuntimeError('reentrant call inside <_io.BufferedWriter>')
+
+    monkeypatch.setattr('mmft.engine.signals.find_last', half_written)
+    with pytest.raises(Ended), explained_end(tmp_path):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_what_is_handled_or_ignored_stays_so(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class MovedPartsHook(Hook):
             frozen = sorted({group_of(name) for name in self.before} - parts)
             runner.logger.info(
                 f'after {count_of(self.steps, "iteration")}: moved {", ".join(sorted(parts))}; '
-                f'unchanged {", ".join(frozen) or "nothing"}{_told(layers, watched, seen)}'
+                f'unchanged {", ".join(frozen) or "nothing"}{_blocks_moved(layers, watched, seen)}'
             )
             self.before = {}
         elif self.watched >= self.patience:
@@ -95,7 +95,9 @@ def _layers(model: nn.Module) -> dict[str, tuple[str, int]]:
     return {name: blocks[id(p)] for name, p in model.named_parameters() if id(p) in blocks}
 
 
-def _told(layers: Mapping[str, tuple[str, int]], watched: set[tuple[str, int]], moved: set[tuple[str, int]]) -> str:
+def _blocks_moved(
+    layers: Mapping[str, tuple[str, int]], watched: set[tuple[str, int]], moved: set[tuple[str, int]]
+) -> str:
     """Which blocks moved and which did not, of each part that trains."""
     lines = []
     for part in dict.fromkeys(part for part, _ in sorted(watched)):
