@@ -24,6 +24,7 @@ from mmft.engine.memory import Sharding
 from mmft.engine.validate import Problems, find_problems
 from mmft.errors import MMFTError
 from mmft.registry import DATASETS, ENCODERS
+from mmft.words import count_of
 
 __all__ = ['Plan', 'make_plan', 'plan']
 
@@ -119,7 +120,7 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     gpus = made.setting.sharding.gpus
     yield (
         f'a step: batch_size {load.samples} x accumulative_counts {counted} x {gpus} GPU'
-        f' = {load.samples * counted * gpus} samples'
+        f' = {count_of(load.samples * counted * gpus, "sample")}'
     )
 
 
@@ -138,7 +139,9 @@ def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
     try:
         dataset = DATASETS.build({'type': 'ChatDataset', **settings})
         records = [dataset.record(i) for i in islice(range(len(dataset)), SAMPLES_READ)]
-        return _summary(len(dataset), source, records, processor, per_tile, encoder)
+        summary = _summary(len(dataset), source, records, processor, per_tile, encoder)
+        bad = dataset.problems
+        return f'{summary}\n{count_of(len(bad), "bad record")}, the first: {bad[0]}' if bad else summary
     except (MMFTError, OSError) as error:
         return f'data: {source} cannot be read: {error}'
 
@@ -154,17 +157,25 @@ def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per
         tiles.append(sum(processor.num_tiles(*wh, share) for wh in sizes))
         tokens = sum(processor.num_tokens(*wh, per_tile, share) for wh in sizes)
         lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tokens)
-    kind = 'tokens' if encoder else 'image tokens (there is no tokenizer to count text with)'
+    kind = 'token' if encoder else 'image token'
+    blind = '' if encoder else '; there is no tokenizer to count text with'
     over = sum(length > (getattr(encoder, 'max_length', None) or length) for length in lengths)
     cut = f'; {over:,} of them are longer than encoder.max_length = {encoder.max_length:,}' if over else ''
+    read = f'the first {len(records):,} have' if size > 1 else 'it has'
     return (
-        f'data: {size:,} samples in {source}; the first {len(records)} have {_spread(tiles)} tiles, '
-        f'{_spread(lengths)} {kind}{cut}'
+        f'data: {count_of(size, "sample")} in {source}; {read} {_spread(tiles, "tile")}, '
+        f'{_spread(lengths, kind)}{blind}{cut}'
     )
 
 
-def _spread(numbers: Sequence[int]) -> str:
-    return f'{min(numbers):,} to {max(numbers):,} (median {median(numbers):,.0f})'
+def _spread(numbers: Sequence[int], noun: str) -> str:
+    """
+    >>> _spread([1, 1], 'tile'), _spread([5], 'tile'), _spread([1, 3, 7], 'token')
+    ('1 tile each', '5 tiles', '1 to 7 (median 3) tokens')
+    """
+    if min(numbers) == max(numbers):
+        return count_of(min(numbers), noun) + (' each' if len(numbers) > 1 else '')
+    return f'{min(numbers):,} to {max(numbers):,} (median {median(numbers):,.0f}) {noun}s'
 
 
 def _encoder(cfg: Config, per_tile: int) -> tuple[Any, list[str]]:
@@ -187,8 +198,8 @@ def _encoder(cfg: Config, per_tile: int) -> tuple[Any, list[str]]:
 def _memory(cfg: Config, made: Plan) -> Iterator[str]:
     load, total = made.load, made.memory.total
     yield (
-        f'memory of one GPU at the peak of a step, {load.samples} samples of {load.length:,} tokens, '
-        f'{load.tiles} tiles (an estimate):'
+        f'memory of one GPU at the peak of a step, {count_of(load.samples, "sample")} of {load.length:,} tokens, '
+        f'{count_of(load.tiles, "tile")} (an estimate):'
     )
     rows = [(f'  {name}', _gib(size)) for name, size in made.memory.rows().items() if size]
     yield _columns([*rows, ('  total', _gib(total))], right=(1,))

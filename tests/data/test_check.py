@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from mmft.data.encoder import ChatEncoder
 from mmft.data.images import AnyResTiler, DynamicTiler
 from mmft.data.templates import build_template
 from mmft.errors import ConfigError
+from mmft.words import count_of
 
 SPECIAL = ['<s>', '</s>', '<unk>', '<|im_start|>', '<|im_end|>', '<img>', '</img>', '<IMG_CONTEXT>']
 
@@ -88,7 +90,7 @@ def test_a_good_set(root, encoder):
     result = look_at(path, encoder)
     assert result.problems() == 0
     (part,) = result.parts
-    assert part.good == len(part) == 3
+    assert part.good() == len(part) == 3
     assert part.tiles == [1, 6, 0]
     assert part.tokens == [len(part.subset.encode(i)) for i in range(3)]
     assert part.trained == [len('A dish.') + 1, len('Rice') + 1, 2]
@@ -121,7 +123,10 @@ def test_every_fault_is_found_at_once(root, encoder, workers):
     assert {kind: sorted(lines) for kind, lines in found(result).items()} == expected
     assert result.problems() == len(faults)
     assert result.problems(allow=['record', 'picture']) == 4
-    assert result.parts[0].good == 4  # of the duplicates each is good in itself
+    assert result.parts[0].good() == len(result.parts[0]) - len(faults) == 2
+    assert result.good(allow=['record', 'picture']) == 2 + sum(
+        kind in ('record', 'picture') for kind, _ in faults.values()
+    )
     assert all(group.fix for group in result.groups)
     report = text(result, places=50)
     assert all(f'{path}:{line}' in report for line in faults)
@@ -220,7 +225,7 @@ def test_meta_files(root, encoder):
     entry = {name: {'root': str(root), 'annotation': str(root / f'{name}.jsonl')} for name in 'ab'}
     entry['b']['max_dynamic_patch'] = 1
     result = survey([source_of({'meta_file': entry})], encoder)
-    assert [(part.name, len(part), part.good, part.tiles[0]) for part in result.parts] == [
+    assert [(part.name, len(part), part.good(), part.tiles[0]) for part in result.parts] == [
         ('a', 1, 1, 1),
         ('b', 2, 1, 1),
     ]
@@ -295,7 +300,9 @@ def test_the_page(root, encoder):
     assert '<mark>A dish.<span class="token">&lt;|im_end|&gt;</span></mark>' in made
     assert '16 picture tokens' in made
     assert 'gone.png: no such picture' in made
-    assert '1 problem<' in made
+    assert '>1 problem<' in made
+    assert '>in 1 record<' in made
+    assert '<b>3</b>' in made  # without a problem
     assert [(i, why) for _, i, why in choose(result, 3)] == [
         (1, 'the most tokens'),
         (0, 'the most pictures'),
@@ -341,3 +348,48 @@ def test_answers_marked_loss_false_are_context(template, root):
     first, last = (text for text, trained in encoder.describe(plain) if trained)
     assert [text for text, trained in encoder.describe(sample) if trained] == [last]
     assert 'B' in first
+
+
+@pytest.mark.parametrize('allow', [[], ['duplicate-id']])
+def test_the_counts_add_up_in_report_page_and_json(root, encoder, allow):
+    train = write(
+        root / 'a.json', json.dumps([ask(1), ask(1, 'b', 'b.png'), ask(2, '', 'c.png'), ask(3, 'c', 'c.png')])
+    )
+    val = write(root / 'v.jsonl', ask(1, 'x', 'b.png'))
+    result = look_at(train, encoder, val)
+    assert found(result) == {'record': [1], 'duplicate-id': [1], 'shared-picture': [1]}
+    good = 2 + len(allow)
+    report, made, content = text(result, allow), page(result, 'x', allow), to_json(result, allow)
+    assert '3 problems of 3 kinds in 3 of 5 records:' in report
+    assert re.search(rf'in all +5 +{good}\n', report)
+    assert f'>{3 - len(allow)} problems<' in made
+    assert f'>in {count_of(5 - good, "record")}<' in made
+    assert '<b>5</b><span><span class="t" lang="en">records<' in made
+    assert f'<b>{good}</b><span><span class="t" lang="en">without a problem<' in made
+    assert (content['records'], content['good'], content['ok']) == (5, good, False)
+    assert sum(file['good'] for file in content['files']) == good
+    assert 'val: 1 last answer in 1 record\n' in report
+    assert '1 last answer<' in made
+
+
+def test_a_page_without_problems(root, encoder):
+    made = page(look_at(write(root / 'a.jsonl', ask(1)), encoder), 'x')
+    assert '<b><span class="t" lang="en">no problems</span>' in made
+    assert 'in all' not in made
+
+
+def test_bars_are_shares_of_the_whole_and_few_places_are_shown(root, encoder):
+    path = write(root / 'a.jsonl', *(ask(n, 'ab'[n == 0], question=f'<image>{n}') for n in range(20)), ask(99, ''))
+    made = page(look_at(path, encoder), 'x')
+    assert re.findall(r'style="width:([\d.]+)%"', made) == ['95.0', '5.0']
+    assert made.count('<details class="problem" open>') == 1
+    write(path, *(ask(n, '') for n in range(20)))
+    assert '<details class="problem">' in page(look_at(path, encoder), 'x')
+
+
+def test_page_and_terminal_have_the_same_steps(root, encoder):
+    path = write(root / 'a.jsonl', *(ask(n, 'x' * n * 7, question=f'<image>{n}') for n in range(1, 60)))
+    result = look_at(path, encoder)
+    bars = re.findall(r'<title>(\d+) to \d+: (\d+)</title>', page(result, 'x'))
+    rows = re.findall(r'^ +(\d+) - \d+ +(\d+)', text(result).partition('tokens of a record')[2], re.MULTILINE)
+    assert bars == rows

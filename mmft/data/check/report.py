@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mmft.data.check.survey import Group, Part, Survey
-from mmft.words import printable
+from mmft.words import count_of, printable
 
-__all__ = ['Histogram', 'histogram', 'span', 'text', 'to_json', 'too_long']
+__all__ = ['Histogram', 'different_answers', 'histogram', 'span', 'text', 'to_json', 'too_long']
 
 _BINS = 16
 _ANSWERS = 12  # shown
@@ -82,7 +82,7 @@ def histogram(numbers: Sequence[int], bins: int = _BINS) -> Histogram | None:
 
 def text(survey: Survey, allow: Sequence[str] = (), places: int = 5) -> str:
     """The report for a terminal: files, problems, lengths, tiles, answers."""
-    blocks = [_files(survey), _problems(survey, allow, places), *_numbers(survey), *_answers(survey)]
+    blocks = [_files(survey, allow), _problems(survey, allow, places), *_numbers(survey), *_answers(survey)]
     return printable('\n\n'.join(block for block in blocks if block)) + '\n'
 
 
@@ -91,13 +91,13 @@ def to_json(survey: Survey, allow: Sequence[str] = ()) -> dict[str, Any]:
     return {
         'version': 1,
         'ok': not survey.problems(allow),
-        'records': sum(map(len, survey.parts)),
-        'good': sum(part.good for part in survey.parts),
+        'records': survey.records(),
+        'good': survey.good(allow),
         'max_length': survey.max_length,
         'decoded': survey.decoded,
         'allowed': list(allow),
         'files': [
-            {'part': part.part, 'name': part.name, 'file': part.file, 'records': len(part), 'good': part.good}
+            {'part': part.part, 'name': part.name, 'file': part.file, 'records': len(part), 'good': part.good(allow)}
             for part in survey.parts
         ],
         'problems': [_plain_group(group) for group in survey.groups if not group.note],
@@ -145,9 +145,11 @@ def _by_part(survey: Survey) -> Iterator[tuple[str, Any, bool]]:
         yield name, sum((part.answers for part in own[1:]), own[0].answers), any(part.many_answers for part in own)
 
 
-def _files(survey: Survey) -> str:
-    rows = [('part', 'file', 'records', 'good')]
-    rows += [(part.part, _name(part), f'{len(part):,}', f'{part.good:,}') for part in survey.parts]
+def _files(survey: Survey, allow: Sequence[str]) -> str:
+    rows = [('part', 'file', 'records', 'without a problem')]
+    rows += [(part.part, _name(part), f'{len(part):,}', f'{part.good(allow):,}') for part in survey.parts]
+    if len(survey.parts) > 1:
+        rows.append(('in all', '', f'{survey.records():,}', f'{survey.good(allow):,}'))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f'{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}' for a, b, c, d in rows]
     if not survey.decoded:
@@ -161,10 +163,10 @@ def _name(part: Part) -> str:
 
 def _problems(survey: Survey, allow: Sequence[str], places: int) -> str:
     wrong = [group for group in survey.groups if not group.note]
-    total = survey.problems()
-    lines = [
-        'no problems' if not wrong else f'{total:,} problems of {len(wrong)} sorts:' if total > 1 else '1 problem:'
-    ]
+    kinds = count_of(len({group.kind for group in wrong}), 'kind')
+    records = survey.records()
+    flawed = f' in {records - survey.good():,} of {count_of(records, "record")}' if records else ''
+    lines = [f'{count_of(survey.problems(), "problem")} of {kinds}{flawed}:' if wrong else 'no problems']
     for group in wrong:
         lines += ['', *_group(group, places)]
         if group.kind in allow:
@@ -203,7 +205,7 @@ def _numbers(survey: Survey) -> Iterator[str]:
 
 def _chart(name: str, made: Histogram, more: str) -> str:
     lines = [
-        f'{name} of a record: {made.low:,} to {made.high:,}, median {made.median:,}, '
+        f'{name} of a record: {span(made.low, made.high, " to ")}, median {made.median:,}, '
         f'95% have at most {made.p95:,}{more}'
     ]
     most = max(made.counts)
@@ -220,9 +222,8 @@ def _answers(survey: Survey) -> Iterator[str]:
         total = counts.total()
         if not total:
             continue
-        different = f'more than {len(counts):,}' if many else f'{len(counts):,}'
-        lines = [f'{part}: {different} different last answers in {total:,} records']
-        if len(counts) <= _CLASSES and total >= 2 * len(counts):
+        lines = [f'{part}: {different_answers(len(counts), many)} in {count_of(total, "record")}']
+        if 1 < len(counts) <= _CLASSES and total >= 2 * len(counts):
             most, least = counts.most_common()[0], counts.most_common()[-1]
             lines[0] += f'; the most frequent is {most[1] / least[1]:.1f} times as frequent as the rarest'
         shown = counts.most_common(_ANSWERS)
@@ -232,6 +233,15 @@ def _answers(survey: Survey) -> Iterator[str]:
         if len(counts) > len(shown):
             lines.append(f'  ... and {len(counts) - len(shown):,} more')
         yield '\n'.join(lines)
+
+
+def different_answers(count: int, many: bool = False) -> str:
+    """How many answers there are.
+
+    >>> different_answers(1), different_answers(2), different_answers(20_000, many=True)
+    ('1 last answer', '2 different last answers', 'more than 20,000 different last answers')
+    """
+    return '1 last answer' if count == 1 else f'{"more than " if many else ""}{count:,} different last answers'
 
 
 def _width(text: str) -> int:

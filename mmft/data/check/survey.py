@@ -23,6 +23,7 @@ from mmft.errors import DataError
 __all__ = ['Group', 'Part', 'Survey', 'survey']
 
 _PARALLEL_FROM = 200  # records; below, starting processes takes longer than the work
+_NO_SAMPLE = ('record', 'picture', 'length')  # kinds of problems of which no sample comes
 _MOST_ANSWERS = 20_000  # different answers that are told apart
 
 
@@ -46,13 +47,17 @@ class Group:
 
 @dataclass(slots=True)
 class Part:
-    """One annotation file, looked over: a row for each record; -1 where a number is not known."""
+    """One annotation file, checked: a row for each record; -1 where a number is not known.
+
+    Attributes:
+        flaws: the kinds of problems of each record.
+        sound: whether a sample can be made of it.
+    """
 
     part: str
     name: str
     file: str
     subset: Subset | None = None
-    good: int = 0
     tokens: list[int] = field(default_factory=list)
     trained: list[int] = field(default_factory=list)
     tiles: list[int] = field(default_factory=list)
@@ -60,9 +65,14 @@ class Part:
     answers: Counter[str] = field(default_factory=Counter)
     many_answers: bool = False
     sound: list[bool] = field(default_factory=list)
+    flaws: list[frozenset[str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sound)
+
+    def good(self, allow: Sequence[str] = ()) -> int:
+        """How many records no problem names, but for the kinds in ``allow``."""
+        return sum(not flaws.difference(allow) for flaws in self.flaws)
 
 
 @dataclass(slots=True)
@@ -85,6 +95,14 @@ class Survey:
     def problems(self, allow: Sequence[str] = ()) -> int:
         """How many problems there are, but for notes and the kinds in ``allow``."""
         return sum(len(group.places) for group in self.groups if not group.note and group.kind not in allow)
+
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(map(len, self.parts))
+
+    def good(self, allow: Sequence[str] = ()) -> int:
+        """How many records no problem names, but for the kinds in ``allow``."""
+        return sum(part.good(allow) for part in self.parts)
 
 
 def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, workers: int | None = None) -> Survey:
@@ -117,13 +135,12 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
     seen = _Seen(notes)
     for (s, i), found in zip(looks.rows(), progress(_all(looks, workers), 'looking', len(looks)), strict=True):
         part = opened[s]
-        line = part.subset.file.line(i)
-        for problem in found.problems:
-            notes.add(part, line, problem)
-        for note_of in found.notes:
-            notes.add(part, line, note_of, note=True)
         _count(part, found)
-        seen.add(s, part, line, found)
+        for problem in found.problems:
+            notes.add(part, part.subset.file.line(i), problem, record=i)
+        for note_of in found.notes:
+            notes.add(part, part.subset.file.line(i), note_of, note=True)
+        seen.add(s, part, i, found)
     seen.finish(opened)
     groups = sorted(notes.groups.values(), key=lambda group: (list(KINDS).index(group.kind), -len(group.places)))
     limits = (None, None) if encoder is None else (encoder.max_length, encoder.too_long)
@@ -135,8 +152,8 @@ def _count(part: Part, found: Look) -> None:
     part.trained.append(found.trained)
     part.tiles.append(found.tiles)
     part.pictures.append(len(found.pictures))
-    part.sound.append(not found.problems)
-    part.good += not found.problems
+    part.sound.append(not any(problem.kind in _NO_SAMPLE for problem in found.problems))
+    part.flaws.append(frozenset())
     if found.answer:
         if found.answer in part.answers or len(part.answers) < _MOST_ANSWERS:
             part.answers[found.answer] += 1
@@ -150,11 +167,21 @@ class _Notes:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, str], Group] = {}
 
-    def add(self, part: Part, line: int | None, problem: Problem, file: str | None = None, note: bool = False) -> None:
+    def add(
+        self,
+        part: Part,
+        line: int | None,
+        problem: Problem,
+        file: str | None = None,
+        note: bool = False,
+        record: int | None = None,
+    ) -> None:
         key = problem.kind, _shape(problem.what)
         if key not in self.groups:
             self.groups[key] = Group(problem.kind, problem.what, problem.expected, problem.fix, note)
         self.groups[key].places.append((part.part, file or part.file, line, problem.what))
+        if record is not None:
+            part.flaws[record] |= {problem.kind}
 
 
 def _shape(text: str) -> str:
@@ -177,34 +204,36 @@ class _Seen:
         self.records: dict[bytes, tuple[Part, int]] = {}
         self.pictures: dict[str, dict[str, tuple[Part, int]]] = {}
 
-    def add(self, s: int, part: Part, line: int, found: Look) -> None:
+    def add(self, s: int, part: Part, i: int, found: Look) -> None:
+        line = part.subset.file.line(i)
         if found.key is not None:
-            first = self.ids.setdefault((s, found.key), line)
-            if first != line:
-                what = f'the id {found.key!r} is that of line {first} too'
+            first = self.ids.setdefault((s, found.key), i)
+            if first != i:
+                what = f'the id {found.key!r} is that of line {part.subset.file.line(first)} too'
                 fix = 'number the records anew; or --allow duplicate-id: training does not use ids'
-                self.notes.add(part, line, Problem('duplicate-id', what, 'an id of its own', fix))
+                self.notes.add(part, line, Problem('duplicate-id', what, 'an id of its own', fix), record=i)
         if found.digest:
-            other, first = self.records.setdefault(found.digest, (part, line))
-            if (other, first) != (part, line):
-                where = f'line {first}' if other is part else f'{other.file}:{first}'
+            other, first = self.records.setdefault(found.digest, (part, i))
+            if (other is part, first) != (True, i):
+                place = other.subset.file.line(first)
+                where = f'line {place}' if other is part else f'{other.file}:{place}'
                 fix = 'remove one; to see a record more often, use repeat_time'
-                self.notes.add(
-                    part, line, Problem('duplicate-record', f'the same pictures and texts as {where}', '', fix)
-                )
+                problem = Problem('duplicate-record', f'the same pictures and texts as {where}', '', fix)
+                self.notes.add(part, line, problem, record=i)
         for path in found.pictures:
-            self.pictures.setdefault(path, {}).setdefault(part.part, (part, line))
+            self.pictures.setdefault(path, {}).setdefault(part.part, (part, i))
 
     def finish(self, parts: Iterable[Part]) -> None:
-        """Pictures that train and judge."""
+        """Pictures that are trained on and validated with."""
         if len({part.part for part in parts}) < 2:
             return
         for path, places in self.pictures.items():
             if len(places) > 1:
-                (first, line), (other, number) = list(places.values())[:2]
-                what = f'{path}: trained on in {first.file}:{line}'
+                (first, trained), (other, i) = list(places.values())[:2]
+                what = f'{path}: trained on in {first.file}:{first.subset.file.line(trained)}'
                 fix = 'take it out of one: a validation on what was trained says nothing'
-                self.notes.add(other, number, Problem('shared-picture', what, 'pictures that were not trained on', fix))
+                problem = Problem('shared-picture', what, 'pictures that were not trained on', fix)
+                self.notes.add(other, other.subset.file.line(i), problem, record=i)
 
 
 class _Looks(Dataset):
