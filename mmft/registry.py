@@ -129,11 +129,10 @@ class Registry(MMEngineRegistry):
         known = self.names()
         same = [other for other in known if other.lower() == str(name).lower()]
         near = same or difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
-        return ConfigError(
-            f'no {self.name} is named {clipped(repr(name))}',
-            expected=f'one of {known}',
-            fix=f'did you mean {" or ".join(map(repr, near))}?' if near else f'see mmft/registry.py for {self.name}',
-        )
+        fix = f'did you mean {" or ".join(map(repr, near))}?' if near else f'see mmft/registry.py for {self.name}'
+        if isinstance(name, str) and '.' in name:
+            fix += '; a class of your own is found after --allow-code MODULE (docs/security.md)'
+        return ConfigError(f'no {self.name} is named {clipped(repr(name))}', expected=f'one of {known}', fix=fix)
 
 
 class OwnCode:

@@ -19,7 +19,14 @@ from mmft.registry import IMAGE_PROCESSORS, OWN_CODE, PROJECTORS
 from tests.engine.tiny import write_tiny
 
 PARTS = """
+import torch
 from torch import nn
+from mmengine.hooks import Hook
+from mmengine.optim import LinearLR
+from mmengine.visualization import LocalVisBackend
+from mmft.data import ChatDataset, ChatEncoder
+from mmft.data.collate import PadCollator
+from mmft.data.sampler import EpochBatchSampler
 from mmft.data.images import DynamicTiler
 from mmft.models.projectors.linear import Linear
 from mmft.registry import IMAGE_PROCESSORS, PROJECTORS
@@ -36,6 +43,30 @@ class {prefix}Tiler(DynamicTiler):
 
 def make(**settings):
     return Linear(**settings)
+
+class MyHook(Hook):
+    pass
+
+class MyOptimizer(torch.optim.AdamW):
+    pass
+
+class MyRate(LinearLR):
+    pass
+
+class MyBackend(LocalVisBackend):
+    pass
+
+class MyData(ChatDataset):
+    pass
+
+class MySampler(EpochBatchSampler):
+    pass
+
+class MyCollator(PadCollator):
+    pass
+
+class MyEncoder(ChatEncoder):
+    pass
 """
 
 
@@ -110,6 +141,39 @@ def test_every_way_of_naming_it_works_in_a_config_with_read_base(way, package, t
     assert type(PROJECTORS.build({**again.model.projector, 'in_dim': 4, 'out_dim': 6})).__name__ in (
         f'{name.title()}Linear', 'Linear')  # fmt: skip
     assert again.pretty_text == cfg.pretty_text
+
+
+def test_every_kind_of_part(package, tmp_path):
+    module = package('zzkinds', decorated=False)
+    names = [f'My{kind}' for kind in ('Hook', 'Optimizer', 'Rate', 'Backend', 'Data', 'Sampler', 'Collator', 'Encoder')]
+    rest = """
+custom_hooks = [dict(type=MyHook)]
+optim_wrapper.update(optimizer=dict(type=MyOptimizer, lr=1e-3))
+param_scheduler = [dict(type=MyRate, begin=0, end=1)]
+visualizer = dict(type='Visualizer', vis_backends=[dict(type=MyBackend)])
+train_dataloader['dataset'].update(type=MyData)
+train_dataloader.update(sampler=dict(type=MySampler), collate=dict(type=MyCollator))
+encoder.update(type=MyEncoder)
+train_cfg = dict(max_iters=1)
+val_dataloader = val_cfg = None
+"""
+    path = config(tmp_path / 'c', f'from {module} import {", ".join(names)}', "'Linear'", rest)
+    assert main(['train', str(path), '--work-dir', str(tmp_path / 'w')]) == 0
+    kept = (tmp_path / 'w' / 'tiny.py').read_text()
+    assert all(f"type='{module}.{name}'" in kept for name in names)
+    content = torch.load(tmp_path / 'w' / 'iter_1.pth', weights_only=True)
+    assert (content['encoder']['type'], content['encoder']['code']) == (f'{module}.MyEncoder', [module])
+
+
+@pytest.mark.parametrize('line', ["custom_imports = dict(imports=['{}'])", 'import {}'])
+def test_what_a_base_imports(line, package, tmp_path):
+    name = f'zzbase{len(line)}'
+    module = package(name)
+    path = config(tmp_path / 'c', '', f"'{name.title()}Linear'")
+    base = path.with_name('runtime.py')
+    base.write_text(f'{line.format(module)}\n{base.read_text()}')
+    assert load_config(str(path)).custom_imports['imports'] == [module]
+    assert PROJECTORS.get(f'{name.title()}Linear').__module__ == module
 
 
 @pytest.mark.parametrize('decorated', [True, False])

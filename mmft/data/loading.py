@@ -43,6 +43,9 @@ _UPRIGHT = {
 _WITHOUT_ALPHA = ('F', 'I', 'CMYK', 'YCbCr', 'LAB', 'HSV')  # a transparent colour in their info means nothing
 _LYING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TOO_LARGE = 'shrink the picture, or raise max_pixels (a setting of the dataset) if it is meant to be so large'
+_PROGRAMS = ('EPS', 'IPTC')
+"""What Pillow opens with Ghostscript: PostScript, and a container whose content may be that."""
+
 _SAVE_AS_RGB = 'save the picture as 8-bit RGB'
 _LONGEST_NAME = 300  # characters of a path in a message
 
@@ -224,8 +227,9 @@ def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         raise _metadata_error(error, name) or DataError(
             f'not a readable picture: {first_line(error)}', file=name, expected=expected, fix='replace it'
         ) from error
-    if image.format == 'EPS':
-        raise DataError('PostScript, which is a program', file=name, expected=expected, fix='export it as PNG')
+    if image.format in _PROGRAMS:
+        what = f'{image.format}: PostScript, or what may hold it, is a program'
+        raise DataError(what, file=name, expected=expected, fix='export it as PNG')
     scaled_key(image)
     return image
 

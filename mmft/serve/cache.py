@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -44,14 +45,16 @@ def cached_export(
     Raises:
         CheckpointError, ConfigError: as ``mmft.export.convert``.
     """
+    from mmengine.config import Config
+
+    from mmft.own_code import resolve_code
+
     if isinstance(config, (str, os.PathLike)):
-        from mmengine.config import Config
-
-        from mmft.own_code import resolve_code
-
         if not Path(config).is_file():
             raise ConfigError(f'no config {config}', expected='a file', fix='name the copy in the work_dir')
-        config = resolve_code(Config.fromfile(config, import_custom_modules=False))
+        config = Config.fromfile(config, import_custom_modules=False)
+    if isinstance(config, Config):
+        config = resolve_code(copy.deepcopy(config))
     cfg = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     directories = _directories(cfg.get('pretrained'), base)
     sources = [*([Path(checkpoint)] if checkpoint is not None else []), *directories]

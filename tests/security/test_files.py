@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import mmft
 from mmft.data import ChatDataset, ChatEncoder
-from mmft.errors import MMFTError
+from mmft.data.loading import load_image
+from mmft.errors import DataError, MMFTError
 from mmft.serve.api_error import ApiError
 from mmft.serve.check import check_directory
 from mmft.serve.counting import PromptCounter
@@ -170,6 +173,22 @@ def test_no_name_in_a_request_runs():
     for _, _, changed in plants(body):
         with watched(), contextlib.suppress(ApiError):
             parse_request(changed, ('food',), ('response_format', 'logit_bias'))
+
+
+def test_a_picture_that_is_a_program():
+    """Pillow runs Ghostscript on PostScript, whatever the file is called and whatever it is wrapped in."""
+    script = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n'
+
+    def field(kind, data):
+        return b'\x1c' + bytes(kind) + len(data).to_bytes(2, 'big') + data
+
+    head = {(3, 20): b'\0\x28', (3, 30): b'\0\x28', (3, 60): b'\1\0', (3, 120): b'\5'}  # 40 x 40, grey, "jpeg"
+    wrapped = b''.join(field(kind, data) for kind, data in head.items()) + field((8, 10), script)
+    with Image.open(io.BytesIO(wrapped)) as image:
+        assert image.format == 'IPTC'
+    for data in (script, wrapped):
+        with watched(), pytest.raises(DataError, match='program'):
+            load_image(data)
 
 
 def test_the_watch_sees():
