@@ -168,13 +168,17 @@ def build_pretrained(
     return model, fingerprint(opened.tensors)
 
 
-def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None) -> str:
-    """The directory whose tokenizer belongs to ``pretrained`` of a config, perhaps an adapter's base; '' if none."""
+def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None, base: str | Path | None = None) -> str:
+    """The directory whose tokenizer belongs to ``pretrained`` of a config, perhaps an adapter's base; '' if none.
+
+    Args:
+        base: as in ``load``.
+    """
     found = pretrained.get('llm') if isinstance(pretrained, Mapping) else pretrained
     if not found or not Path(found).is_dir():
         return str(found or '')
     with suppress(CheckpointError):  # of a base that is not there: whoever reads the weights says it
-        return str(next(filter(has_tokenizer, encoder_places(ModelDirectory(found))), found))
+        return str(next(filter(has_tokenizer, encoder_places(ModelDirectory(found, base))), found))
     return str(found)
 
 

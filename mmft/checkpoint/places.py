@@ -6,6 +6,7 @@ import difflib
 import re
 from pathlib import Path
 
+from mmft.checkpoint.foreign import foreign_training
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
 from mmft.words import clipped, printable
@@ -114,7 +115,10 @@ def _file(path: Path) -> CheckpointError:
 def _folder(path: Path) -> CheckpointError:
     what = f'no config.json in {printable(path)}'
     children = _listed(path)
-    inside = [p for p in (*children, *path.glob('snapshots/*')) if (p / 'config.json').is_file()]
+    if (foreign := foreign_training(path)) is not None:
+        return foreign
+    models = ('config.json', 'adapter_config.json')
+    inside = [p for p in (*children, *path.glob('snapshots/*')) if any((p / name).is_file() for name in models)]
     if not children:
         what, fix = f'{what}: the directory is empty', 'download the model into it, or check the path'
     elif any(p.name == 'best.pth' or re.fullmatch(r'iter_\d+\.pth', p.name) for p in children):

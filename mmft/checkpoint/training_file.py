@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.foreign import is_mmengines, of_xtuner
 from mmft.errors import CheckpointError
 from mmft.words import clipped
 
@@ -18,6 +19,8 @@ def check_training_file(content: Any, path: Path) -> None:
     Args:
         content: what ``torch.load`` gave, with anything in the place of tensors.
     """
+    if is_mmengines(content):
+        raise of_xtuner(path)
     if not isinstance(content, Mapping) or not {'state_dict', 'meta'} <= content.keys():
         wrong = f'{path} is not a training checkpoint of mmft'
     elif found := next(_wrong(content), None):

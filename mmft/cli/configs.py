@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmft.cli.foreign import foreign_config
 from mmft.cli.options import apply_options
 from mmft.errors import ConfigError
 
@@ -78,6 +79,8 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
     from mmft.own_code import resolve_code
 
     path = find_config(name)
+    if foreign := foreign_config(path):
+        raise foreign
     find_bases_without_pkg_resources()
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)

@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmft.checkpoint.foreign import foreign_training
 from mmft.checkpoint.places import unreadable
 from mmft.checkpoint.training_file import check_training_file
 from mmft.disk import check_zip, fsync_path
@@ -210,6 +211,8 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
     """
     path = Path(path)
     if not path.is_file():
+        if foreign := foreign_training(path):
+            raise foreign
         near = ', '.join(p.name for p in candidates(path.parent)) or 'none'
         raise CheckpointError(f'no checkpoint {path}', expected=f'a .pth of mmft; in {path.parent} there are: {near}')
     try:
@@ -218,7 +221,7 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
         fix = 'the file is damaged or foreign: take an earlier one of the same folder'
-        raise unreadable(path, error, fix) from error
+        raise foreign_training(path) or unreadable(path, error, fix) from error
     check_training_file(content, path)
     return content
 

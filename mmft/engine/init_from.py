@@ -3,6 +3,8 @@
     init_from = 'work_dirs/llava15_7b_align'                # a run's last checkpoint; also .../last, or a .pth
     init_from = 'pretrained/llava-v1.5-mlp2x/mm_projector.bin'   # of LLaVA's first stage; also its folder
     init_from = 'pretrained/tiny-llava-pretrain'            # a run of TinyLLaVA Factory; also its connector/ alone
+    init_from = 'work_dirs/llava_internlm2/iter_500.pth'    # of XTuner, also as a folder of DeepSpeed
+    init_from = 'output/v0-2024/checkpoint-301'             # an adapter of ms-swift, LLaMA-Factory or TRL
     init_from = dict(path='pretrained/llava-v1.5-7b', parts=['projector'])   # of a model directory, these parts only
 
 All that the source holds (of ``parts``, where they are named) must find its place by name and shape. A projector of
@@ -13,20 +15,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
+from mmft.checkpoint.foreign import is_deepspeed
 from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.load import open_pretrained
+from mmft.checkpoint.source import fingerprint
 from mmft.checkpoint.stages import projector_file
+from mmft.checkpoint.xtuner import read_trained
 from mmft.engine.checkpoint import find_last, read_checkpoint
 from mmft.engine.optim import trained_parameters
 from mmft.errors import CheckpointError, ConfigError
 from mmft.models.buffers import moving_buffers, tensors_of
-from mmft.models.lora import is_lora_key, plain_key
+from mmft.models.lora import add_lora_, is_lora_key, plain_key
 from mmft.models.tuning import part_of
 
 __all__ = ['InitFrom', 'find_source']
@@ -45,6 +52,8 @@ def find_source(path: str | Path) -> Path:
         return path
     folder = path.parent if path.name == 'last' and not path.exists() else path
     if folder.is_dir():
+        if (folder / ADAPTER_CONFIG).is_file() or is_deepspeed(folder):
+            return folder
         single = projector_file(folder)
         if (folder / 'config.json').is_file() and single is None:
             return folder
@@ -52,8 +61,8 @@ def find_source(path: str | Path) -> Path:
             return found
     raise CheckpointError(
         f'init_from: nothing to start from at {path} (relative to {Path.cwd()})',
-        expected='a .pth of mmft, the folder of a run, a model directory, an mm_projector.bin, or a connector/ of '
-        'TinyLLaVA Factory',
+        expected='a .pth of mmft or XTuner, the folder of a run, a model or adapter directory, an mm_projector.bin, or '
+        'a connector/ of TinyLLaVA Factory',
         fix='run the earlier stage first, or correct the path',
     )
 
@@ -148,7 +157,7 @@ class InitFrom:
     def _adopted(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and value of all that is taken; the projector's as this model's projector understands them."""
         projector: dict[str, Tensor] = {}
-        for name, value in self._read():
+        for name, value in self._read(model):
             if part_of(name) not in self.parts:
                 continue
             if name.startswith('projector.') and not is_lora_key(name):
@@ -159,13 +168,17 @@ class InitFrom:
             adopt = getattr(model.projector, 'adopt', dict)
             yield from ((f'projector.{name}', value) for name, value in adopt(projector).items())
 
-    def _read(self) -> Iterator[tuple[str, Tensor]]:
+    def _read(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if self.tensors is not None:
             yield from self.tensors.items()
+        elif (trained := read_trained(Path(self.path), self.model_config or {})) is not None:
+            yield from trained.tensors.items()
+            yield from self._merged(trained.adapters, model)
         elif Path(self.path).is_dir():
-            opened = open_pretrained(self.path)
+            opened = open_pretrained(self.path, base=self._adapters_base())
+            changed = self._changed()
             for step in opened.layout.to_ours(opened.tensors):
-                if part_of(step.outputs[0]) in self.parts:
+                if part_of(step.outputs[0]) in self.parts and (changed is None or changed & set(step.inputs)):
                     yield from step(opened.tensors.__getitem__).items()
         elif Path(self.path).suffix in WEIGHT_SUFFIXES and not _is_checkpoint(self.path):
             layout, tensors = read_parts({'projector': self.path}, self.model_config or {})
@@ -175,6 +188,31 @@ class InitFrom:
             content = read_checkpoint(self.path)
             self._check_base(content)
             yield from content['state_dict'].items()
+
+    def _merged(self, adapters: Mapping[str, Any], model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Weights of the model with another program's LoRA added: what this run then adapts is their sum."""
+        own = dict(model.named_parameters(remove_duplicate=False))
+        for module, (a, b, scale) in adapters.items():
+            weight = own.get(f'{module}.weight')
+            if weight is None or tuple(weight.shape) != (len(b), a.shape[-1]):
+                yield f'{module}.weight', torch.empty(len(b), a.shape[-1], device='meta')  # is reported with the rest
+            elif part_of(module) in self.parts:
+                yield f'{module}.weight', add_lora_(weight.detach().float().clone(), a.float(), b.float(), scale)
+
+    def _adapters_base(self) -> str | None:
+        """Of an adapter's directory: what this run starts from, where the base that it names is not found."""
+        directory, own = ModelDirectory(self.path), (self.base or {}).get('path')
+        with suppress(CheckpointError):
+            return None if directory.base_directory or not isinstance(own, str) else own
+        return own if isinstance(own, str) else None
+
+    def _changed(self) -> frozenset[str] | None:
+        """Of an adapter over the very base of this run: what the adapter changes. None: all tensors are taken."""
+        directory = ModelDirectory(self.path, base=self._adapters_base())
+        below = directory.base_directory if directory.is_adapter else None
+        if below is None or fingerprint(below.tensors) != (self.base or {}).get('fingerprint'):
+            return None
+        return directory.tensors.changed
 
     def _check_base(self, content: Mapping[str, Any]) -> None:
         before, now = ((base or {}).get('fingerprint') for base in (content['meta'].get('base'), self.base))

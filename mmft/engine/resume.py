@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.checkpoint.foreign import foreign_training
 from mmft.checks import is_whole
 from mmft.engine.checkpoint import (
     POINTER,
@@ -38,7 +39,7 @@ def read_resumable(
         None where ``work_dir`` holds none and none was named. Damaged files are passed over with a warning as long as
         an earlier good one exists.
     """
-    if path is not None and not Path(path).is_dir():
+    if path is not None and (not Path(path).is_dir() or foreign_training(Path(path))):
         return Path(path), read_checkpoint(path)
     directory = Path(path or work_dir)
     newest = find_last(directory)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.foreign import foreign_training
 from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.load import Pretrained, open_pretrained
 from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype
@@ -45,7 +47,10 @@ class TrainingCheckpoint:
     @classmethod
     def read(cls, path: str | Path) -> TrainingCheckpoint:
         """Raises ``CheckpointError`` for a file that is missing, damaged or no checkpoint of mmft's training."""
-        content = stored_pickle(Path(path))
+        try:
+            content = stored_pickle(Path(path))
+        except CheckpointError as error:
+            raise foreign_training(Path(path)) or error from None
         check_training_file(content, Path(path))
         if 'tune' not in content['meta']:
             raise CheckpointError(f'{path} does not say what was trained', expected='meta.tune, as training writes it')
@@ -96,7 +101,13 @@ class Base:
         """Every directory that is read."""
         parts = self.pretrained.values() if isinstance(self.pretrained, Mapping) else [self.pretrained]
         places = [place for part in parts for place in (part if isinstance(part, (list, tuple)) else [part])]
-        return [Path(place) for place in (*places, self.below) if place is not None]
+        below = self.directory.base_directory if self.path is not None else None
+        return [Path(place) for place in (*places, below and below.path) if place is not None]
+
+    @property
+    def directory(self) -> ModelDirectory:
+        """The directory, where it is one."""
+        return ModelDirectory(self.path, self.below)
 
     @property
     def path(self) -> Path | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.load import (
     as_dtype,
     build_meta,
@@ -24,6 +23,7 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import Contents
 from mmft.export.same_model import check_trained_model
 from mmft.export.sources import Base, TrainingCheckpoint, check_base, trained_names
+from mmft.export.started import started
 from mmft.models.vlm import VLM
 from mmft.own_code import resolve_code
 from mmft.registry import ENCODERS
@@ -75,7 +75,7 @@ class Training:
             check_base(base, trained)
             check_trained_model(model_config, trained.meta, str(trained.path))
             _check_complete(model_config, trained)
-        elif base is None:
+        elif base is None and not cfg.get('init_from'):
             raise ConfigError('no checkpoint and no pretrained weights', fix='pass a checkpoint')
         base_config, model = model_config, build_meta(model_config)
         if trained is not None and _grown(model, trained):
@@ -83,6 +83,8 @@ class Training:
         encoder = _encoder(cfg, model, trained, base)
         if encoder is not None:
             model.image_token_id = encoder.image_token_id
+        if trained is None and cfg.get('init_from'):
+            trained = started(cfg, model_config, base)
         model_config = {**model_config, 'image_token_id': model.image_token_id}
         return cls(model_config, base, trained, model, encoder, as_dtype(cfg.get('dtype')), base_config)
 
@@ -95,7 +97,7 @@ class Training:
     @property
     def contents(self) -> Contents:
         """What the files describe."""
-        base = self.base.path and ModelDirectory(self.base.path).described if self.base is not None else None
+        base = self.base.directory.described if self.base is not None and self.base.path is not None else None
         pictures = encoder_config(self.base.layout, base).get('image_processor') if base is not None else None
         return Contents(self.model, self.model_config, self.encoder, base, pictures=pictures or {})
 
@@ -143,8 +145,8 @@ def _encoder(
 
         return ChatEncoder.from_dict(checkpoint.encoder)
     if not cfg.get('encoder'):
-        return load_encoder(base.path, layout=base.layout) if base.path is not None else None
-    config = {'tokenizer': tokenizer_directory(base.pretrained), **cfg['encoder']}
+        return load_encoder(base.directory, layout=base.layout) if base.path is not None else None
+    config = {'tokenizer': tokenizer_directory(base.pretrained, base.below), **cfg['encoder']}
     if not has_tokenizer(config['tokenizer']):
         return None
     side = config.get('image_processor', {}).get('tile_size', model.vision.image_size)

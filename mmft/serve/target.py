@@ -52,12 +52,16 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
     Raises:
         CheckpointError: there is none.
     """
+    from mmft.checkpoint.foreign import foreign_training
     from mmft.checkpoint.places import lfs_pointer, not_a_model
 
     path = Path(path).expanduser()
     if path.is_dir():
         if (found := run_checkpoint(path)) is None:
-            raise CheckpointError(f'no checkpoint in {path}', expected='best.pth, or iter_N.pth', fix='check the path')
+            nothing = CheckpointError(
+                f'no checkpoint in {path}', expected='best.pth, or iter_N.pth', fix='check the path'
+            )
+            raise foreign_training(path) or nothing
         (log or _say)(f'{path}: taking {found.name}, the {"best" if found.name == "best.pth" else "last"} checkpoint')
         return found
     if not path.exists():

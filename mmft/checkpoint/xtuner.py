@@ -1,0 +1,158 @@
+"""Trainings of XTuner 0.1, read as weights to start from: ``iter_N.pth``, a file of mmengine or a folder of DeepSpeed.
+
+Such a checkpoint holds what was trained: a projector, whole parts, LoRA. LoRA on InternLM2's packed rows is split
+exactly: its A belongs to query, key and value alike, and its B is split as the weight is. The folders that DeepSpeed
+writes for LLaVA's and other trainers (``global_stepN``) are read the same way.
+
+Sources: ``xtuner/model/{llava,internvl}.py`` of InternLM/xtuner 0.1.23; ``mmengine/runner/runner.py``;
+``deepspeed/runtime/engine.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mmft.checkpoint.foreign import STATES, foreign_content, is_deepspeed, of_mmengine
+from mmft.checkpoint.layouts import Layout, Rule
+from mmft.checkpoint.layouts.internvl_official import InternVLOfficial, llm_rules
+from mmft.checkpoint.layouts.projectors import any_projector_rules
+from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules
+from mmft.checkpoint.merged import lora_layers
+from mmft.errors import CheckpointError
+from mmft.models.tuning import part_of
+
+__all__ = ['Trained', 'read_trained']
+
+_LORA = {'llm': 'llm_lora', 'vision': 'visual_encoder_lora'}
+"""Where XTuner's config has the settings of each part's LoRA."""
+
+
+class Trained(NamedTuple):
+    """What a training wrote, under mmft's names.
+
+    Attributes:
+        tensors: trained as a whole.
+        adapters: module -> (r,in), (out,r) and the scale of their product.
+    """
+
+    tensors: dict[str, Tensor]
+    adapters: dict[str, tuple[Tensor, Tensor, float]]
+
+
+def read_trained(path: Path, model_config: Mapping[str, Any]) -> Trained | None:
+    """The weights of a checkpoint of XTuner or DeepSpeed; None where it is neither.
+
+    Args:
+        model_config: the ``model`` dict that they are for.
+
+    Raises:
+        CheckpointError: shards of ZeRO-3, LoRA whose scale nothing says, or tensors that no part has a name for.
+    """
+    if is_deepspeed(path):
+        if not (path / STATES).is_file():
+            raise CheckpointError(
+                f'{path} holds the pieces of a ZeRO-3 training, no whole tensor',
+                expected='weights that are put together',
+                fix='run zero_to_fp32.py in it, or `xtuner convert pth_to_hf CONFIG PTH OUT`: name what that writes',
+            )
+        content = foreign_content(path / STATES)
+        state = content.get('module') if isinstance(content, Mapping) else None
+    else:
+        content = of_mmengine(path) or {}
+        state = content.get('state_dict')
+    if not isinstance(state, Mapping):
+        return None
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    layers, others = lora_layers(tensors)
+    layout = XTunerNames(dict(model_config))
+    found: dict[str, Tensor] = {}
+    for step in layout.to_ours(others):
+        found |= step(lambda name: tensors[others[name]])
+    text = (content.get('meta') or {}).get('cfg') if isinstance(content.get('meta') or {}, Mapping) else None
+    adapters: dict[str, tuple[Tensor, Tensor, float]] = {}
+    for step in layout.to_ours([f'{module}.weight' for module in layers]):
+        (module,) = (name.removesuffix('.weight') for name in step.inputs)
+        names = layers[module]
+        if set(names) != {'lora_A', 'lora_B'}:
+            raise CheckpointError(f'{path}: {module} has {sorted(names)}', expected="['lora_A', 'lora_B']")
+        a, b = tensors[names['lora_A']], tensors[names['lora_B']]
+        scale = _scale(text, part_of(step.outputs[0]), len(a), path)
+        pieces = step.convert(b) if step.convert else [b]
+        for name, piece in zip(step.outputs, pieces, strict=True):
+            adapters[name.removesuffix('.weight')] = (a, piece, scale)
+    return Trained(found, adapters)
+
+
+class XTunerNames(Layout):
+    """What XTuner, and the originals that it wraps, call the tensors of a model."""
+
+    architecture = 'a training of XTuner'
+
+    def __init__(self, model: dict[str, Any]) -> None:
+        self._model = model
+        kind = model['vision']['type']
+        self.ignored = (*Layout.ignored, *tower_ignored(kind, 'visual_encoder.'), 'data_preprocessor.{x}')
+
+    @property
+    def rules(self) -> list[Rule]:
+        model = self._model
+        if model['projector']['type'] == 'PixelShuffleMLP':
+            own = InternVLOfficial(model).rules
+            return [*(Rule(f'model.{rule.theirs}', rule.ours, rule.split, rule.join) for rule in own), *own]
+        tower = model['vision']['type']
+        return [
+            *any_projector_rules(model['projector']['type']),
+            *tower_rules(tower, 'visual_encoder.'),
+            *tower_rules(tower, 'model.vision_tower.vision_tower.'),
+            *llm_rules(model['llm'], 'llm.'),
+            Rule('model.{x}', 'llm.lm.model.{x}'),
+            Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
+        ]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], directory: Any = None) -> XTunerNames:
+        raise NotImplementedError
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> XTunerNames:
+        return cls(model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def _scale(text: Any, part: str, rank: int, path: Path) -> float:
+    """Alpha / r as the config that is stored with the weights says it; the text is read, not run."""
+    settings = _settings_of(text, _LORA.get(part, ''))
+    if settings.get('use_dora') or not isinstance(settings.get('lora_alpha'), (int, float)):
+        raise CheckpointError(
+            f'{path}: LoRA of {part}, and no config of XTuner inside that says its lora_alpha'
+            if not settings.get('use_dora')
+            else f'{path}: DoRA of {part}',
+            expected='LoRA, and its scale',
+            fix='write adapter directories with `xtuner convert pth_to_hf CONFIG PTH OUT`: mmft reads those',
+        )
+    return settings['lora_alpha'] / (math.sqrt(rank) if settings.get('use_rslora') else rank)
+
+
+def _settings_of(text: Any, name: str) -> dict[str, Any]:
+    """The literal arguments of ``name=dict(...)`` anywhere in Python text."""
+    try:
+        tree = ast.parse(text) if isinstance(text, str) else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.keyword) and node.arg == name and isinstance(node.value, ast.Call):
+            pairs = ((k.arg, k.value) for k in node.value.keywords)
+            return {key: value.value for key, value in pairs if isinstance(value, ast.Constant)}
+    return {}
