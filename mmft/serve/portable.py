@@ -14,12 +14,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmft.data.loading import load_image
+from mmft.data.loading import MAX_PIXELS, load_image
+from mmft.data.pillow_rules import own_rules
 from mmft.data.transparency import WHITE
 
 __all__ = ['portable', 'portable_kind']
 
 _PLAIN = ('JPEG', 'PNG', 'WEBP')
+_METADATA = (b'tEXt', b'zTXt', b'iTXt', b'iCCP', b'eXIf')
 _PHOTOS = ('JPEG', 'MPO')  # MPO: JPEGs of phones, with a second picture behind the first
 _ORIENTATION = 0x0112  # of EXIF
 
@@ -37,14 +39,27 @@ def portable(
     """
     upright = load_image(source, background=background)
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    with own_rules(MAX_PIXELS), Image.open(io.BytesIO(data)) as image:
         kind, same = portable_kind(image)
-    if not same:
+    if same and kind == 'png':
+        data = _without_metadata(data)
+    elif not same:
         buffer = io.BytesIO()
         options = {'quality': 95, 'subsampling': 0} if kind == 'jpeg' else {'compress_level': 1}
         upright.save(buffer, kind, **options)
         data = buffer.getvalue()
     return kind, data, upright.size
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """The same pixels: texts and colour profiles may be longer than other programs allow, and none looks at them."""
+    kept, at = [png[:8]], 8
+    while at < len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], 'big')
+        if png[at + 4 : at + 8] not in _METADATA:
+            kept.append(png[at:end])
+        at = end
+    return b''.join(kept)
 
 
 def portable_kind(image: Image.Image) -> tuple[str, bool]:

@@ -8,6 +8,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mmft.data.loading import load_image
 from mmft.serve.remote import RemoteAnswerer
@@ -64,6 +65,13 @@ def test_pictures_arrive_as_training_reads_them(shared):
     assert shared.asked_picture == plain  # not written again
     wrapped = plain[:30] + '\n' + plain[30:].replace('JPEG', 'jpeg')
     assert shared.sent(wrapped.replace('data:image/jpeg', 'DATA:application/octet-stream')).format == 'JPEG'
+
+
+def test_a_png_with_long_metadata_arrives(shared):
+    info = PngInfo()
+    info.add_itxt('XML:com.adobe.xmp', 'x' * (3 << 20), zip=True)
+    sent = shared.sent(data_url(picture(40, 30), pnginfo=info))
+    assert (sent.size, sent.text) == ((40, 30), {})
 
 
 @pytest.mark.parametrize('background', [(255, 255, 255), (255, 128, 0), None])

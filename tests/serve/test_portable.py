@@ -11,6 +11,8 @@ from PIL import Image
 from mmft.data.loading import load_image
 from mmft.errors import DataError
 from mmft.serve.portable import portable
+from tests.data.test_pillow_rules import CHUNKS, ROWS
+from tests.data.test_transparency import png
 from tests.export.tiny import picture
 
 
@@ -66,6 +68,17 @@ def test_the_rest_becomes_upright_and_plain(name):
     assert image.getexif().get(0x0112, 1) == 1
     difference = np.abs(np.asarray(image, int) - np.asarray(want, int)).max()
     assert difference <= (6 if kind == 'jpeg' else 0)
+
+
+@pytest.mark.parametrize('name', CHUNKS)
+def test_a_png_is_handed_on_without_metadata(name):
+    """Pillow's own limit, which holds in the backends, is 1 MiB of it."""
+    given = png(8, 6, 8, 2, ROWS, CHUNKS[name])
+    kind, data, size = portable(given)
+    assert (kind, size) == ('png', (8, 6))
+    plain = png(8, 6, 8, 2, ROWS)
+    assert data == (given if name == 'a private one' else plain)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(load_image(plain)))
 
 
 def test_a_photo_that_is_turned_stays_small():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
 import pytest
-from transformers import RepetitionPenaltyLogitsProcessor
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, RepetitionPenaltyLogitsProcessor
 
 from mmft.serve.dialects import LMDeployDialect, TransformersDialect
 from mmft.serve.protocol import ApiError, parse_request
@@ -224,6 +226,24 @@ def test_what_a_backend_follows_beside():
     assert request.extra == {'response_format': schema, 'logit_bias': {'99': 5.0}}
     with pytest.raises(ApiError, match='not followed by the backend'):
         parse_request(question(logit_bias={'5': 1}), ('food',), ('response_format',))
+
+
+def test_transformers_takes_the_extremes_that_are_let_pass():
+    torch.manual_seed(0)
+    sizes = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=100, num_key_value_heads=2, **sizes)).eval()
+    model.lm_head.weight.data *= 3000  # scores in the hundreds, as of models that have learnt their answers
+    ranges = (1e-6, 2), (1e-300, 1), (0, 10**9), (0, 1), (0.01, 10), (-(2**63), 2**63 - 1)
+    for values in itertools.product(*ranges):
+        names = ('temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty', 'seed')
+        request = parsed(question(logit_bias={'99': -100}, **dict(zip(names, values, strict=True))), vocabulary=100)
+        body = TransformersDialect('food').body(request)
+        # As `transformers serve` 5.23 makes it of a request.
+        config = GenerationConfig(**json.loads(body['generation_config']), max_new_tokens=2)
+        config.temperature, config.top_p = float(body['temperature']), float(body['top_p'])
+        config.sequence_bias = {(int(token),): bias for token, bias in body['logit_bias'].items()}
+        torch.manual_seed(body['seed'])
+        assert model.generate(torch.tensor([[1, 2, 3]]), generation_config=config).shape[1] > 3
 
 
 # -- anything at all
