@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import fnmatch
 from pathlib import Path
 
@@ -21,12 +22,25 @@ def summary(file: Path) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list; the status is 1 where nothing matches."""
+    """Print the list.
+
+    Raises:
+        ConfigError: nothing matches; names the nearest.
+    """
     from mmft.cli.configs import list_configs
+    from mmft.errors import ConfigError
 
     pattern = args.pattern if set(args.pattern) & set('*?[') else f'*{args.pattern}*'
-    found = {name: file for name, file in list_configs().items() if fnmatch.fnmatch(name, pattern)}
-    width = max(map(len, found), default=0)
+    known = list_configs()
+    found = {name: file for name, file in known.items() if fnmatch.fnmatch(name, pattern)}
+    if not found:
+        near = difflib.get_close_matches(args.pattern.strip('*'), known, n=3, cutoff=0.4)
+        raise ConfigError(
+            f'no config matches {args.pattern!r}',
+            expected="part of a name, or a pattern such as 'internvl2_2b*'",
+            fix=f'did you mean {" or ".join(near)}?' if near else '`mmft list-cfg` alone lists all',
+        )
+    width = max(map(len, found))
     for name in sorted(found):
         print(f'{name:<{width}}  {summary(found[name])}')
-    return 0 if found else 1
+    return 0

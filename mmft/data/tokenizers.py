@@ -112,7 +112,8 @@ def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerF
     additional = config.get('additional_special_tokens') or (extra if isinstance(extra, Sequence) else None)
     if additional:
         kwargs['additional_special_tokens'] = [_text(token) for token in additional]
-    kwargs.update({key: _text(kwargs[key]) for key in NAMED_TOKENS if key in kwargs})
+    named = {key: _text(kwargs.pop(key)) for key in NAMED_TOKENS if key in kwargs}
+    kwargs |= {key: text for key, text in named.items() if text}  # an empty text is no token
     backend.no_padding()
     backend.no_truncation()
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **kwargs)

@@ -19,7 +19,11 @@ def test_list_names_and_describes_every_config(capsys):
 
 def test_list_without_a_match_fails(capsys):
     assert main(['list-cfg', 'nothing_like_this']) == 1
-    assert not capsys.readouterr().out
+    said = capsys.readouterr()
+    assert not said.out
+    assert "no config matches 'nothing_like_this'" in said.err
+    assert main(['list-cfg', 'internvl2_2b_fod_lora']) == 1
+    assert 'did you mean internvl2_2b_food_lora' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('name', ['internvl2_2b_food_lora', 'internvl2_4b_food_full'])

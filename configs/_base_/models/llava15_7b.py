@@ -1,6 +1,9 @@
 """LLaVA-1.5-7B as published: CLIP-L/336, two-layer MLP, Vicuna-7B; 7.06 billion parameters, a picture is 576 tokens.
 
-llava-hf's copy, one directory with all parts. liuhaotian/llava-v1.5-7b is read as well, with `vocab_size=32000`.
+llava-hf's copy, one directory with all parts. liuhaotian/llava-v1.5-7b is read as well; it has Vicuna's own table, and
+no tower: put openai/clip-vit-large-patch14-336 beside it.
+
+    --cfg-options pretrained=pretrained/llava-v1.5-7b model.llm.vocab_size=32000 model.llm.pad_token_id=0
 """
 
 from mmengine.config import read_base
