@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmft.errors import CheckpointError
 from mmft.serve.weight_files import WeightsError, tensor_names
 
 __all__ = ['ENGINES', 'HF_NATIVE', 'INTERNVL_CHAT', 'Problem', 'ServedDirectory', 'check_directory', 'needs_export',
@@ -135,14 +136,20 @@ def check_directory(path: str | Path) -> list[Problem]:
     Returns:
         The problems; none: each engine that knows the model serves it.
     """
-    directory = ServedDirectory(path)
+    from mmft.checkpoint.border import reading
+
+    try:
+        with reading(f'{path}: one of its JSON files'):
+            return _problems(ServedDirectory(path))
+    except (CheckpointError, WeightsError) as error:
+        return [Problem(error.what, error.fix)]
+
+
+def _problems(directory: ServedDirectory) -> list[Problem]:
     broken = list(_not_a_model(directory))
     if broken:
         return broken
-    try:
-        tensors = tensor_names(directory.path)
-    except WeightsError as error:
-        return [Problem(error.what, error.fix)]
+    tensors = tensor_names(directory.path)
     checks: list[Callable[[ServedDirectory], Iterator[Problem]]] = [_text_files, *_BY_CLASS[directory.architecture]]
     problems = [problem for check in checks for problem in check(directory)]
     problems += _tower_names(directory, tensors)

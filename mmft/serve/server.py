@@ -38,14 +38,17 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
         ServerError: the port is taken, or the backend does not start or stay.
     """
     log = log or (lambda line: print(printable(line), flush=True))
+    from mmft.checkpoint.border import reading
+
     check_settings(settings)
     # First of all: it would be a pity to load a model and find the port taken.
     with contextlib.closing(bound_socket(settings.host, settings.port)) as listener:
         directory = servable(settings, log)
         problems = check_directory(directory)
-        choice = choose_backend(directory, settings.backend, gpus(settings), problems)
-        log(f'backend: {choice.reason}')
-        check_fit(settings, choice, ServedDirectory(directory).config)
+        with reading(f'{directory}: one of its JSON files'):
+            choice = choose_backend(directory, settings.backend, gpus(settings), problems)
+            log(f'backend: {choice.reason}')
+            check_fit(settings, choice, ServedDirectory(directory).config)
         for problem in problems:
             if not problem.stops and choice.name != 'transformers':
                 log(f'note: {problem.what} ({problem.fix})')

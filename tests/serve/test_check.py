@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import struct
 
@@ -14,6 +15,7 @@ from mmft.errors import ConfigError
 from mmft.export import convert
 from mmft.serve.backend import choose_backend
 from mmft.serve.check import ENGINES, check_directory, needs_export
+from tests.checkpoint.test_junk import json_files, spoilt
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.helpers import GOLDEN
 from tests.serve.served import STAND_INS
@@ -231,3 +233,19 @@ def test_what_is_wrong_with_an_original_internvl2(original, name):
     spoil(original)
     [found] = [problem for problem in check_directory(original) if problem.stops]
     assert (what in found.what, fix in found.fix, found.stops) == (True, True, LMDEPLOY), found
+
+
+@pytest.mark.parametrize('seed', range(40))
+def test_spoilt_files_are_a_problem_or_none(exports, tmp_path, seed):
+    chance = random.Random(seed)
+    made = served(exports, tmp_path, chance.choice(['food', 'lion']))
+    file = chance.choice([file for file in json_files(made) if file.name != 'tokenizer.json'])
+    file.write_text(json.dumps(spoilt(json.loads(file.read_text()), chance)))
+    assert all(problem.what for problem in check_directory(made))
+
+
+def test_a_list_in_the_place_of_a_section(exports, tmp_path):
+    made = served(exports, tmp_path, 'food')
+    change(made, 'config.json', text_config=['x'])
+    [problem] = check_directory(made)
+    assert 'one of its JSON files cannot be read' in problem.what
