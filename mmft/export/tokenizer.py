@@ -48,6 +48,8 @@ def served_tokenizer(content: dict[str, Any], encoder: ChatEncoder) -> dict[str,
 def served_tokenizer_config(content: dict[str, Any], encoder: ChatEncoder) -> dict[str, Any]:
     """``tokenizer_config.json``: the same tokens as special, padding on the left, as a batch of prompts needs it."""
     vocab, made = encoder.tokenizer.get_added_vocab(), {**content, 'padding_side': 'left'}
+    if made.get('add_eos_token'):
+        made['add_eos_token'] = False
     for key in ('additional_special_tokens', 'extra_special_tokens'):
         if isinstance(tokens := made.get(key), list):
             made[key] = [token for token in tokens if vocab.get(_text(token)) in encoder.control_ids]

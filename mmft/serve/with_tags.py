@@ -2,7 +2,8 @@
 
 Backends leave every special token out of an answer, and ``transformers serve`` has no switch for that. Exports of mmft
 mark only control tokens (``mmft.export.tokenizer``); InternVL3's own directories also mark ``<ref>`` and ``<box>``.
-Such a directory is served from a folder of links to its files, in which only the tokenizer's files are new.
+Such a directory, and one whose tokenizer appends an end token to prompts, is served from a folder of links to its
+files, in which only the tokenizer's files are new.
 """
 
 from __future__ import annotations
@@ -39,22 +40,21 @@ def with_tags(path: Path, cache: str | os.PathLike | None, log: Callable[[str], 
     """
     try:
         encoder = load_encoder(path, 1)
-        files = {name: json.loads((path / name).read_text(encoding='utf-8')) for name in _CHANGES if _has(path, name)}
-        hidden = [token['content'] for token in files['tokenizer.json']['added_tokens']
+        texts = {name: (path / name).read_text(encoding='utf-8') for name in _CHANGES if (path / name).is_file()}
+        own, changed = json.loads(texts['tokenizer.json']), {}
+        for name, text in texts.items():
+            changed[name] = _CHANGES[name](json.loads(text), encoder)
+        hidden = [token['content'] for token in own['added_tokens']
                   if token['special'] and token['id'] not in encoder.control_ids]  # fmt: skip
-        if not hidden:
-            return path
-        changed = {name: _CHANGES[name](content, encoder) for name, content in files.items()}
     except (MMFTError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return path  # it has no tokenizer.json, or something is wrong with it, which is said where it is looked over
+    if changed['tokenizer.json'] == own:
+        return path
     view = _linked(path, Path(cache) if cache is not None else default_cache(), changed)
     shown = clipped(', '.join(map(repr, hidden)))
-    log(f'answers keep the tokens {shown}, which the tokenizer of {path} would hide: serving {view}')
+    why = f'would hide the tokens {shown} in answers' if hidden else 'would spoil prompts or answers'
+    log(f'the tokenizer of {path} {why}: serving {view}, with its files corrected')
     return view
-
-
-def _has(path: Path, name: str) -> bool:
-    return (path / name).is_file()
 
 
 def _linked(path: Path, cache: Path, changed: dict[str, Any]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoProcessor, AutoTokenizer
@@ -69,6 +70,20 @@ def test_a_directory_that_hides_tags(foreign, tmp_path):
     assert not [problem for problem in check_directory(view) if problem.stops]
     assert (view / 'model.safetensors').resolve() == foreign / 'model.safetensors'
     assert {file.name: file.read_bytes() for file in foreign.iterdir()} == before
+
+
+def test_a_tokenizer_that_appends_an_end_token(export, tmp_path):
+    path = tmp_path / 'food'
+    shutil.copytree(export, path)
+    content = json.loads((path / 'tokenizer.json').read_text())
+    end = {'id': '</s>', 'ids': [2], 'tokens': ['</s>']}
+    content['post_processor']['single'].append({'SpecialToken': {'id': '</s>', 'type_id': 0}})
+    content['post_processor']['special_tokens']['</s>'] = end
+    (path / 'tokenizer.json').write_text(json.dumps(content))
+    view = with_tags(path, tmp_path / 'cache', print)
+    ids = {place: AutoTokenizer.from_pretrained(place)('Hi')['input_ids'] for place in (path, view, export)}
+    assert ids[path] == [*ids[view], 2]
+    assert ids[view] == ids[export]
 
 
 @pytest.mark.parametrize('junk', ['[]', '{', '{"added_tokens": [5]}', '{"added_tokens": [{"special": true}]}'])
