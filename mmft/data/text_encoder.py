@@ -95,10 +95,8 @@ class TextEncoder:
 
     def _is_spaced(self) -> bool:
         token = next(iter(self.tokenizer.get_added_vocab()), '')
-        decode = self.tokenizer.decode
-        return (
-            bool(token) and decode(self._bare_ids('a')) == 'a' and decode(self._bare_ids(token + 'a')) == token + ' a'
-        )
+        alone, after = (self.tokenizer.decode(self._bare_ids(text)) for text in ('a', token + 'a'))
+        return (alone, after) == ('a', token + ' a')
 
     def _bare_ids(self, text: str) -> list[int]:
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
