@@ -16,12 +16,12 @@ _PATH = re.compile(r'<img>\s*([^<>\n]+?)\s*</img>')
 # Qwen2-VL, LLaVA-like and MMMU-like numbers, Phi-3 (numbered) and Llama 3.2, InternLM-XComposer, Gemma 3, Janus
 _PLACEHOLDER = re.compile(
     r'<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|?image[ _-]?(?P<number>\d{1,4})\|?>|<\|image\|>'
-    r'|<\|image_pad\|>|<ImageHere>|<start_of_image>|<image_placeholder>'
+    r'|<\|image_pad\|>|<ImageHere>|<start_of_image>|<image_placeholder>|<I(?:mage|MAGE)>'
 )
 # Tags of HTML have an end, or are quoted where one writes about them.
 _MARK = re.compile(
     r'(?<![`\'"\w])<(?P<tag>video|audio|speech|bbox|ref-object|region)>(?![`\'"]|(?s:.*)</(?P=tag)>)'
-    r'|<\|(?:video|audio|vision|media|box|object)(?:_\w+)?\|>'
+    r'|<\|(?:video|audio|vision|media|box|object|begin_of|end_of)(?:_\w+)?\|>|</image>|<im_(?:start|end)>'
 )
 
 

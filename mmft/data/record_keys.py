@@ -61,6 +61,7 @@ NAMES_PICTURES = ', which seems to name pictures'
 """How the phrase for a key ends whose values look like paths of pictures."""
 
 _PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff')
+_WEIGHTS = ('loss', 'weight', 'loss_weight', 'sample_weight', 'train')
 _TURN_KEYS = frozenset({'loss', 'weight'})
 _PART_KEYS = frozenset({'type', 'text', 'image', 'path', 'url', 'image_url'})
 
@@ -70,7 +71,8 @@ def unread_keys(
 ) -> tuple[str, ...]:
     """The keys that nothing reads and nobody knows, each as a phrase for a report.
 
-    A key with nothing in it (``null``, ``''``, ``[]``, ``{}``: tables write every column) counts as absent.
+    A key with nothing in it (``null``, ``''``, ``[]``, ``{}``: tables write every column of every row) counts as
+    absent, and so does a weight of 1.
 
     Args:
         raw: the record, whatever it holds.
@@ -97,7 +99,7 @@ def unread_keys(
 def _unknown(level: Mapping[str, Any], read: Collection[str], where: str, ignore: Collection[str]) -> Iterator[str]:
     pictures = [key for key in PICTURE_KEYS if level.get(key) not in NOTHING][:1]
     for key, value in level.items():
-        if key in read or key in HARMLESS or key in ignore or value in NOTHING:
+        if key in read or key in HARMLESS or key in ignore or _says_nothing(key, value):
             continue
         if key in PICTURE_KEYS and (key in pictures or value == level[pictures[0]] or 'url' in key):
             continue  # an address beside the path is where the picture comes from
@@ -110,6 +112,14 @@ def _unknown(level: Mapping[str, Any], read: Collection[str], where: str, ignore
             )
         place = ' of a turn' if where.startswith('turn') else ' of a content part' if where else ''
         yield f'`{clipped(key, 40)}`{place}{_hint(key, value, read)}'
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    """A value that might as well be absent: empty, of nothing but empty values, or a weight of 1."""
+    if key in _WEIGHTS and isinstance(value, (bool, int, float)) and value == 1:
+        return True
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+    return value in ('[]', '{}') or all(one in NOTHING for one in inner)
 
 
 def _advice(key: str, where: str) -> str:
@@ -126,5 +136,5 @@ def _hint(key: str, value: Any, read: Collection[str]) -> str:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(v, str) and os.path.splitext(v)[1].lower() in _PICTURE_ENDINGS for v in values):
         return NAMES_PICTURES
-    near = difflib.get_close_matches(key.lower(), sorted({*read, *REFUSED}), n=1, cutoff=0.8)
+    near = difflib.get_close_matches(key.lower(), sorted({*read, *PICTURE_KEYS, *REFUSED}), n=1, cutoff=0.8)
     return f' (did you mean `{near[0]}`?)' if near else ''

@@ -112,6 +112,7 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
         yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {told}'
     encoder, notes = _encoder(cfg, per_tile)
     yield _data(cfg, processor, per_tile, encoder)
+    yield from _validation_data(cfg)
     yield from notes
     most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
     if most and largest[1] >= most:
@@ -140,10 +141,28 @@ def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
         dataset = DATASETS.build({'type': 'ChatDataset', **settings})
         records = [dataset.record(i) for i in islice(range(len(dataset)), SAMPLES_READ)]
         summary = _summary(len(dataset), source, records, processor, per_tile, encoder)
-        bad = dataset.problems
-        return f'{summary}\n{count_of(len(bad), "bad record")}, the first: {bad[0]}' if bad else summary
+        return summary + _bad(dataset)
     except (MMFTError, OSError) as error:
         return f'data: {source} cannot be read: {error}'
+
+
+def _validation_data(cfg: Config) -> Iterator[str]:
+    """What is wrong with the validation set, which is read as the training set is."""
+    settings = plain_dict((cfg.get('val_dataloader') or {}).get('dataset') or {})
+    source = settings.get('ann_file') or settings.get('meta_file')
+    if source is None or (isinstance(source, (str, os.PathLike)) and not Path(source).exists()):
+        return
+    try:
+        dataset = DATASETS.build({'type': 'ChatDataset', **settings, 'on_error': 'skip', 'check': 'records'})
+    except (MMFTError, OSError) as error:
+        yield f'validation data: {source} cannot be read: {error}'
+        return
+    yield f'validation data: {count_of(len(dataset), "sample")} in {source}{_bad(dataset)}'
+
+
+def _bad(dataset: Any) -> str:
+    bad = dataset.problems
+    return f'; {count_of(len(bad), "bad record")}, the first: {bad[0]}' if bad else ''
 
 
 def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per_tile: int, encoder: Any) -> str:

@@ -166,13 +166,15 @@ def ask(content='<image>\nWhat is it?', **keys):
         *(
             ask(f'{mark}\nWhat is it?', images=['a.jpg'])
             for mark in ('<image1>', '<image 1>', '<image_1>', '<image0>', '<|image_1|>', '<|image|>', '<ImageHere>',
-                         '<|vision_start|><|image_pad|><|vision_end|>', '<start_of_image>', '<image_placeholder>')
+                         '<|vision_start|><|image_pad|><|vision_end|>', '<start_of_image>', '<image_placeholder>',
+                         '<IMAGE>')
         ),
         ask('<img>a.jpg</img>\nWhat is it?'),
         llava('<img>a.jpg</img>\nWhat is it?', 'Rice noodle rolls.'),
         {'messages': [{'role': 'user', 'content': 'What is it?', 'images': ['a.jpg']}, ASK[1]]},
         {'messages': [{'role': 'user', 'content': '<image>\nWhat is it?', 'image': 'a.jpg'}, ASK[1]]},
-        ask(image='a.jpg', image_url='https://example.org/a.jpg', video=None, tools=[], system='', objects={}),
+        ask(image='a.jpg', image_url='https://example.org/a.jpg', video=None, tools='[]', system='', history=[[]]),
+        ask(image='a.jpg', objects={'ref': [], 'bbox': []}, weight=1.0, videos=[None]),
     ],
 )  # fmt: skip
 def test_pictures_in_the_ways_of_other_tools(raw):
@@ -267,6 +269,8 @@ def test_other_keys_are_named_wherever_they_stand():
     ('text', 'unread'),
     [
         ('<video>\nWhat happens?', '<video>'),
+        ('<im_start><im_end> What is it?', '<im_start>'),
+        ('<|begin_of_video|><|end_of_video|> What?', '<|end_of_video|>'),
         ('Find <ref-object>', '<ref-object>'),
         ('<|vision_start|><|video_pad|><|vision_end|> What?', '<|video_pad|>'),
         ('Why is <video controls>...</video> and <video></video> not shown?', ''),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -107,6 +108,18 @@ def test_bad_data_is_said_and_does_not_stop_the_report(tmp_path):
     text = plan(cfg)
     assert 'cannot be read' in text
     assert 'memory of one GPU' in text
+
+
+def test_records_that_training_refuses_and_the_validation_set_are_said(tmp_path):
+    cfg = shrink(load_config('internvl2_2b_food_lora'), tmp_path)
+    good = (tmp_path / 'data.jsonl').read_text(encoding='utf-8')
+    row = {'video': '1.mp4', 'conversations': [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'It.'}]}
+    (tmp_path / 'data.jsonl').write_text(good + json.dumps(row) + '\n', encoding='utf-8')
+    (tmp_path / 'val.jsonl').write_text(json.dumps(row) + '\n' + good, encoding='utf-8')
+    cfg.val_dataloader.dataset.ann_file = str(tmp_path / 'val.jsonl')
+    text = plan(cfg)
+    assert re.search(r'data: 4 samples in .*; 1 bad record, the first: .*data.jsonl:5: the key `video`', text)
+    assert re.search(r'validation data: 4 samples in .*; 1 bad record, the first: .*val.jsonl:1: the key `video`', text)
 
 
 def test_mistakes_are_reported(cfg):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 
 import pytest
+
+from mmft.cli.compare import dataset_of
+from mmft.errors import DataError
+from mmft.serve.asking import read_questions
 
 ANSWERS = ['race', 'race', 'race', 'race', 'ride', 'ride', 'fun', 'fun', 'fun', 'motocross']
 TYPES = {'four': 'Sports and Recreation', 'five': 'Cooking and Food', 'other': 'Other'}
@@ -62,6 +67,17 @@ def test_both_splits(kit, root, tmp_path):
     assert len(kit.reads(out / 'train.jsonl', root)) == len(kit.reads(out / 'val.jsonl', root)) == 3
     assert f"image_root='{root}'" in printed
     assert json.loads((out / 'report.json').read_text())['counts']['train'] == {'other': 2, 'four': 1}
+
+
+def test_compare_says_where_the_pictures_of_a_converted_set_are(kit, root, tmp_path):
+    out = tmp_path / 'my out'
+    printed = kit.convert('okvqa', root, root, out)
+    (line,) = [line for line in printed.splitlines() if 'mmft compare' in line]
+    file, option, folder = shlex.split(line)[-3:]
+    assert option == '--image-root'
+    assert len(read_questions(dataset_of(file, folder))) == 3
+    with pytest.raises(DataError, match=r'(?s)no such picture.*--image-root'):
+        read_questions(dataset_of(file, None))
 
 
 @pytest.mark.parametrize('name', ['other', 'Other'])

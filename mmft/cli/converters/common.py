@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,6 +54,9 @@ def show(report: Mapping[str, Any]) -> None:
     links = ', follow_links=True' if report.get('follow_links') else ''
     for name, path in report['files'].items():
         print(f'{name}: dataset=dict(ann_file={path!r}, image_root={report["image_root"]!r}{links})')
+    if 'val' in report['files']:
+        named = shlex.join([report['files']['val'], '--image-root', report['image_root']])
+        print(f'to compare two models with it: mmft compare A B {named}')
 
 
 def _columns(rows: list[list[str]]) -> None:
