@@ -278,6 +278,11 @@ def load(
         ConfigError: no such ``dtype`` or ``device``, or a module of ``allow_code`` that cannot be imported.
     """
     allow_modules(allow_code)
+    if template is not None and isinstance(path, Mapping):
+        raise ConfigError(
+            f'template={template!r} for a dict of parts, which has no encoder',
+            fix='build one: mmft.data.ChatEncoder(tokenizer, template, ...)',
+        )
     opened = open_pretrained(path, model, base, vision)
     built, _ = build_opened(opened, model, dtype, device)
     if isinstance(path, Mapping):

@@ -117,6 +117,8 @@ class ChatDataset(Dataset):
         self._lengths = [np.full(len(s.file), -1, np.int64) for s in self._subsets]
         self._images = [np.zeros(len(s.file), np.int32) for s in self._subsets]
         good = self._scan_all()
+        if check == 'records' and getattr(encoder, 'max_length', None) and encoder.too_long == 'truncate':
+            logger.info("check='records' looks at no lengths: records that max_length cuts off are not counted")
         self._index = self._choose(good, repeat_time, max_samples)
         # One byte per record in shared memory: a worker process can tell the main one which pictures failed it.
         self._broken = [torch.zeros(len(s.file) if on_error == 'skip' else 0, dtype=torch.uint8) for s in self._subsets]

@@ -138,6 +138,8 @@ def test_a_template_may_be_named(tmp_path, warned):
         (path / 'encoder.json').unlink(missing_ok=True)
     with pytest.raises(ConfigError, match=r"ends answers with '</s>'[\s\S]*mmft\.load\(path, template="):
         mmft.load(path, template='vicuna_v1')
+    with pytest.raises(ConfigError, match='a dict of parts, which has no encoder'):
+        mmft.load({'llm': path}, template='qwen2')
     assert not warned()
 
 

@@ -155,7 +155,11 @@ def test_samples_that_are_cut_off_are_said(root, encoder, caplog):
         assert sample.input_ids[: len(prompt)].equal(prompt)
         assert len(sample) == cutting.max_length
     caplog.clear()
-    ChatDataset(path, encoder=cutting, check='records').lengths  # noqa: B018
+    caplog.set_level(logging.INFO, 'mmft')
+    unchecked = ChatDataset(path, encoder=cutting, check='records')
+    assert 'records that max_length cuts off are not counted' in caplog.text
+    assert '2 records' not in caplog.text
+    unchecked.lengths  # noqa: B018
     assert '2 records' in caplog.text
 
 
