@@ -73,7 +73,7 @@ def is_base64_picture(text: str) -> bool:
 def _refuse_pictures(path: str, root: Path) -> None:
     if path[:5].lower() == 'data:' or (is_base64_picture(path) and not os.path.lexists(root / path)):
         raise DataError(
-            f'a picture itself instead of its path: {len(path):,} characters that begin with {path[:24]!r}',
+            f'a picture as base64 text instead of its path: {len(path):,} characters that begin with {path[:24]!r}',
             expected=_PATH,
             fix='save it as a file (base64.b64decode of what follows the comma, or of all of it), and name that',
         )

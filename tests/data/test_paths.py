@@ -51,10 +51,10 @@ def test_a_name_with_a_backslash_is_taken_as_it_is_where_there_is_one(root):
 
 BASE64 = base64.b64encode(bytes(range(256)) * 40).decode()
 WRONG = {
-    'raw base64': ('/9j/' + BASE64, 'a picture itself instead of its path', 'b64decode'),
-    'a short one': ('iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAC0lEQVQ', 'a picture itself', 'b64decode'),
-    'wrapped base64': ('\n'.join(BASE64[i : i + 76] for i in range(0, 5000, 76)), 'a picture itself', 'b64decode'),
-    'a data URL': ('data:image/png;base64,' + BASE64, 'a picture itself', 'b64decode'),
+    'raw base64': ('/9j/' + BASE64, 'a picture as base64 text instead of its path', 'b64decode'),
+    'a short one': ('iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAC0lEQVQ', 'a picture as base64', 'b64decode'),
+    'wrapped base64': ('\n'.join(BASE64[i : i + 76] for i in range(0, 5000, 76)), 'a picture as base64', 'b64decode'),
+    'a data URL': ('data:image/png;base64,' + BASE64, 'a picture as base64', 'b64decode'),
     'http': ('HTTP://example.org/a.png?' + 'x' * 5000, 'is a URL', 'download'),
     's3': ('s3://bucket/a.png', 'is a URL', 'download'),
     'another machine': ('file://server/a.png', "of the machine 'server'", 'correct'),
@@ -115,7 +115,7 @@ def test_check_data_gets_to_the_end_of_everything(root):
     lines = [record(image) for image in [*wrong, 'a\ud800.png', 'b\x1b[2J.png', '\udcff.png', 'sub dir\\a b.png']]
     (root / 'a.jsonl').write_text(''.join(lines))
     found = survey([source_of({'ann_file': str(root / 'a.jsonl')})], make_encoder('Qwen2'), workers=0)
-    assert (len(found.parts[0]), found.parts[0].good) == (len(lines), 1)
+    assert (len(found.parts[0]), found.parts[0].good()) == (len(lines), 1)
     report = text(found, places=99)
     report.encode()
     assert '\x1b' not in report

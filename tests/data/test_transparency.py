@@ -222,11 +222,11 @@ def test_check_data_counts_them(background, tmp_path):
     assert [line for _, _, line, _ in groups['transparent'].places] == [1]
     report, plain = text(found), to_json(found)
     if background is None:
-        assert (found.problems(), found.problems(['transparent']), found.parts[0].good) == (1, 0, 1)
+        assert (found.problems(), found.problems(['transparent']), found.parts[0].good()) == (1, 0, 1)
         assert "encoder.background='white'" in report
         assert plain['problems'][0]['kind'] == 'transparent'
     else:
-        assert (found.problems(), found.parts[0].good) == (0, 2)
+        assert (found.problems(), found.parts[0].good()) == (0, 2)
         assert report.index('no problems') < report.index('1 x transparent')
         assert ('#ff8000' if encoder else '#ffffff') in report
         assert (plain['problems'], plain['notes'][0]['count']) == ([], 1)
