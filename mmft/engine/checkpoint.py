@@ -112,13 +112,13 @@ def _not_written(path: Path, error: Exception) -> CheckpointError:
 def link_atomic(source: Path, target: Path) -> None:
     """Give ``source`` a second name; its bytes are copied only where the file system has no hard links."""
     temporary = target.parent / f'{_TMP}{target.name}'
-    temporary.unlink(missing_ok=True)
     try:
+        temporary.unlink(missing_ok=True)
         os.link(source, temporary)
-    except OSError:
+        os.replace(temporary, target)
+    except OSError:  # no hard links here; what else it may be, writing says
         write_atomic(torch.load(source, map_location='cpu', weights_only=True), target)
         return
-    os.replace(temporary, target)
     fsync_path(target.parent)
 
 

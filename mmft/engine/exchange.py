@@ -100,8 +100,10 @@ def with_pictures_of(sample: Sample, other: Sample, image_token_id: int | None) 
     )
     if changed.num_slots == sample.num_slots:
         return changed if changed.num_tiles == sample.num_tiles or sample.num_slots else None
+    if image_token_id is None or not changed.num_slots:
+        return None
     places = (sample.input_ids == image_token_id).nonzero().flatten()
-    if len(places) != sum(sample.num_slots) or not changed.num_slots:
+    if len(places) != sum(sample.num_slots):
         return None
     repeats = torch.ones_like(sample.input_ids)
     repeats[places] = 0

@@ -205,7 +205,7 @@ class ValLoop(BaseLoop):
 
     def _exchange(self, model: nn.Module, samples: list[Sample]) -> dict[str, float]:
         """The loss with own and with others' pictures, said; a collective call."""
-        collate, token = self.dataloader.collate_fn.collate, getattr(self.runner.encoder, 'image_token_id', None)
+        collate, token = self.dataloader.collate_fn.collate, getattr(model, 'image_token_id', None)
         exchange = measure(samples, token, lambda sample: self._loss(model, collate([sample])))
         if exchange is None:
             return {}

@@ -38,13 +38,9 @@ class AnyResMerge(nn.Module):
     def __init__(self, dim: int, unpad: bool = True, newline: bool = True) -> None:
         super().__init__()
         check_counts('AnyResMerge', dim=dim)
-        self.dim, self.unpad = dim, unpad
+        # Whether rows end with a token is kept apart: under ZeRO-3 a look at the weight gathers it, on this rank alone.
+        self.dim, self.unpad, self.newline = dim, unpad, newline
         self.image_newline = nn.Parameter(torch.randn(dim) * dim**-0.5) if newline else None
-
-    @property
-    def newline(self) -> bool:
-        """Whether rows end with a token."""
-        return self.image_newline is not None
 
     @property
     def mode(self) -> str:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmft.data.collate import PadCollator
 from mmft.data.sampler import EpochBatchSampler
 from mmft.engine.distributed import is_main
+from mmft.engine.validation import WithSamples
 from mmft.geometry import arranged_tokens
 from mmft.models import VLM
 from mmft.structures import IGNORE_INDEX, Sample
@@ -49,12 +50,13 @@ class Pictures(Dataset):
         grids = [GRIDS[(i + k) % 3] for k in range(i % 3)]
         sizes = [(30 + 7 * i, 25 + 9 * k) for k in range(i % 3)]
         counts = [1 + columns * rows for columns, rows in grids]
-        slots = sum(arranged_tokens(size, grid, 4) for size, grid in zip(sizes, grids, strict=True))
+        places = [arranged_tokens(size, grid, 4) for size, grid in zip(sizes, grids, strict=True)]
+        slots = sum(places)
         text = torch.randint(3, 50, (5 + i,), generator=rng)
         ids = torch.cat([torch.full((slots,), SLOT), text])
         labels = torch.where(torch.arange(len(ids)) < slots + 2, IGNORE_INDEX, ids)
         tiles = torch.randint(256, (sum(counts), 3, SIDE, SIDE), generator=rng, dtype=torch.uint8) if counts else None
-        return Sample(ids, labels, tiles, counts, sizes, {'file': 'made.jsonl', 'line': i + 1}, grids)
+        return Sample(ids, labels, tiles, counts, sizes, {'file': 'made.jsonl', 'line': i + 1}, grids, places)
 
 
 def runner(work_dir: str, accumulate: int, launcher: str = 'none', frozen: bool = False, **changes: Any):
@@ -65,6 +67,7 @@ def runner(work_dir: str, accumulate: int, launcher: str = 'none', frozen: bool 
         work_dir,
         launcher=launcher,
         train_cfg=dict(_delete_=True, max_iters=2),
+        val_cfg=dict(max_samples=4, max_new_tokens=2),
         default_hooks=dict(checkpoint=dict(interval=2, by_epoch=False)),
         **changes,
     )
@@ -72,13 +75,16 @@ def runner(work_dir: str, accumulate: int, launcher: str = 'none', frozen: bool 
     if launcher != 'none' and not torch.distributed.is_initialized():
         init_distributed(launcher)
     data = Pictures()
-    loader = DataLoader(
-        data,
-        batch_sampler=EpochBatchSampler(data, 1, shuffle=False),
-        collate_fn=PadCollator(),
-        generator=torch.Generator(),
-    )
-    return Runner(cfg, tiny_model(frozen), ToyEncoder(), loader)
+    loaders = [
+        DataLoader(
+            data,
+            batch_sampler=EpochBatchSampler(data, 1, shuffle=False),
+            collate_fn=collate,
+            generator=torch.Generator(),
+        )
+        for collate in (PadCollator(), WithSamples(PadCollator()))
+    ]
+    return Runner(cfg, tiny_model(frozen), ToyEncoder(), *loaders)
 
 
 def train(work_dir: str, accumulate: int, launcher: str = 'none', **changes: Any) -> list[dict[str, float]]:
@@ -90,6 +96,7 @@ def train(work_dir: str, accumulate: int, launcher: str = 'none', **changes: Any
     run.train()
     if is_main():
         torch.save(seen, f'{work_dir}/steps.pth')
+        torch.save(run.history, f'{work_dir}/history.pth')
     return seen
 
 

@@ -74,6 +74,11 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
     """One of the ranks sees text only now and then: it runs tower, projector and merge all the same."""
     paths = together / way, alone_frozen if way.startswith('frozen') else alone
     steps, want = (torch.load(path / 'steps.pth', weights_only=True) for path in paths)
+    (after,), (before,) = (torch.load(path / 'history.pth', weights_only=True) for path in paths)
+    assert after.keys() == before.keys() >= {'loss_exchanged'}
+    assert after['loss'] == pytest.approx(before['loss'], rel=tolerance * 100), (
+        'text only on one rank, pictures on the other'
+    )
     for a, b in zip(steps, want, strict=True):
         assert a.keys() == b.keys()
         for name in ('loss', 'balance_loss', 'grad_norm'):
