@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ class ModelDirectory:
 
     def __init__(self, path: str | Path, base: str | Path | None = None, vision: str | Path | None = None) -> None:
         self.path, self.base, self.vision = Path(path), base, vision
-        if not self.path.is_dir():
+        if not os.path.isdir(self.path):  # false, too, for names that no file can have
             raise not_a_model(self.path)
 
     @cached_property

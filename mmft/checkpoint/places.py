@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -22,9 +23,10 @@ _EXPECTED = 'a model directory, with config.json, weights and the files of a tok
 def not_a_model(path: str | Path) -> CheckpointError:
     """The error for a path that cannot be read as a model directory."""
     path = Path(path)
-    if path.is_dir():
+    # os.path's functions are false for names that no file can have, which pathlib's raise.
+    if os.path.isdir(path):
         return _folder(path)
-    return _file(path) if path.exists() else _missing(path)
+    return _file(path) if os.path.exists(path) else _missing(path)
 
 
 def lfs_pointer(path: Path) -> CheckpointError:
@@ -61,11 +63,11 @@ def unreadable(file: Path, error: Exception, fix: str = 'download it again') -> 
 
 def nearest(path: Path) -> list[str]:
     """Directories and checkpoints whose names are near that of a path that does not exist."""
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent):
         there = [p.name for p in _listed(path.parent) if p.is_dir() or p.suffix == '.pth']
         return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]
     above = path.parent.parent
-    there = [p.name for p in _listed(above) if (p / path.name).exists()]
+    there = [p.name for p in _listed(above) if os.path.exists(p / path.name)]
     return [str(above / name / path.name) for name in difflib.get_close_matches(path.parent.name, there, 3, 0.5)]
 
 
@@ -77,14 +79,14 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _missing(path: Path) -> CheckpointError:
-    what = f'{printable(path)} is not a directory: there is no directory and no file of this name'
-    if path.is_symlink():
+    what = f'{clipped(path, 300)} is not a directory: there is no directory and no file of this name'
+    if os.path.islink(path):
         what = f'{printable(path)} is not a directory: it is a link to {printable(path.readlink())}, which is missing'
     elif near := nearest(path):
         return CheckpointError(what, expected=_EXPECTED, fix=f'did you mean {printable(" or ".join(near))}?')
-    elif _HUB_NAME.fullmatch(str(path)) and not path.parent.exists() and path.suffix not in (*_WEIGHTS, '.py'):
+    elif _HUB_NAME.fullmatch(str(path)) and not os.path.exists(path.parent) and path.suffix not in (*_WEIGHTS, '.py'):
         return CheckpointError(
-            f'{what}; if it is the name of a model on a hub: mmft downloads nothing by itself',
+            f'{what}. It may be the name of a model on a hub; mmft downloads nothing by itself',
             expected=_EXPECTED,
             fix=f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
             f'HF_ENDPOINT=URL it asks a mirror; many models are on ModelScope too: '

@@ -120,7 +120,7 @@ def models_of(
 
 
 def _may_be_checkpoint(word: str) -> bool:
-    return word.endswith('.pth') or Path(word).is_dir()
+    return word.endswith('.pth') or os.path.isdir(word)
 
 
 def key_for(target: Any, given: str | None) -> str | None:

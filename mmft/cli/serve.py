@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 from mmft.cli.options import add_cfg_options
@@ -101,7 +100,7 @@ def _target(args: argparse.Namespace) -> dict[str, Any]:
         )
     if is_url(words[0]):
         raise ConfigError(f'{words[0]} is a server already', fix=f'talk to it with mmft chat {words[0]}, or mmft webui')
-    if len(words) == 1 and not args.config and not Path(words[0]).exists():
+    if len(words) == 1 and not args.config and not os.path.exists(words[0]):
         return {'directory': words[0]}  # an error, which comes together with those of the settings
     target = named_target(groups[0], args, args.config)
     if isinstance(target, tuple):

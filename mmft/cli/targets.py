@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 __all__ = ['MODEL', 'grouped', 'named_target']
@@ -36,7 +36,7 @@ def _is_config(word: str) -> bool:
         return True
     from mmft.cli.configs import list_configs
 
-    return not Path(word).exists() and word in list_configs()
+    return word in list_configs() and not os.path.exists(word)
 
 
 def named_target(words: Sequence[str], args: argparse.Namespace, config: str | None = None) -> Any:

@@ -38,9 +38,10 @@ def find_target(target: Target, log: Callable[[str], None] | None = None) -> Tar
     from mmft.checkpoint.places import not_a_model  # torch comes with it, which no server's client needs
 
     path = Path(target).expanduser()
-    if path.is_dir() and run_checkpoint(path) is None:
+    is_folder = os.path.isdir(path)  # false, too, for names that no file can have
+    if is_folder and run_checkpoint(path) is None:
         return path
-    if not path.is_dir() and path.suffix != '.pth':
+    if not is_folder and path.suffix != '.pth':
         raise not_a_model(path)
     checkpoint = find_checkpoint(path, log)
     return stored_config(checkpoint), checkpoint
@@ -56,7 +57,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
     from mmft.checkpoint.places import lfs_pointer, not_a_model
 
     path = Path(path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         if (found := run_checkpoint(path)) is None:
             nothing = CheckpointError(
                 f'no checkpoint in {path}', expected='best.pth, or iter_N.pth', fix='check the path'
@@ -64,7 +65,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
             raise foreign_training(path) or nothing
         (log or _say)(f'{path}: taking {found.name}, the {"best" if found.name == "best.pth" else "last"} checkpoint')
         return found
-    if not path.exists():
+    if not os.path.exists(path):
         raise not_a_model(path)
     if is_lfs_pointer(path):
         raise lfs_pointer(path)

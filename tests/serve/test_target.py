@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import mmft
 from mmft.cli.main import main
@@ -51,6 +52,11 @@ def made(tmp_path_factory):
     shutil.copy(GOLDEN / 'llava15' / 'config.json', root / 'adapter')
     (root / 'adapter' / 'adapter_model.safetensors').touch()
     (root / 'adapter' / 'adapter_config.json').write_text('{"peft_type": "LORA", "base_model_name_or_path": "gone/x"}')
+    (root / 'peft').mkdir()
+    (root / 'peft' / 'adapter_config.json').write_text('{"peft_type": "LORA", "base_model_name_or_path": "gone/x"}')
+    layer = 'base_model.model.model.language_model.layers.0.self_attn.q_proj'
+    lora = {f'{layer}.lora_A.weight': torch.zeros(2, 64), f'{layer}.lora_B.weight': torch.zeros(64, 2)}
+    save_file(lora, root / 'peft' / 'adapter_model.safetensors')
     (root / 'foreign').mkdir()
     (root / 'foreign' / 'config.json').write_text('{"architectures": ["BertModel"]}')
     (root / 'lfs').mkdir()
@@ -114,6 +120,13 @@ def test_every_command_takes_a_directory(opened, command):
     assert Path(found) == Path('base')
 
 
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_takes_an_adapter_over_its_base(opened, command):
+    found = opened([*COMMANDS[command](['peft']), '--base', 'base'])
+    assert found != 1
+    assert command == 'compare' or 'peft' in str(found[0])  # which asks its other model first
+
+
 def test_the_best_checkpoint_of_a_folder_is_taken(made, tmp_path, capsys):
     (tmp_path / 'best.pth').hardlink_to(made / 'work_dirs' / 'food' / 'iter_2.pth')
     config, found = find_target(tmp_path)
@@ -130,6 +143,7 @@ WRONG = {
         'name of a model on a hub',
         'hf download OpenGVLab/InternVL2-2B --local-dir pretrained/',
     ),
+    'x' * 5000: ('is not a directory', 'check the path'),
     'empty': ('no config.json in empty: the directory is empty', 'download'),
     'above': ('no config.json in above', 'did you mean above/model?'),
     'notes.txt': ('is a file, not a model directory', 'name a directory'),
@@ -140,11 +154,12 @@ WRONG = {
     'lfs/iter_1.pth': ('iter_1.pth is a git-lfs pointer', 'git lfs pull'),
     'foreign': ("architectures = ['BertModel']", 'mmft reads'),
     'adapter': ("'gone/x'", 'base'),
+    'peft': ("'gone/x'", 'base'),
 }
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-@pytest.mark.parametrize('word', WRONG)
+@pytest.mark.parametrize('word', WRONG, ids=lambda word: word[:30])
 def test_every_command_says_the_same_of_what_is_no_model(made, monkeypatch, capsys, word, command):
     monkeypatch.chdir(made)
     assert main(COMMANDS[command]([word])) == 1
