@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     print(report, end='', file=sys.stderr if args.json == '-' else sys.stdout)
     if args.json:
         content = json.dumps(to_json(found, args.allow), ensure_ascii=False, indent=1) + '\n'
+        content = content.encode('utf-8', 'backslashreplace').decode()  # a file's name may hold what is no character
         sys.stdout.write(content) if args.json == '-' else _write(write_text, args.json, content)
     if args.page:
         title = args.config or ' '.join(args.ann_file)
