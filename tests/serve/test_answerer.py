@@ -274,6 +274,16 @@ def test_closing_reaches_the_answerer():
     assert said.closed
 
 
+@pytest.mark.parametrize('background', [(255, 255, 255), (255, 128, 0), None])
+def test_transparent_pictures_lie_on_the_background_of_the_encoder(local, background, monkeypatch, tmp_path):
+    Image.new('RGBA', (60, 60), (7, 8, 9, 0)).save(tmp_path / 'clear.png')
+    seen = []
+    monkeypatch.setattr(local.encoder, 'background', background)
+    monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: seen.extend(arguments[2]) or 'yes')
+    assert local.answer([user('What?')], [tmp_path / 'clear.png', Image.open(tmp_path / 'clear.png')]) == 'yes'
+    assert [image.getpixel((0, 0)) for image in seen] == [background or (7, 8, 9)] * 2
+
+
 # On a server.
 
 
