@@ -7,10 +7,14 @@ has gone (``| head``), 128 + n training ended by signal n (143 SIGTERM); anythin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 __all__ = ['COMMANDS', 'main']
 
@@ -72,13 +76,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = commands.choices[args.command]
         sub.error(unknown_options(unknown, argv, sub))
     try:
-        status = _run(args)
+        with _printable_logs():
+            status = _run(args)
         sys.stdout.flush()  # here, where it can still be caught, and not when the interpreter ends
     except BrokenPipeError:
         if not _reader_left():  # another pipe broke, such as a data worker's
             raise
         return 141
     return status
+
+
+@contextlib.contextmanager
+def _printable_logs() -> Iterator[None]:
+    """Whatever is logged, by other libraries too, may hold names and values out of files: they command no terminal."""
+    from mmft.words import printable
+
+    make = logging.getLogRecordFactory()
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        # The label mask's own colours stay.
+        made.msg, made.args = re.sub(r'\\x1b\[(32|90|0)m', '\x1b[\\1m', printable(made.getMessage())), ()
+        return made
+
+    logging.setLogRecordFactory(record)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
 
 
 def _reader_left() -> bool:

@@ -17,6 +17,7 @@ from mmft.serve.check import ServedDirectory
 from mmft.serve.launch import build_fleet
 from mmft.serve.screen import Screen
 from mmft.serve.settings import ServeSettings
+from tests.security.planted import MODEL, write_native
 
 NASTY = 'a\x1b[2J\x1b]0;title\x07\rb\x9b31m\u202ec'
 COMMANDS = ('\x1b', '\x07', '\r', '\x9b', '\u202e')
@@ -60,6 +61,18 @@ def test_commands(tmp_path, capsys):
         said = ''.join(capsys.readouterr())
         assert 'error' in said
         assert not obeyed(said)
+
+
+def test_logs_of_other_libraries(tmp_path, capfd):
+    """transformers warns of what it reads in a ``config.json``."""
+    llm = {**MODEL['llm'], 'rope_scaling': {'rope_type': NASTY, 'factor': 2.0, NASTY: 1}}
+    folder = write_native(tmp_path / 'x', MODEL)
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, 'model': {**MODEL, 'llm': llm}}))
+    assert main(['chat', str(folder)]) == 1
+    said = ''.join(capfd.readouterr())
+    assert r'a\x1b[2J' in said
+    assert not obeyed(said)
 
 
 def test_the_label_mask_has_colours_of_its_own_alone():
