@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -184,7 +185,7 @@ def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None, base:
 
 def has_tokenizer(path: str | Path) -> bool:
     """Whether a directory holds a tokenizer."""
-    return any((Path(path) / name).is_file() for name in TOKENIZER_FILES)
+    return any(os.path.isfile(os.path.join(path, name)) for name in TOKENIZER_FILES)
 
 
 def encoder_places(directory: ModelDirectory) -> list[Path]:

@@ -14,6 +14,7 @@ another kind is asked first (``Projector.adopt``): a mixture of experts starts f
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ def find_source(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such thing.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f'init_from = {path!r}', expected='a path, or dict(path=..., parts=[...])')
     path = Path(path)
     if path.is_file():
         return path

@@ -24,7 +24,7 @@ from mmft.engine.memory import Sharding
 from mmft.engine.validate import Problems, find_problems
 from mmft.errors import MMFTError
 from mmft.registry import DATASETS, ENCODERS
-from mmft.words import count_of
+from mmft.words import count_of, printable
 
 __all__ = ['Plan', 'make_plan', 'plan']
 
@@ -64,7 +64,7 @@ def _report(cfg: Config, made: Plan, problems: Problems) -> str:
         '\n'.join(_memory(cfg, made)),
         f'before it can train:\n{problems.error}' if problems.error else '',
     ]
-    return '\n\n'.join(block for block in blocks if block) + '\n'
+    return printable('\n\n'.join(block for block in blocks if block)) + '\n'
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------
@@ -89,7 +89,8 @@ def _adapters(module: Any) -> int:
 def _how(spec: Mapping[str, Any]) -> str:
     shown = {key: spec[key] for key in ('r', 'alpha', 'dropout', 'from_layer') if spec.get(key)}
     kind = f'{spec["type"]} (DoRA)' if spec.get('dora') else spec['type']
-    return ' '.join([kind, *(f'{key}={value:g}' for key, value in shown.items())])
+    tables = ['and the token table'] if spec.get('embeddings') else []
+    return ' '.join([kind, *(f'{key}={value:g}' for key, value in shown.items()), *tables])
 
 
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
@@ -120,15 +121,35 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     counted = cfg.optim_wrapper.get('accumulative_counts', 1)
     gpus = made.setting.sharding.gpus
     yield (
-        f'a step: batch_size {load.samples} x accumulative_counts {counted} x {gpus} GPU'
+        f'a step: batch_size {load.samples} x accumulative_counts {counted} x {count_of(gpus, "GPU")}'
         f' = {count_of(load.samples * counted * gpus, "sample")}'
     )
+    yield f'a run: {_run(cfg)}'
+
+
+def _run(cfg: Config) -> str:
+    """How long it is, when it validates, and how it is started."""
+    length, epochs = cfg.get('train_cfg') or {}, (cfg.get('train_cfg') or {}).get('max_epochs')
+    said = [count_of(epochs, 'epoch') if epochs else count_of(length.get('max_iters', 0), 'iteration')]
+    every = length.get('val_interval')
+    if not cfg.get('val_dataloader') or every == 0:
+        said.append('no validation')
+    elif every is None:
+        said.append('validation after each epoch' if epochs else 'validation once for each pass over the data')
+    else:
+        said.append(f'validation every {count_of(every, "epoch" if epochs else "iteration")}, and at the end')
+    if (launcher := cfg.get('launcher') or 'none') != 'none':
+        said.append(f'launcher {launcher}')
+    if cfg.get('tf32') is not None:
+        said.append(f'TF32 {"on" if cfg.tf32 else "off"}')
+    return ', '.join(said)
 
 
 def _ranges(counts: Mapping[int, int]) -> str:
     tiles, tokens = sorted(counts), [counts[n] for n in sorted(counts)]
     shown = ', '.join(f'{n:,}' for n in tokens)
-    return f'{", ".join(map(str, tiles))} tiles = {shown} tokens' if len(tiles) > 1 else f'{tiles[0]} tile = {shown}'
+    words = count_of(tiles[0], 'tile') if len(tiles) == 1 else f'{", ".join(map(str, tiles))} tiles'
+    return f'{words} = {shown} tokens'
 
 
 def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
@@ -223,7 +244,7 @@ def _memory(cfg: Config, made: Plan) -> Iterator[str]:
     rows = [(f'  {name}', _gib(size)) for name, size in made.memory.rows().items() if size]
     yield _columns([*rows, ('  total', _gib(total))], right=(1,))
     fits = [card for card in CARDS if total * MARGIN <= card * GIB]
-    yield f'fits a card of {fits[0]} GB, with a fifth to spare' if fits else f'fits no card of {CARDS[-1]} GB'
+    yield f'fits a GPU of {fits[0]} GB, with a fifth to spare' if fits else f'fits no GPU of {CARDS[-1]} GB'
     if torch.cuda.is_available():
         free, whole = torch.cuda.mem_get_info()
         yield f'of the {_gib(whole)} of the GPU here {_gib(free)} are free'

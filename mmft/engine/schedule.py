@@ -78,7 +78,7 @@ def schedule_problems(cfg: Any) -> Iterator[str]:
     """All that is wrong with ``param_scheduler`` of a config: types, options of our own schedules, their values."""
     if not cfg:
         return
-    if isinstance(cfg, Mapping) and cfg.get('type') in DECAYS:
+    if isinstance(cfg, Mapping) and _is_decay(cfg):
         yield from _decay_problems(cfg)
         return
     entries = {'param_scheduler': cfg}
@@ -87,10 +87,14 @@ def schedule_problems(cfg: Any) -> Iterator[str]:
     for key, entry in entries.items():
         if not isinstance(entry, Mapping):
             yield f"{key} = {entry!r}; expected dict(type='cosine', warmup_ratio=0.03)"
-        elif entry.get('type') in DECAYS:
+        elif _is_decay(entry):
             yield f'{key}: {entry["type"]!r} is warm-up and decay in one; write its dict without a list'
         elif PARAM_SCHEDULERS.get(entry.get('type')) is None:
             yield _unknown(f'{key}.type', entry.get('type'))
+
+
+def _is_decay(cfg: Mapping[str, Any]) -> bool:
+    return isinstance(cfg.get('type'), str) and cfg['type'] in DECAYS
 
 
 def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from mmengine.config import Config
 from mmft.checks import is_whole
 from mmft.engine.build import plain_value
 from mmft.engine.validate_model import model_problems
-from mmft.engine.validate_parts import nearest, part_problems, value_problem
+from mmft.engine.validate_packages import missing_packages
+from mmft.engine.validate_parts import is_path, nearest, part_problems, value_problem
 from mmft.engine.validate_run import run_problems
+from mmft.engine.validate_setup import loader_problems, setup_problems
 from mmft.engine.validate_weights import missing_weights, weight_problems
 from mmft.errors import ConfigError
 from mmft.own_code import resolve_code
@@ -59,8 +62,8 @@ class Problems:
     """What is wrong with a config.
 
     Attributes:
-        wrong: mistakes, each of which only a change of the config mends.
-        missing: weights and data that the config names and that are not there yet.
+        wrong: mistakes, each of which only a change of the config fixes.
+        missing: weights, data and packages that the config names and that are not there yet.
     """
 
     wrong: list[str]
@@ -84,11 +87,12 @@ def find_problems(cfg: Config) -> Problems:
         *_keys(cfg),
         *model_problems(cfg),
         *run_problems(cfg),
+        *setup_problems(cfg),
         *_length(cfg),
         *_data(cfg),
         *weight_problems(cfg),
     ]
-    return Problems(wrong, [*_missing_files(cfg), *missing_weights(cfg)])
+    return Problems(wrong, [*_missing_files(cfg), *missing_weights(cfg), *missing_packages(cfg)])
 
 
 def validate_config(cfg: Config) -> None:
@@ -105,6 +109,9 @@ def _keys(cfg: Config) -> Iterator[str]:
     for key in REQUIRED:
         if cfg.get(key) is None:
             yield f'`{key}` is missing'
+    for key in ('model', 'encoder', 'train_cfg'):
+        value = cfg.get(key)
+        yield from value_problem(key, value, value is None or isinstance(value, Mapping), 'a dict')
     lowered = [key for key, value in cfg.items() if _is_setting(key, value)]
     if cfg.get('load_from'):
         yield '`load_from` is called `init_from` now'
@@ -134,6 +141,9 @@ def _length(cfg: Config) -> Iterator[str]:
         yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (never), or None')
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
+        every = train.get('val_interval')
+        fits = every is None or is_whole(every, least=0)
+        yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (0: never), or None')
     validation = plain_value(cfg.get('val_cfg')) or {}
     if not isinstance(validation, Mapping):
         yield f'val_cfg = {validation!r}; expected a dict with some of {VALIDATION}'
@@ -153,21 +163,39 @@ def _data(cfg: Config) -> Iterator[str]:
     for name in LOADERS:
         loader = plain_value(cfg.get(name))
         if not isinstance(loader, Mapping):
-            if loader:
+            if loader or (loader is not None and name == 'train_dataloader'):
                 yield f'{name} = {loader!r}; expected a dict'
             continue
-        for key, least, default in (('batch_size', 1, 1), ('num_workers', 0, 0)):
-            value = loader.get(key, default)
-            expected = f'a whole number from {least}'
-            yield from value_problem(f'{name}.{key}', value, is_whole(value, least), expected)
+        sizes = [
+            problem
+            for key, least in (('batch_size', 1), ('num_workers', 0))
+            for problem in value_problem(
+                f'{name}.{key}',
+                loader.get(key, least),
+                is_whole(loader.get(key, least), least),
+                f'a whole number from {least}',
+            )
+        ]
+        yield from sizes or loader_problems(name, loader)
         if not isinstance(loader.get('dataset'), Mapping):
             if loader:
                 yield f'{name}.dataset is missing'
         else:
             yield from part_problems(f'{name}.dataset', DATASETS, loader['dataset'], 'ChatDataset', ('encoder',))
+            yield from _paths(f'{name}.dataset', loader['dataset'])
         for key, registry, kind in (('sampler', SAMPLERS, 'EpochBatchSampler'), ('collate', COLLATORS, 'PadCollator')):
             if key in loader:
                 yield from part_problems(f'{name}.{key}', registry, loader[key], kind, ('dataset',))
+
+
+def _paths(key: str, dataset: Mapping[str, Any]) -> Iterator[str]:
+    """Files and folders are text. ``meta_file`` may be the table itself."""
+    for name in ('ann_file', 'image_root', 'meta_file'):
+        value = dataset.get(name)
+        fits = value is None or is_path(value) or (name == 'meta_file' and isinstance(value, Mapping))
+        yield from value_problem(f'{key}.{name}', value, fits, 'a path')
+    if dataset.get('ann_file') and dataset.get('meta_file'):
+        yield f'{key} names both ann_file and meta_file; expected one of them'
 
 
 def _missing_files(cfg: Config) -> Iterator[str]:
@@ -176,9 +204,7 @@ def _missing_files(cfg: Config) -> Iterator[str]:
         dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
         if not isinstance(dataset, Mapping):
             continue
-        paths = [(key, dataset.get(key)) for key in ('ann_file', 'image_root')]
-        if isinstance(dataset.get('meta_file'), str):
-            paths.append(('meta_file', dataset['meta_file']))
-        for key, path in paths:
-            if path and not Path(path).exists():
+        for key in ('ann_file', 'image_root', 'meta_file'):
+            path = dataset.get(key)
+            if path and is_path(path) and not os.path.exists(path):
                 yield f'{name}.dataset.{key}: {path} does not exist (relative to {Path.cwd()})'

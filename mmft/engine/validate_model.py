@@ -15,7 +15,7 @@ from mmft.data.image_processor import ImageProcessor
 from mmft.data.templates import build_template
 from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
 from mmft.engine.memory import tune_on_meta
-from mmft.engine.validate_parts import attempt, nearest, part_problems
+from mmft.engine.validate_parts import attempt, is_path, nearest, part_problems, value_problem
 from mmft.engine.validate_weights import check_base
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
@@ -115,6 +115,8 @@ def _encoder(cfg: Config) -> Iterator[str]:
     if encoder is None:
         return
     yield from part_problems('encoder', ENCODERS, encoder, given=('tokenizer', 'tokens_per_tile'))
+    tokenizer = encoder.get('tokenizer') if isinstance(encoder, Mapping) else None
+    yield from value_problem('encoder.tokenizer', tokenizer, tokenizer is None or is_path(tokenizer), 'a directory')
     if isinstance(encoder, Mapping) and encoder.get('template') is not None:
         problems: list[str] = []
         attempt('encoder.template', lambda: build_template(encoder['template']), problems)

@@ -1,9 +1,10 @@
-"""What all checks of a config share: how a bad value is told, nearly right names, parts that cannot be built."""
+"""What all checks of a config share: how a bad value is reported, nearly right names, parts that cannot be built."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -11,12 +12,12 @@ from mmft.checks import is_number
 from mmft.errors import ConfigError, MMFTError
 from mmft.registry import Registry
 
-__all__ = ['attempt', 'is_positive', 'nearest', 'part_problems', 'value_problem']
+__all__ = ['attempt', 'is_path', 'is_positive', 'nearest', 'part_problems', 'value_problem']
 
 
-def nearest(name: str, known: Any, cutoff: float = 0.5) -> str:
+def nearest(name: Any, known: Any, cutoff: float = 0.5) -> str:
     """``; did you mean 'x'?`` for a name that is close to a known one."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(str(name), map(str, known), n=1, cutoff=cutoff)
     return f'; did you mean {near[0]!r}?' if near else ''
 
 
@@ -27,6 +28,11 @@ def value_problem(name: str, value: Any, fits: bool, expected: str) -> list[str]
     ['seed = -1; expected a whole number from 0']
     """
     return [] if fits else [f'{name} = {value!r}; expected {expected}']
+
+
+def is_path(value: Any) -> bool:
+    """Whether it is text or a path."""
+    return isinstance(value, (str, os.PathLike))
 
 
 def is_positive(value: Any) -> bool:

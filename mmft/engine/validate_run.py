@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from torch import nn
 
 from mmft.checkpoint.load import as_dtype
 from mmft.checks import is_number, is_whole
 from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.compat import LAUNCHERS
+from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
 from mmft.engine.schedule import build_schedulers, schedule_problems
@@ -28,6 +30,9 @@ __all__ = ['run_problems']
 
 LAST_SEED = 2**32 - 1
 """numpy takes none above it, and none below 0."""
+
+ONLY_ONCE = ('CheckpointHook', 'ParamSchedulerHook', 'ProgressHook')
+"""Hooks of which a second would undo or repeat what the first does."""
 
 TRAINED = ('vision', 'projector', 'llm', 'lora')
 
@@ -109,7 +114,7 @@ def _rates(optimizer: Mapping[str, Any]) -> Iterator[str]:
     yield from value_problem(f'{key}.lr', lr, is_positive(lr), 'a number above 0')
     yield from value_problem(f'{key}.weight_decay', decay, is_number(decay, least=0), 'a number from 0')
     kind = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-    defaults = {} if kind is None else {n: p.default for n, p in inspect.signature(kind).parameters.items()}
+    defaults = {} if not callable(kind) else {n: p.default for n, p in inspect.signature(kind).parameters.items()}
     for name, value in optimizer.items():
         default = defaults.get(name)
         if isinstance(default, tuple) and any(is_number(number) for number in default):
@@ -151,7 +156,7 @@ def _parts(paramwise: Any) -> Iterator[str]:
         yield f'{key} = {paramwise!r}; expected dict(parts=dict(projector=dict(lr=...)))'
         return
     for part, options in (parts or {}).items():
-        if part.split('.')[0] not in TRAINED:
+        if str(part).split('.')[0] not in TRAINED:
             yield f'{key}.parts.{part}: no such part{nearest(part, TRAINED)}; expected one of {TRAINED}'
         if not isinstance(options, Mapping):
             yield f'{key}.parts.{part} = {options!r}; expected a dict with some of {PART_OPTIONS}'
@@ -182,6 +187,10 @@ def _deepspeed(cfg: Config) -> Iterator[str]:
     if not setting:
         return
     optimizer = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
+    zero = setting.get('zero_optimization', {}) if isinstance(setting, Mapping) else {}
+    stage = zero.get('stage', 0) if isinstance(zero, Mapping) else None
+    if stage is None or not is_whole(stage, least=0) or stage > 3:
+        yield f'deepspeed.zero_optimization = {zero!r}; expected a dict with a stage from 0 to 3'
     try:
         check_deepspeed(setting, optimizer.get('type') if isinstance(optimizer, Mapping) else 'AdamW')
     except ConfigError as error:
@@ -206,9 +215,42 @@ def _hooks(cfg: Config) -> Iterator[str]:
         named |= {f'custom_hooks.{i}': plain_value(hook) for i, hook in enumerate(custom)}
     else:
         yield f'custom_hooks = {custom!r}; expected a list of dicts'
+    taken: dict[str, str] = {}
     for key, hook in named.items():
-        attempt(key, lambda hook=hook: build_hook(hook), problems)
+        if not isinstance(hook, (Mapping, Hook)):
+            problems.append(f'{key} = {hook!r}; expected a dict')
+            continue
+        made = attempt(key, lambda hook=hook: build_hook(hook), problems)
+        if made is None:
+            continue
+        kind = type(made[0]).__name__
+        if kind in ONLY_ONCE and kind in taken:
+            problems.append(
+                f'{key}: {taken[kind]} is a {kind} already\n  to do:    change {taken[kind]}, or set it to None'
+            )
+        taken.setdefault(kind, key)
+        if isinstance(made[0], CheckpointHook):
+            problems += _best(cfg, key, made[0].save_best)
     yield from problems
+
+
+def _best(cfg: Config, key: str, metric: str | None) -> Iterator[str]:
+    """A metric to keep the best of that no validation of the run will give."""
+    if metric in (None, 'auto'):
+        return
+    interval, most = (
+        settings.get(name, default) if isinstance(settings := cfg.get(section), Mapping) else default
+        for section, name, default in (('train_cfg', 'val_interval', None), ('val_cfg', 'max_samples', None))
+    )
+    why = ''
+    if not cfg.get('val_dataloader'):
+        why = 'there is no val_dataloader'
+    elif interval == 0:
+        why = 'train_cfg.val_interval = 0'
+    elif metric == 'exact_match' and most == 0:
+        why = 'val_cfg.max_samples = 0: no answer is generated'
+    if why:
+        yield f"{key}.save_best = {metric!r}, but {why}\n  to do:    validate, or set save_best='auto'"
 
 
 def _visualizer(cfg: Config) -> Iterator[str]:

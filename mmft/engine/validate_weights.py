@@ -17,7 +17,7 @@ from mmft.checkpoint.stages import has_folders, projector_file
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.checkpoint import find_last
 from mmft.engine.init_from import find_source
-from mmft.engine.validate_parts import nearest
+from mmft.engine.validate_parts import is_path, nearest
 from mmft.errors import ConfigError, MMFTError
 from mmft.models.vlm import VLM
 
@@ -127,7 +127,8 @@ def _lacking_files(path: Path) -> str:
 
 
 def _named_tokenizer(encoder: Any) -> Any:
-    return encoder.get('tokenizer') if isinstance(encoder, dict) else None
+    named = encoder.get('tokenizer') if isinstance(encoder, dict) else None
+    return named if is_path(named) else None
 
 
 def _tokenizer(cfg: Config, pretrained: Any) -> Iterator[str]:

@@ -141,7 +141,7 @@ def test_cards_are_counted_and_what_cannot_be_is_not_offered(tmp_path):
     assert 'QLoRA: tune.llm.type=qlora ' in plan(cfg)
     cfg.deepspeed = 'zero3'
     text = plan(cfg, gpus=2)
-    assert 'x 2 GPU = 2 samples' in text
+    assert 'x 2 GPUs = 2 samples' in text
     assert 'QLoRA: tune.llm.type=qlora --deepspeed zero2' in text
     offered = float(re.search(r'--deepspeed zero2 +([\d.]+) GiB  saves', text)[1])
     apply_options(cfg, ['tune.llm.type=qlora', 'deepspeed=zero2'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def change(cfg: Any, name: str, value: Any) -> None:
         ('optim_wrapper.paramwise_cfg.parts.llm', 1e-4, 'parts.llm = 0.0001; expected a dict'),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mul', 1, "llm.lr_mul: unknown; did you mean 'lr_mult'?"),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mult', -1, 'parts.llm.lr_mult = -1; expected a number above 0'),
+        ('train_dataloader.shuffle', True, 'train_dataloader.shuffle: train_dataloader.sampler decides that'),
+        ('train_dataloader.pin_memry', True, "train_dataloader.pin_memry: unknown; did you mean 'pin_memory'?"),
+        ('train_dataloader.prefetch_factor', 2, 'train_dataloader: it cannot be built: ValueError: prefetch_factor'),
+        ('log_level', 'info', "log_level = 'info'; expected 'DEBUG'"),
+        ('model_wrapper_cfg', dict(find_unused=True), "find_unused: unknown; did you mean 'find_unused_parameters'?"),
+        ('env_cfg', 3, 'env_cfg = 3; expected a dict'),
+        ('env_cfg', dict(cudnn=True), "env_cfg.cudnn: unknown; did you mean 'cudnn_benchmark'?"),
+        ('env_cfg', dict(mp_cfg=dict(mp_start_method='x')), "mp_start_method = 'x'; expected one of ['fork'"),
+        ('env_cfg', dict(dist_cfg=dict(timeout='1')), "env_cfg.dist_cfg.timeout = '1'; expected seconds"),
+        ('custom_hooks', [3], 'custom_hooks.0 = 3; expected a dict'),
+        ('train_cfg.val_interval', -1, 'train_cfg.val_interval = -1; expected a whole number from 0'),
+        ('default_hooks.checkpoint.save_best', 'loss', "save_best = 'loss', but there is no val_dataloader"),
+        ('custom_hooks', [dict(type='CheckpointHook')], 'custom_hooks.0: default_hooks.checkpoint is a CheckpointHook'),
+        ('custom_hooks', [dict(type='ParamSchedulerHook')], 'default_hooks.param_scheduler is a ParamSchedulerHook'),
+        ('resize_embeddings', 'x', "resize_embeddings = 'x'; expected True or False"),
         ('tf32', 1, "tf32 = 1; expected True, False or None (torch's default)"),
         ('param_scheduler.min_lr_ratio', -4, 'param_scheduler.min_lr_ratio = -4; expected a number from 0 to 1'),
         ('param_scheduler.warmup_ratio', 2, 'param_scheduler.warmup_ratio = 2; expected a number from 0 to below 1'),
@@ -104,7 +120,7 @@ def test_a_wrong_value_is_told_by_its_key(tmp_path: Path, name: str, value: Any,
         ('deepspeed', dict(zero_optimization=dict(stage=1))),
         ('default_hooks.answers', None),
         ('custom_hooks', [dict(type='EMAHook', priority='LOW')]),
-        ('visualizer', dict(type='Visualizer', vis_backends=[dict(type='WandbVisBackend', name='w')])),
+        ('visualizer', dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend', name='w')])),
         ('train_dataloader.sampler', dict(group_by_length=True)),
         ('train_dataloader.collate', dict(type='PackCollator')),
         ('work_dir', 'work_dirs/not/there/yet'),
@@ -154,3 +170,40 @@ def test_our_schedules_come_first() -> None:
     assert told.endswith("did you mean 'cosine'?")
     assert 'cosine' in next(schedule_problems({'type': 'zzz'}))
     assert next(schedule_problems([{'by_epoch': True}])).startswith('param_scheduler.0.type = None')
+
+
+def test_the_best_of_what_no_validation_gives(tmp_path: Path) -> None:
+    cfg = config(tmp_path, val_dataloader=dict(dataset=dict(ann_file=__file__)), val_cfg=dict(max_samples=0))
+    for metric, change, message in (
+        ('loss', {}, ''),
+        ('exact_match', {}, 'val_cfg.max_samples = 0'),
+        ('loss', {'val_interval': 0}, 'train_cfg.val_interval = 0'),
+    ):
+        cfg.train_cfg.update(change)
+        cfg.default_hooks = dict(checkpoint=dict(save_best=metric))
+        wrong = find_problems(cfg).wrong
+        assert len(wrong) == bool(message)
+        assert all(f'save_best = {metric!r}, but {message}' in problem for problem in wrong)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'module', 'remedy'),
+    [
+        ('visualizer', dict(type='Visualizer', vis_backends=[dict(type='WandbVisBackend')]), 'wandb', "'mmft[track]'"),
+        ('visualizer', dict(type='Visualizer', vis_backends=[dict(type='AimVisBackend')]), 'aim', 'aim'),
+        ('deepspeed', 'zero2', 'deepspeed', "'mmft[deepspeed]'"),
+        ('tune', dict(llm=dict(type='qlora')), 'bitsandbytes', "'mmft[qlora]'"),
+    ],
+)
+def test_a_package_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, module: str, remedy: str
+) -> None:
+    """No mistake of the config, but named with the rest, and what to type."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda n, *rest: None if n == module else find(n, *rest))
+    cfg = config(tmp_path, optim_wrapper=dict(type='OptimWrapper', optimizer=dict(ADAM)), **{name: value})
+    found = find_problems(cfg)
+    assert found.wrong == []
+    assert len(found.missing) == 1
+    assert f'needs {module}, which is not installed' in found.missing[0]
+    assert f'pip install {remedy}' in found.missing[0]
