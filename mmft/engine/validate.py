@@ -141,9 +141,6 @@ def _length(cfg: Config) -> Iterator[str]:
         yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (never), or None')
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
-        every = train.get('val_interval')
-        fits = every is None or is_whole(every, least=0)
-        yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (0: never), or None')
     validation = plain_value(cfg.get('val_cfg')) or {}
     if not isinstance(validation, Mapping):
         yield f'val_cfg = {validation!r}; expected a dict with some of {VALIDATION}'
