@@ -249,7 +249,7 @@ def test_directories_that_cannot_be_served(made, tmp_path):
         tmp_path / 'none': 'there is no directory',
         tmp_path / 'empty': 'no config.json',
         foreign: 'BertModel',
-        adapter: 'no config.json',
+        adapter: 'base_model_name_or_path is None',
         made / 'config.py': 'name a checkpoint',
     }.items():
         status, printed = run(path, '--port', 0)
