@@ -80,7 +80,8 @@ class MovedPartsHook(Hook):
             self.before = {}
         elif self.watched >= self.patience:
             raise TrainingError(
-                f'{", ".join(sorted(still))} should train, but did not move in {self.watched} iterations with pictures',
+                f'{", ".join(sorted(still))} should train, but did not move in '
+                f'{count_of(self.watched, "iteration")} with pictures',
                 expected='every trained part changes',
                 fix='look at its learning rate (lr/<part> in the log) and whether the data reaches it',
             )
