@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help='what started the processes; none: this one trains alone',
     )
-    parser.add_argument('--deepspeed', metavar='NAME', help='zero1, zero2, zero3, zero2_offload, zero3_offload')
+    parser.add_argument(
+        '--deepspeed', metavar='NAME', help='zero1, zero2, zero3, zero2_offload, zero3_offload, or a JSON file'
+    )
     parser.add_argument('--seed', type=int, help='seed of new weights, data order and dropout')
     parser.add_argument(
         '--dry-run', action='store_true', help='print parts, parameters, tokens and memory; train nothing'

@@ -42,7 +42,7 @@ def initialize(
     Raises:
         ConfigError: deepspeed is not installed, or see ``deepspeed_config``.
     """
-    config = deepspeed_config(setting, optim)
+    config = deepspeed_config(setting, optim, getattr(getattr(model, 'llm', None), 'hidden_size', None))
     try:
         import deepspeed
     except ImportError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmft.engine.zero import read_setting
 from mmft.models.lora import is_lora_key
 from mmft.models.losses import CHUNK_BYTES
 from mmft.models.tuning import apply_tune, check_tune, part_of
@@ -70,7 +71,7 @@ class Sharding:
         >>> Sharding.of('zero3_offload', 8)
         Sharding(stage=3, gpus=8, offload=True)
         """
-        if isinstance(name, Mapping):
+        if isinstance(name := read_setting(name), Mapping):
             zero = name.get('zero_optimization', {})
             return cls(int(zero.get('stage', 0)), gpus, 'offload_optimizer' in zero)
         found = re.search(r'zero_?(?:stage_?)?(\d)', str(name or ''))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mmft.engine.hooks.defaults import build_hook, merged_hooks
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
 from mmft.engine.schedule import build_schedulers, schedule_problems
 from mmft.engine.validate_parts import attempt, is_positive, nearest, part_problems, value_problem
-from mmft.engine.zero import check_deepspeed
+from mmft.engine.zero import check_deepspeed, of_run, read_setting
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS, VISBACKENDS, VISUALIZERS
 
@@ -187,12 +188,20 @@ def _deepspeed(cfg: Config) -> Iterator[str]:
     if not setting:
         return
     optimizer = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
-    zero = setting.get('zero_optimization', {}) if isinstance(setting, Mapping) else {}
+    content = setting
+    with suppress(ConfigError):  # which check_deepspeed reports
+        content = read_setting(setting)
+    zero = content.get('zero_optimization', {}) if isinstance(content, Mapping) else {}
     stage = zero.get('stage', 0) if isinstance(zero, Mapping) else None
     if stage is None or not is_whole(stage, least=0) or stage > 3:
         yield f'deepspeed.zero_optimization = {zero!r}; expected a dict with a stage from 0 to 3'
+    loader = cfg.get('train_dataloader')
     try:
-        check_deepspeed(setting, optimizer.get('type') if isinstance(optimizer, Mapping) else 'AdamW')
+        run = of_run(wrapper or {}, loader.get('batch_size') if isinstance(loader, Mapping) else None)
+    except (AttributeError, TypeError, ValueError):  # settings that are wrong themselves, and are reported as such
+        run = {}
+    try:
+        check_deepspeed(setting, optimizer.get('type') if isinstance(optimizer, Mapping) else 'AdamW', run)
     except ConfigError as error:
         yield from error.problems
 

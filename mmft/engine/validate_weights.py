@@ -106,11 +106,21 @@ def _lack(path: Path, part: str) -> str:
         return ''  # a projector's directory may hold its tensors only
     if not path.is_dir():
         return 'does not exist'
+    adapter = ModelDirectory(path).is_adapter
     if not (path / 'config.json').is_file():
-        return 'holds no config.json'
-    if has_folders(path) or ModelDirectory(path).is_adapter:
+        return _lacking_base(ModelDirectory(path)) if adapter else 'holds no config.json'
+    if adapter or has_folders(path):
         return ''  # its weights lie elsewhere
     return _lacking_files(path) if has_weights(path) else f'holds no weights ({" or ".join(WEIGHT_FILES)})'
+
+
+def _lacking_base(directory: ModelDirectory) -> str:
+    """What an adapter's directory says of a base that is not there."""
+    try:
+        below = directory.base_directory
+    except MMFTError as error:
+        return f'cannot be read: {error}'
+    return '' if below is None else _lack(below.path, '')
 
 
 def _lacking_files(path: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmft.engine.validate_parts import nearest
 from mmft.errors import ConfigError
 
-__all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config']
+__all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config', 'of_run', 'read_setting']
 
 _CPU = {'device': 'cpu', 'pin_memory': True}
 STAGES: dict[str, dict[str, Any]] = {
@@ -20,27 +23,68 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 """Name on the command line -> DeepSpeed's ``zero_optimization``."""
 
+_NOTHING: Mapping[str, Any] = {}
+_SIZES = {
+    'reduce_bucket_size': lambda width: width * width,
+    'stage3_prefetch_bucket_size': lambda width: int(0.9 * width * width),
+    'stage3_param_persistence_threshold': lambda width: 10 * width,
+}
+"""What ``"auto"`` is in ``zero_optimization``: ``transformers/integrations/deepspeed.py``."""
 
-def check_deepspeed(setting: str | Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
-    """A setting in DeepSpeed's own form.
+
+def read_setting(setting: Any) -> Any:
+    """``deepspeed`` of a config; a path to a JSON file as the dict in it.
+
+    Raises:
+        ConfigError: no such file, or no JSON object in it.
+    """
+    if not isinstance(setting, str) or not setting.endswith('.json'):
+        return setting
+    try:
+        content = json.loads(Path(setting).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        stem = Path(setting).stem
+        raise ConfigError(
+            f'deepspeed = {setting!r} cannot be read: {getattr(error, "strerror", None) or error}',
+            expected="a JSON file in DeepSpeed's own form",
+            fix=f'--deepspeed {stem} needs no file' if stem in STAGES else f'or one of {", ".join(STAGES)}',
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get('zero_optimization', {}), dict):
+        raise ConfigError(
+            f'deepspeed = {setting!r} holds no settings', expected="a JSON object in DeepSpeed's own form"
+        )
+    return content
+
+
+def check_deepspeed(
+    setting: str | Mapping[str, Any], optimizer: Any, run: Mapping[str, Any] = _NOTHING
+) -> dict[str, Any]:
+    """A setting in DeepSpeed's own form, without what is ``"auto"`` in it or said by the run as well.
 
     Args:
         setting: as in ``deepspeed_config``.
         optimizer: ``optim_wrapper.optimizer.type`` of the config.
+        run: what the run's config says, by DeepSpeed's names (``gradient_clipping``, ``bf16.enabled``...): a file that
+            says something else is an error.
 
     Raises:
-        ConfigError: unknown name, or an optimizer whose state is not Adam's.
+        ConfigError: unknown name, a file that contradicts the run, or an optimizer whose state is not Adam's.
     """
     problems: list[ConfigError | str] = []
-    own = dict(setting) if isinstance(setting, Mapping) else {}
-    if not own:
+    from_file, setting = isinstance(setting, str), read_setting(setting)
+    own = copy.deepcopy(dict(setting)) if isinstance(setting, Mapping) else {}
+    if own:
+        problems += _without_auto(own, run if from_file else {})
+    else:
         name = str(setting).removeprefix('deepspeed_')
         if name in STAGES:
             own = {'zero_optimization': {key: _copy(value) for key, value in STAGES[name].items()}}
         else:
             what = f'deepspeed = {setting!r} names no setting{nearest(name, STAGES)}'
             problems.append(
-                ConfigError(what, expected=f"one of {', '.join(STAGES)}, or a dict in DeepSpeed's own form")
+                ConfigError(
+                    what, expected=f"one of {', '.join(STAGES)}, a JSON file, or a dict in DeepSpeed's own form"
+                )
             )
     if optimizer not in ('Adam', 'AdamW'):
         what = f'optim_wrapper.optimizer.type = {optimizer!r} with DeepSpeed'
@@ -50,30 +94,93 @@ def check_deepspeed(setting: str | Mapping[str, Any], optimizer: Any) -> dict[st
     return own
 
 
-def deepspeed_config(setting: str | Mapping[str, Any], optim: Mapping[str, Any]) -> dict[str, Any]:
+def _without_auto(own: dict[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """Take out of ``own`` what transformers' Trainer would fill in from its arguments, and mmft from its config.
+
+    Returns:
+        What is wrong: values that the run's config contradicts, an optimizer or schedule, an ``auto`` of nothing.
+    """
+    problems = []
+    for part in ('optimizer', 'scheduler'):
+        named = own.pop(part, None) or {}
+        given = named.get('params') if isinstance(named, Mapping) else {'type': named}
+        for name, value in (given or {}).items():
+            if value != 'auto':
+                problems.append(
+                    f"deepspeed: {part}.params.{name} = {value!r}, but the run's {part} is the config's own"
+                )
+    for name in ('train_batch_size', 'train_micro_batch_size_per_gpu', 'gradient_accumulation_steps',
+                 'gradient_clipping', 'bf16.enabled', 'fp16.enabled'):  # fmt: skip
+        part, _, leaf = name.rpartition('.')
+        inside = own.get(part) if part else own
+        if not isinstance(inside, dict) or leaf not in inside:
+            continue
+        value = inside[leaf]
+        if value == 'auto':
+            del inside[leaf]
+        elif run and name == 'train_batch_size':
+            problems.append(f'deepspeed: {name} = {value!r}; write "auto": it follows from the config and the launcher')
+        elif name in run:
+            if value != run[name]:
+                problems.append(f'deepspeed: {name} = {value!r}, but the config says {run[name]!r}; write "auto"')
+            del inside[leaf]
+    zero = own.get('zero_optimization') or {}
+    left = [*(key for key in own if own[key] == 'auto'), *(key for key in zero if zero[key] == 'auto')]
+    problems += [f'deepspeed: {key} = "auto", which nothing here resolves' for key in left if key not in _SIZES]
+    return problems
+
+
+def deepspeed_config(
+    setting: str | Mapping[str, Any], optim: Mapping[str, Any], width: int | None = None, batch_size: int | None = None
+) -> dict[str, Any]:
     """DeepSpeed's config of a run.
 
     Args:
-        setting: a name from ``STAGES`` (also as ``deepspeed_zero2``), or a dict in DeepSpeed's own form, which wins.
+        setting: a name from ``STAGES`` (also as ``deepspeed_zero2``), a dict in DeepSpeed's own form, which wins, or a
+            JSON file as transformers' Trainer takes it: ``"auto"`` is what the config says.
         optim: ``optim_wrapper`` of the config: its dtype and clipping are DeepSpeed's too.
+        width: Dl, from which the Trainer's ``"auto"`` of bucket sizes is counted.
 
     Raises:
-        ConfigError: unknown name, or an optimizer whose state is not Adam's.
+        ConfigError: see ``check_deepspeed``.
     """
-    own = check_deepspeed(setting, optim['optimizer'].get('type'))
-    dtype = optim.get('dtype')
-    return {
+    said = of_run(optim, batch_size)
+    own = check_deepspeed(setting, optim['optimizer'].get('type'), said)
+    zero = own.get('zero_optimization') or {}
+    for key in [key for key in zero if zero[key] == 'auto']:
+        del zero[key]
+        if width is not None:
+            zero[key] = _SIZES[key](width)
+    defaults = {
         # The loop passes micro-batches one by one and says which is the last of a step.
         'train_micro_batch_size_per_gpu': 1,
         'gradient_accumulation_steps': 1,
-        'gradient_clipping': float((optim.get('clip_grad') or {}).get('max_norm', 0.0)),
-        'bf16': {'enabled': dtype == 'bfloat16'},
-        'fp16': {'enabled': dtype == 'float16'},
+        'gradient_clipping': said['gradient_clipping'],
+        'bf16': {'enabled': said['bf16.enabled']},
+        'fp16': {'enabled': said['fp16.enabled']},
         # torch's AdamW: DeepSpeed's own is compiled at the first run, for minutes.
         'zero_allow_untested_optimizer': True,
         'zero_force_ds_cpu_optimizer': False,
         'steps_per_print': 10**9,
-        **own,
+    }
+    parts = {part: {**defaults[part], **(own.get(part) or {})} for part in ('bf16', 'fp16')}
+    return {**defaults, **own, **parts}
+
+
+def of_run(optim: Mapping[str, Any], batch_size: int | None = None) -> dict[str, Any]:
+    """What a run's config says, by DeepSpeed's names.
+
+    Args:
+        optim: ``optim_wrapper``.
+        batch_size: of ``train_dataloader``.
+    """
+    dtype = optim.get('dtype')
+    return {
+        'gradient_accumulation_steps': optim.get('accumulative_counts', 1),
+        'gradient_clipping': float((optim.get('clip_grad') or {}).get('max_norm', 0.0)),
+        'bf16.enabled': dtype == 'bfloat16',
+        'fp16.enabled': dtype == 'float16',
+        **({} if batch_size is None else {'train_micro_batch_size_per_gpu': batch_size}),
     }
 
 

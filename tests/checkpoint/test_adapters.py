@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
 
 import mmft
-from mmft.checkpoint import open_pretrained
+from mmft.checkpoint import build_pretrained, open_pretrained
+from mmft.checkpoint.load import tokenizer_directory
+from mmft.engine.init_from import InitFrom
+from mmft.engine.validate_weights import missing_weights
 from mmft.errors import CheckpointError
 from mmft.export import convert
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
@@ -156,6 +160,42 @@ def test_trained_further_and_exported(official, tmp_path):
     own = trained.llm.lm.model.layers[0].mlp.down_proj
     torch.testing.assert_close(own.base_layer.weight, merged[name], atol=3e-6, rtol=1e-5)
     torch.testing.assert_close(got, merged[name] + own.get_delta_weight('default'), atol=3e-6, rtol=1e-5)
+
+
+def test_weights_to_start_from(official):
+    """As ``init_from`` over its base: what the adapter changes is taken, and nothing else."""
+    base, run, merged = official
+    model, mark = build_pretrained(str(base), model_config())
+    start = InitFrom(str(run), model_config(), {'path': str(base), 'fingerprint': mark})
+    start.before_tune(model)
+    want = as_ours(open_pretrained(run), merged)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, want[name], atol=3e-6, rtol=1e-5)
+    changed = {name for name, value in build_pretrained(str(base))[0].named_parameters()
+               if not torch.equal(value, want[name])}  # fmt: skip
+    assert start.filled == changed
+
+
+def test_a_run_over_an_adapter_is_looked_over_first(official, tmp_path):
+    base, run, _ = official
+    cfg = Config({'model': model_config(), 'pretrained': str(run), 'encoder': {'type': 'ChatEncoder'}})
+    assert tokenizer_directory(str(run)) == str(base)
+    assert not [*missing_weights(cfg)]
+    base.rename(tmp_path / 'moved')
+    assert 'needs the base it was trained on' in next(missing_weights(cfg))
+
+
+def test_an_adapter_of_a_part(tmp_path):
+    """XTuner writes a directory for each part: its language model's adapter lies over a language model."""
+    config = llava_config('Llama')
+    numbers = {key: value for key, value in config['llm'].items() if key != 'type'}
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(LlamaConfig(**numbers))
+    base.save_pretrained(tmp_path / 'llm')
+    merged = train(base, tmp_path / 'llm_adapter', tmp_path / 'llm', target_modules=['q_proj', 'down_proj'])
+    model, _ = mmft.load({'llm': tmp_path / 'llm_adapter'}, model=config)
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(model.llm.lm.state_dict()[name], value, atol=3e-6, rtol=1e-5)
 
 
 def test_what_finds_no_place_is_named(official):

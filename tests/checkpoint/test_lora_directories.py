@@ -12,7 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mmft
 from mmft.checkpoint import fingerprint, open_pretrained
+from mmft.checkpoint.load import tokenizer_directory
 from mmft.errors import CheckpointError
+from mmft.export import convert
 from tests.helpers import GOLDEN, golden_json
 
 TOWER = 'model.vision_tower.vision_tower.'
@@ -164,3 +166,24 @@ def test_what_a_run_may_lack(tmp_path):
     (run / 'non_lora_trainables.bin').unlink()
     with pytest.raises(CheckpointError, match=r'holds no non_lora_trainables\.bin, and its base no projector'):
         mmft.load(run)
+
+
+@pytest.mark.parametrize('layout', ['hf', 'official', 'native'])
+def test_a_run_in_its_usual_types_without_a_tokenizer(tmp_path, layout):
+    """A float16 base, a bfloat16 run: one dtype comes out, the language model's, with the base's tokenizer."""
+    run, _, _ = make(tmp_path)
+    for folder, dtype in (('vicuna', torch.float16), ('clip-tiny', torch.float16), ('run', torch.bfloat16)):
+        for file in (tmp_path / folder).glob('*.bin'):
+            tensors = torch.load(file, weights_only=True)
+            torch.save({name: value.to(dtype) for name, value in tensors.items()}, file)
+    for file in (GOLDEN / 'tokenizers' / 'llama_legacy').iterdir():
+        (tmp_path / 'vicuna' / file.name).write_bytes(file.read_bytes())
+    model, encoder = mmft.load(run)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+    assert tokenizer_directory(run) == str(tmp_path / 'vicuna')
+    made = convert({'pretrained': str(run)}, None, tmp_path / 'out', layout=layout, check='weights')
+    stored = load_file(made.path / 'model.safetensors')
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    again, its = mmft.load(made.path)
+    assert its.prompt('What is this?').input_ids.tolist() == encoder.prompt('What is this?').input_ids.tolist()
+    assert again(torch.arange(5)[None], mode='tensor').dtype == torch.float16

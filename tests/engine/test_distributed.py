@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmft.engine.deepspeed import deepspeed_config
+from mmft.engine.memory import Sharding
 from mmft.errors import ConfigError
 from tests.engine.ddp import main
 
@@ -107,3 +108,49 @@ def test_deepspeed_config() -> None:
         deepspeed_config('zero9', OPTIM)
     with pytest.raises(ConfigError, match="'SGD' with DeepSpeed"):
         deepspeed_config('zero2', {**OPTIM, 'optimizer': {'type': 'SGD'}})
+
+
+LLAVA = {  # scripts/zero3.json of LLaVA
+    'fp16': {'enabled': 'auto', 'loss_scale': 0, 'loss_scale_window': 1000, 'hysteresis': 2, 'min_loss_scale': 1},
+    'bf16': {'enabled': 'auto'},
+    'train_micro_batch_size_per_gpu': 'auto', 'train_batch_size': 'auto', 'gradient_accumulation_steps': 'auto',
+    'zero_optimization': {
+        'stage': 3, 'overlap_comm': True, 'sub_group_size': 1e9, 'reduce_bucket_size': 'auto',
+        'stage3_prefetch_bucket_size': 'auto', 'stage3_param_persistence_threshold': 'auto',
+        'stage3_gather_16bit_weights_on_model_save': True,
+    },
+}  # fmt: skip
+
+
+def test_a_file_as_transformers_trainer_takes_it(tmp_path):
+    file = tmp_path / 'zero3.json'
+    file.write_text(json.dumps({**LLAVA, 'optimizer': {'type': 'AdamW', 'params': {'lr': 'auto', 'betas': 'auto'}}}))
+    optim = {**OPTIM, 'dtype': 'bfloat16', 'accumulative_counts': 4}
+    made = deepspeed_config(str(file), optim, width=64)
+    assert 'auto' not in json.dumps(made)
+    assert made['bf16'] == {'enabled': True}
+    assert made['fp16'] == {**LLAVA['fp16'], 'enabled': False}
+    zero = made['zero_optimization']
+    sizes = ('reduce_bucket_size', 'stage3_prefetch_bucket_size', 'stage3_param_persistence_threshold')
+    assert [zero[name] for name in sizes] == [4096, 3686, 640]
+    assert zero['sub_group_size'] == 1e9
+    assert (made['train_micro_batch_size_per_gpu'], made['gradient_accumulation_steps']) == (1, 1)
+    assert Sharding.of(str(file), 8) == Sharding(3, 8, False)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [({'gradient_accumulation_steps': 8}, 'gradient_accumulation_steps = 8, but the config says 4'),
+     ({'train_micro_batch_size_per_gpu': 3}, 'train_micro_batch_size_per_gpu = 3, but the config says 2'),
+     ({'train_batch_size': 64}, 'train_batch_size = 64'),
+     ({'bf16': {'enabled': False}}, r'bf16\.enabled = False, but the config says True'),
+     ({'optimizer': {'type': 'AdamW', 'params': {'lr': 1e-3}}}, r'optimizer\.params\.lr = 0\.001'),
+     ({'zero_optimization': {'stage': 'auto'}}, 'stage = "auto", which nothing here resolves'),
+     ({'zero_optimization': 3}, 'holds no settings'), (None, '(?s)cannot be read.*--deepspeed zero3 needs no file')],
+)  # fmt: skip
+def test_a_file_that_contradicts_the_config(tmp_path, change, message):
+    file = tmp_path / 'zero3.json'
+    if change is not None:
+        file.write_text(json.dumps({**LLAVA, **change}))
+    with pytest.raises(ConfigError, match=message):
+        deepspeed_config(str(file), {**OPTIM, 'dtype': 'bfloat16', 'accumulative_counts': 4}, batch_size=2)

@@ -147,7 +147,8 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         config = directory.json('config.json')
         if matches_any(config):
             return _of_whole_model(name, directory, prefix)
-        tensors = unwrapped_tensors(TensorDirectory(path), path)
+        source = directory.tensors if directory.is_adapter else TensorDirectory(path)
+        tensors = unwrapped_tensors(source, path)
     where = str(path)
     if name == 'vision' and is_blip2(config):
         return Part(*blip2_tower(config, prefix, ours), tensors)
