@@ -1,4 +1,4 @@
-"""``mmft copy-cfg NAME DIR``: a config of the library as a file of one's own, to be changed."""
+"""``mmft copy-cfg NAME DIR``: a config of the library as a file of your own, to change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def copy_config(name: str, out: Path, force: bool = False) -> Path:
-    """Write a config with its bases worked in, so that the copy stands by itself anywhere.
+    """Write a config with its bases included, so that the copy works anywhere.
 
     Args:
         name: bare name or path.
@@ -38,7 +38,7 @@ def copy_config(name: str, out: Path, force: bool = False) -> Path:
     if target.exists() and not force:
         raise ConfigError(f'{target} exists', fix='name another file, or pass --force')
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = f'"""{summary(source)}\n\nA copy of {source.stem}, its bases worked in.\n"""\n\n'
+    text = f'"""{summary(source)}\n\nA copy of {source.stem}, bases included.\n"""\n\n'
     target.write_text(text + load_config(str(source)).pretty_text, encoding='utf-8')
     return target
 
