@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from mmft.checkpoint.source import (
     read_json,
 )
 from mmft.errors import CheckpointError
+from mmft.words import clipped, count_of
 
-__all__ = ['folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_config', 'projector_file',
-           'without_embeddings']  # fmt: skip
+__all__ = ['check_not_quantised', 'folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_config',
+           'projector_file', 'without_embeddings']  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,27 @@ def folder_tensors(path: Path) -> TensorSource:
             fix="merge it with TinyLLaVA Factory's own code, and load what that saves",
         )
     return found
+
+
+def check_not_quantised(tensors: TensorSource, method: object, where: object) -> None:
+    """Refuse weights in 8 or 4 bits: bitsandbytes', GPTQ's, AWQ's, fp8.
+
+    Args:
+        method: ``quantization_config`` of ``config.json``, for the message.
+
+    Raises:
+        CheckpointError: names one of them.
+    """
+    one_byte = (key for key in tensors if key.endswith('weight') and tensors.meta(key)[0].itemsize == 1)
+    packed = [*one_byte, *(key for key in tensors if key.endswith('.qweight') and tensors.meta(key)[0].itemsize > 1)]
+    if packed:
+        named = method.get('quant_method') if isinstance(method, Mapping) else None
+        raise CheckpointError(
+            f'{where}: {count_of(len(packed), "weight")} {"is" if len(packed) == 1 else "are"} quantised'
+            f'{f" ({clipped(named)})" if named else ""}, such as {packed[0]} ({tensors.meta(packed[0])[0]})',
+            expected='weights in 16 or 32 bits',
+            fix="download the model that this one was quantised from; tune.llm='qlora' quantises it by itself",
+        )
 
 
 def projector_alone(path: Path) -> bool:

@@ -160,3 +160,15 @@ def test_no_head_and_no_tie_names_the_remedy(tmp_path):
     save_file({k: v for k, v in tensors.items() if not k.endswith(HEADS)}, base / 'model.safetensors', {'format': 'pt'})
     with pytest.raises(CheckpointError, match=r'lm_head\.weight: in the model, but not .*tie_word_embeddings'):
         mmft.load(base)
+
+
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_of_others_are_refused(tmp_path, dtype):
+    base = make_base(tmp_path / 'base', model_config('Qwen2'), 'hf', encoder=make_encoder('Qwen2'))
+    tensors = load_file(base / 'model.safetensors')
+    name = 'language_model.model.layers.0.mlp.up_proj.weight'
+    save_file({**tensors, name: tensors[name].to(dtype)}, base / 'model.safetensors', {'format': 'pt'})
+    numbers = json.loads((base / 'config.json').read_text())
+    (base / 'config.json').write_text(json.dumps({**numbers, 'quantization_config': {'quant_method': 'bitsandbytes'}}))
+    with pytest.raises(CheckpointError, match=rf'1 weight is quantised \(bitsandbytes\), such as {name}'):
+        mmft.load(base)
