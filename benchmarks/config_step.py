@@ -5,7 +5,7 @@
 
 The batch is the heaviest that the config allows: every picture gives the most tiles. MFU counts the multiplications
 that the model's weights need (forward, and the gradients of what trains; no attention scores, no recomputation) over
-the card's peak.
+the GPU's peak.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """InternVL2-1B on food photos: language model and projector trained whole, vision tower frozen.
 
-16 samples a step on one card of 24 GB: about 15 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 24 GB: about 15 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_1b_food_full
 """

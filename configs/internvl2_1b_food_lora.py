@@ -1,6 +1,6 @@
 """InternVL2-1B on food photos: LoRA on the language model, projector trained, vision tower frozen.
 
-16 samples a step on one card of 12 GB: about 7 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 12 GB: about 7 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_1b_food_lora
 """

@@ -1,6 +1,6 @@
 """InternVL2-2B on food photos: language model and projector trained whole, vision tower frozen.
 
-16 samples a step on one card of 48 GB: about 38 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 48 GB: about 38 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_2b_food_full
 """

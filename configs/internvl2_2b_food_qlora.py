@@ -1,6 +1,6 @@
 """InternVL2-2B on food photos: LoRA on a language model in 4 bits, projector trained, vision tower frozen.
 
-16 samples a step on one card of 12 GB: about 8 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 12 GB: about 8 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_2b_food_qlora
 """

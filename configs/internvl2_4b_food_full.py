@@ -1,6 +1,6 @@
 """InternVL2-4B on food photos: language model and projector trained whole, vision tower frozen.
 
-16 samples a step on 8 cards of 24 GB: about 20 GiB each at the peak (`--dry-run` adds it up).
+16 samples a step on 8 GPUs of 24 GB: about 20 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py internvl2_4b_food_full --deepspeed zero2
 """

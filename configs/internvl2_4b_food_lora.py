@@ -1,6 +1,6 @@
 """InternVL2-4B on food photos: LoRA on the language model, projector trained, vision tower frozen.
 
-16 samples a step on one card of 24 GB: about 16 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 24 GB: about 16 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_4b_food_lora
 """

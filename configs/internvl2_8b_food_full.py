@@ -1,6 +1,6 @@
 """InternVL2-8B on food photos: language model and projector trained whole, vision tower frozen.
 
-16 samples a step on 8 cards of 48 GB: about 35 GiB each at the peak (`--dry-run` adds it up).
+16 samples a step on 8 GPUs of 48 GB: about 35 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py internvl2_8b_food_full --deepspeed zero2
 """

@@ -1,6 +1,6 @@
 """InternVL2-8B on food photos: LoRA on a language model in 4 bits, projector trained, vision tower frozen.
 
-16 samples a step on one card of 24 GB: about 17 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 24 GB: about 17 GiB at the peak (`--dry-run` adds it up).
 
     mmft train internvl2_8b_food_qlora
 """

@@ -15,7 +15,7 @@ __all__ = ['check_counts', 'check_numbers', 'check_rates', 'is_number', 'is_whol
 
 
 def is_whole(value: Any, least: int | None = None) -> bool:
-    """Whether it is an int from ``least``. ``True`` and 2.0 are none: in a config they are slips of the pen.
+    """Whether it is an int, at least ``least``. ``True`` and 2.0 are not: in a config they are mistakes.
 
     >>> is_whole(3), is_whole(0, least=1), is_whole(True), is_whole(2.0)
     (True, False, False, False)

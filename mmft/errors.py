@@ -109,7 +109,7 @@ class TrainingError(MMFTError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, without what follows: often advice that is not ours. Its kind if it is mute.
+    """What another library's error says, without what follows: often advice that is not ours. Its type if it has none.
 
     torch's ``weights_only`` advises, in its first line, to run what a pickle names; of that, what it names is left.
 

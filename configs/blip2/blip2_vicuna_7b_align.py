@@ -1,6 +1,6 @@
 """BLIP-2's design with Vicuna-7B, alignment: Q-Former and linear map learn on COCO captions, ViT and LLM are frozen.
 
-256 samples a step on 8 cards of 40 GB: about 24 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 24 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py blip2_vicuna_7b_align
 """

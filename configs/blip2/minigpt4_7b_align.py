@@ -1,6 +1,6 @@
 """MiniGPT-4's design with Vicuna-7B, alignment: the linear map alone learns, on 558k captions.
 
-256 samples a step on 8 cards of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py minigpt4_7b_align
 """

@@ -1,6 +1,6 @@
 """LLaVA-1.5-13B on food photos: LoRA on the language model, projector trained, vision tower frozen.
 
-16 samples a step on one card of 48 GB: about 37 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 48 GB: about 37 GiB at the peak (`--dry-run` adds it up).
 
     mmft train llava15_13b_food_lora
 """

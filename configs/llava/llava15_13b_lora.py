@@ -1,6 +1,6 @@
 """LLaVA-1.5-13B, stage two by LoRA: rank 128 at 2e-4, the projector at 2e-5, on the mix of 665k.
 
-128 samples a step on 8 cards of 80 GB: about 23 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 80 GB: about 23 GiB each at the peak (`--dry-run` adds it up),
 45 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py llava15_13b_lora

@@ -1,6 +1,6 @@
 """LLaVA-1.5-13B, stage two by LoRA on a language model in 4 bits, on the mix of 665k.
 
-128 samples a step on one card of 40 GB: about 20 GiB at the peak (`--dry-run` adds it up),
+128 samples a step on one GPU of 40 GB: about 20 GiB at the peak (`--dry-run` adds it up),
 22 with samples of 2,048 tokens.
 
     mmft train llava15_13b_qlora

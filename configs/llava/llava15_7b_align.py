@@ -1,7 +1,7 @@
 """LLaVA-1.5-7B, stage one, alignment: the projector alone learns, on 558k captions.
 
 Its projector is where llava15_7b_full, _lora and _qlora start.
-256 samples a step on 8 cards of 40 GB: about 32 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 32 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py llava15_7b_align
 """

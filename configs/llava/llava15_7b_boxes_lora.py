@@ -1,11 +1,11 @@
 """LLaVA-1.5-7B as an inspector of boxes, OK or not, from ten pictures: LoRA on the language model, projector trained.
 
 One picture a step, ten steps an epoch. So few are soon learnt by heart: keep others for validation and watch its loss.
-1 sample a step on one card of 40 GB: about 21 GiB at the peak (`--dry-run` adds it up).
+1 sample a step on one GPU of 40 GB: about 21 GiB at the peak (`--dry-run` adds it up).
 
     mmft train llava15_7b_boxes_lora
 
-On cards of 24 GB: with `--cfg-options tune.llm.type=qlora` about 12 GiB on one; under torchrun on four of them with
+On GPUs of 24 GB: with `--cfg-options tune.llm.type=qlora` about 12 GiB on one; under torchrun on four of them with
 ZeRO-3 about 9 GiB each, four samples a step (docs/recipes.md has the commands).
 """
 

@@ -1,7 +1,7 @@
 """LLaVA-1.5-7B on CODA-LM, corner cases of driving: LoRA on the language model, projector trained.
 
 Every epoch is kept whole, so that each can be exported and judged.
-32 samples a step on one card of 40 GB: about 23 GiB at the peak (`--dry-run` adds it up).
+32 samples a step on one GPU of 40 GB: about 23 GiB at the peak (`--dry-run` adds it up).
 
     mmft train llava15_7b_codalm_lora
 """

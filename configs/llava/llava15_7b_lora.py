@@ -1,6 +1,6 @@
 """LLaVA-1.5-7B, stage two by LoRA: rank 128 at 2e-4, the projector at 2e-5, on the mix of 665k.
 
-128 samples a step on 8 cards of 48 GB: about 18 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 48 GB: about 18 GiB each at the peak (`--dry-run` adds it up),
 34 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py llava15_7b_lora

@@ -1,7 +1,7 @@
 """LLaVA-1.5-7B on OK-VQA: LoRA of rank 128 at 2e-4, the projector at 2e-5, 20 epochs, ZeRO-3.
 
 Twenty epochs are enough to learn the set by heart: best.pth is the one that answered the validation questions best.
-128 samples a step on 8 cards of 24 GB: about 18 GiB each at the peak (`--dry-run` adds it up).
+128 samples a step on 8 GPUs of 24 GB: about 18 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py llava15_7b_okvqa_lora
 """

@@ -1,6 +1,6 @@
 """LLaVA-1.5-7B, stage two by LoRA on a language model in 4 bits, on the mix of 665k.
 
-128 samples a step on one card of 24 GB: about 14 GiB at the peak (`--dry-run` adds it up),
+128 samples a step on one GPU of 24 GB: about 14 GiB at the peak (`--dry-run` adds it up),
 19 with samples of 2,048 tokens.
 
     mmft train llava15_7b_qlora

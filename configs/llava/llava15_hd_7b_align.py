@@ -1,6 +1,6 @@
 """LLaVA-1.5-HD, 7B, stage one, alignment: the projector and the newline of a row alone learn, on 558k captions.
 
-256 samples a step on 8 cards of 40 GB: about 26 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 26 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py llava15_hd_7b_align
 """

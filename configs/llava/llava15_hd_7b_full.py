@@ -1,6 +1,6 @@
 """LLaVA-1.5-HD, 7B, stage two: projector and language model learn whole, on the mix of 665k.
 
-128 samples a step on 8 cards of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up),
 27 with samples of 4,096 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py llava15_hd_7b_full

@@ -1,6 +1,6 @@
 """LLaVA-NeXT of Mistral-7B on food photos: LoRA on the language model, projector trained, vision tower frozen.
 
-16 samples a step on one card of 40 GB: about 24 GiB at the peak (`--dry-run` adds it up).
+16 samples a step on one GPU of 40 GB: about 24 GiB at the peak (`--dry-run` adds it up).
 
     mmft train llava_next_mistral_7b_food_lora
 """

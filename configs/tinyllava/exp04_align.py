@@ -1,7 +1,7 @@
 """Experiment 4 of 22, alignment: TinyLlama-1.1B + CLIP-L/336 + MLP.
 
 The projector alone learns, on LLaVA-1.5's captions.
-256 samples a step on 8 cards of 16 GB: about 12 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 16 GB: about 12 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py exp04_align
 """

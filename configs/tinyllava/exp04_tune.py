@@ -1,7 +1,7 @@
 """Experiment 4 of 22, instruction tuning: TinyLlama-1.1B + CLIP-L/336 + MLP.
 
 Projector and language model learn, on LLaVA-1.5's mix.
-128 samples a step on 8 cards of 24 GB: about 10 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 24 GB: about 10 GiB each at the peak (`--dry-run` adds it up),
 15 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py exp04_tune

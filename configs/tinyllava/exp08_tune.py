@@ -2,7 +2,7 @@
 
 Its first stage is experiment 6's (tower opened from layer 12 on); each expert starts as a copy of that projector.
 Projector and language model learn, on ShareGPT4V's mix.
-128 samples a step on 8 cards of 24 GB: about 10 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 24 GB: about 10 GiB each at the peak (`--dry-run` adds it up),
 15 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py exp08_tune

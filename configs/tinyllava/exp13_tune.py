@@ -1,7 +1,7 @@
 """Experiment 13 of 22, instruction tuning: MiniCPM-2B + CLIP-L/336 + MLP.
 
 Projector and language model learn, on ShareGPT4V's mix; the tower is frozen as stage one left it.
-128 samples a step on 8 cards of 40 GB: about 14 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 40 GB: about 14 GiB each at the peak (`--dry-run` adds it up),
 21 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py exp13_tune

@@ -1,7 +1,7 @@
 """Experiment 15 of 22, instruction tuning: Phi-2 + SigLIP-384 + MLP.
 
 Projector and language model learn, the latter by LoRA, on LLaVA-1.5's mix.
-128 samples a step on 8 cards of 40 GB: about 21 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 40 GB: about 21 GiB each at the peak (`--dry-run` adds it up),
 31 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py exp15_tune

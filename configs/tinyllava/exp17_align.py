@@ -1,7 +1,7 @@
 """Experiment 17 of 22, alignment: StableLM-2-1.6B + SigLIP-384 + MLP.
 
 The tower from layer 12 on, projector and language model learn, on ShareGPT4V's captions.
-256 samples a step on 8 cards of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py exp17_align
 """

@@ -1,7 +1,7 @@
 """Experiment 18 of 22, alignment: TinyLlama-1.1B + SigLIP-384 + MLP.
 
 The tower from layer 12 on, projector and language model learn, on ShareGPT4V's captions.
-256 samples a step on 8 cards of 24 GB: about 19 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 24 GB: about 19 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py exp18_align
 """

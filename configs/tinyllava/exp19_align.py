@@ -1,7 +1,7 @@
 """Experiment 19 of 22, alignment: Phi-2 + SigLIP-384 + MLP.
 
 The projector alone learns, on LLaVA-1.5's captions.
-256 samples a step on 8 cards of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 22 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py exp19_align
 """

@@ -1,7 +1,7 @@
 """Experiment 21 of 22, instruction tuning: Phi-2 + CLIP-L/336 + MLP.
 
 Projector and language model learn, on LLaVA-1.5's mix.
-128 samples a step on 8 cards of 40 GB: about 15 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 40 GB: about 15 GiB each at the peak (`--dry-run` adds it up),
 24 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py exp21_tune

@@ -1,7 +1,7 @@
 """Experiment 22 of 22, alignment: Phi-2 + CLIP-L/336 + MLP.
 
 The tower from layer 12 on, projector and language model learn, on ShareGPT4V's captions.
-256 samples a step on 8 cards of 40 GB: about 28 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 28 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py exp22_align
 """

@@ -1,7 +1,7 @@
 """Gemma-2B-it + SigLIP-384 + MLP, alignment.
 
 The projector alone learns, on LLaVA-1.5's captions.
-256 samples a step on 8 cards of 40 GB: about 21 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 40 GB: about 21 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py gemma_2b_siglip_align
 """

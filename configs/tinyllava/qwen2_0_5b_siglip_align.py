@@ -1,7 +1,7 @@
 """Qwen2-0.5B-Instruct + SigLIP-384 + MLP, alignment.
 
 The projector alone learns, on LLaVA-1.5's captions.
-256 samples a step on 8 cards of 12 GB: about 9 GiB each at the peak (`--dry-run` adds it up).
+256 samples a step on 8 GPUs of 12 GB: about 9 GiB each at the peak (`--dry-run` adds it up).
 
     torchrun --nproc_per_node=8 tools/train.py qwen2_0_5b_siglip_align
 """

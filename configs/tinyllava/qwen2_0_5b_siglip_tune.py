@@ -1,7 +1,7 @@
 """Qwen2-0.5B-Instruct + SigLIP-384 + MLP, instruction tuning.
 
 Projector and language model learn, on LLaVA-1.5's mix.
-128 samples a step on 8 cards of 16 GB: about 7 GiB each at the peak (`--dry-run` adds it up),
+128 samples a step on 8 GPUs of 16 GB: about 7 GiB each at the peak (`--dry-run` adds it up),
 10 with samples of 2,048 tokens.
 
     torchrun --nproc_per_node=8 tools/train.py qwen2_0_5b_siglip_tune

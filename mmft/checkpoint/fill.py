@@ -35,11 +35,11 @@ def fill(
     """Put tensors into a meta model, one at a time.
 
     Args:
-        model_config: from which ``model`` was built: what no file holds is drawn as it says.
+        model_config: from which ``model`` was built: what no file holds is initialised as it says.
         where: the directory, for errors.
 
     Returns:
-        The names of tensors that were drawn at random.
+        The names of tensors that were randomly initialised.
 
     Raises:
         CheckpointError: tensors missing, left over or of other shapes; all are listed.
@@ -115,7 +115,7 @@ def _draw(
         value = tensors_of(fresh[part])[rest].data
         assign(model, name, value.to(device=device, dtype=_kind(model, name, value, dtype)))
     if fresh:
-        logger.info(f'drawn at random: {", ".join(sorted({part_of(name) for name in names}))}')
+        logger.info(f'randomly initialised: {", ".join(sorted({part_of(name) for name in names}))}')
 
 
 def _kind(model: VLM, name: str, value: Tensor, dtype: torch.dtype | None) -> torch.dtype:

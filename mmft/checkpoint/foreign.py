@@ -31,7 +31,7 @@ def is_deepspeed(path: Path) -> bool:
 
 
 def foreign_training(path: Path) -> CheckpointError | None:
-    """The error for a checkpoint of another program where one of mmft's is wanted; None where it is none."""
+    """The error for a checkpoint of another program where one of mmft's is wanted; None where it is not one."""
     if is_deepspeed(path):
         return of_xtuner(path, 'a checkpoint folder of DeepSpeed, as XTuner and other trainers write it')
     if (path / 'trainer_state.json').is_file():

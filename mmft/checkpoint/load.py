@@ -85,7 +85,7 @@ def as_device(device: str | torch.device) -> torch.device:
 
 
 def read_layout(path: str | Path) -> Layout:
-    """The layout of a model directory, told by its ``config.json`` and, where that says too little, its tensors."""
+    """The layout of a model directory, known by its ``config.json`` and, where that says too little, its tensors."""
     return _layout(ModelDirectory(path))
 
 
@@ -140,7 +140,7 @@ def build_opened(
     dtype: str | torch.dtype | None = 'auto',
     device: str | torch.device = 'cpu',
 ) -> tuple[VLM, set[str]]:
-    """A model with the weights of ``open_pretrained``, and the names of tensors that no file held, drawn at random."""
+    """A model with the weights of ``open_pretrained``; the names of those that no file held: randomly initialised."""
     config = model_config or opened.layout.model_config
     with nullcontext() if model_config else reading(f'{opened.where}: the model that its config.json describes'):
         model = build_meta(config)
@@ -261,9 +261,9 @@ def load(
     """Read a model directory: InternVL2, LLaVA, TinyLLaVA, llava-hf, an export of mmft, or a LoRA adapter over one.
 
     Args:
-        path: the directory; its layout is told by ``config.json`` and the names of its tensors, never by its own name.
+        path: the directory; its layout is known by ``config.json`` and the names of its tensors, never by its own name.
             Or a dict with a directory or file for each part, such as BLIP-2's Q-Former as ``projector``, as a config's
-            ``pretrained``; parts that it leaves out are drawn at random.
+            ``pretrained``; parts that it leaves out are randomly initialised.
         dtype: of all weights; ``auto`` is the stored one, of a mix that of the language model.
         base: of an adapter's directory: what it was trained on, where that is not at the place that the adapter names;
             of LLaVA's first stage (``config.json`` and ``mm_projector.bin``): its language model.

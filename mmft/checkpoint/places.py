@@ -1,4 +1,4 @@
-"""What a path is that should be a model and is none: one error for it, whichever reader or command met it."""
+"""What a path is that should be a model and is not: one error for it, whichever reader or command met it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def add_answering(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     parser.add_argument(
         '--max-new-tokens', type=int, default=max_new_tokens, metavar='N', help=f'default: {max_new_tokens}'
     )
-    parser.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0, the default: no chance')
+    parser.add_argument('--temperature', type=float, default=0.0, metavar='T', help='default: 0, greedy')
     parser.add_argument('--top-p', type=float, default=1.0, metavar='P', help='default: 1')
     parser.add_argument('--seed', type=int, help='of the answers, with a temperature')
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: the GPU if there is one)')

@@ -1,4 +1,4 @@
-"""``mmft check-data CONFIG``: look a whole data set over before it costs a night, with the config's own encoder."""
+"""``mmft check-data CONFIG``: check a whole data set before it costs a night, with the config's own encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ['add_arguments', 'run']
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``check-data``."""
     parser.add_argument('config', nargs='?', help='a config file or bare name; without one, lengths are not counted')
-    parser.add_argument('--ann-file', nargs='+', metavar='FILE', help="look at these instead of the config's data")
+    parser.add_argument('--ann-file', nargs='+', metavar='FILE', help="check these instead of the config's data")
     parser.add_argument('--image-root', metavar='FOLDER', help='where the pictures of --ann-file lie')
     parser.add_argument(
         '--part', choices=('train', 'val', 'both'), default='both', help='of the config (default: both)'
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='picture headers and token counts only: several times as fast, and blind to what decoding finds',
     )
-    parser.add_argument('--allow', nargs='+', default=[], metavar='KIND', help='problems that are no failure, by kind')
+    parser.add_argument('--allow', nargs='+', default=[], metavar='KIND', help='kinds that do not fail the check')
     parser.add_argument('--json', metavar='FILE', help="the whole report, every place named; '-': standard output")
     parser.add_argument('--page', metavar='FILE', help='an HTML page: histograms, samples with tiles and label mask')
     parser.add_argument('--samples', type=int, default=12, metavar='N', help='on the page (default: 12)')
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown := [kind for kind in args.allow if kind not in KINDS]:
         raise ConfigError(f'--allow {" ".join(unknown)}', expected=f'of {", ".join(KINDS)}')
     if args.config is None and not args.ann_file:
-        raise ConfigError('nothing to look at', expected='a config, or --ann-file FILE --image-root FOLDER')
+        raise ConfigError('nothing to check', expected='a config, or --ann-file FILE --image-root FOLDER')
     cfg = _config(args)
     encoder = None if cfg is None else _encoder(cfg)
     found = survey(list(_sources(args, cfg)), encoder, decode=not args.headers, workers=args.workers)
@@ -87,7 +87,7 @@ def _encoder(cfg: Config) -> Any:
         raise CheckpointError(
             error.what,
             expected=error.expected,
-            fix=f'{error.fix or "fetch it"}; to look without a tokenizer: --ann-file FILE --image-root FOLDER alone',
+            fix=f'{error.fix or "fetch it"}; to check without a tokenizer: --ann-file FILE --image-root FOLDER alone',
         ) from error
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='KEY',
-        help='every request must bring it; may be given several times, or as MMFT_API_KEY in the environment',
+        help='required of every request; may be given several times, or as MMFT_API_KEY in the environment',
     )
     parser.add_argument('--tp', type=int, default=1, metavar='N', help='GPUs that share one model (LMDeploy)')
     parser.add_argument('--replicas', type=int, default=1, metavar='N', help='servers beside each other')

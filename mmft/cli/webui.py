@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='USER:PASSWORD',
-        help='let in only who knows it; may be repeated; @FILE: a file with such lines, which no process list shows',
+        help='ask for this user and password; may be repeated; @FILE: a file of such lines, hidden from process lists',
     )
     parser.add_argument('--open', action='store_true', help='open the page in a browser of this machine')
     parser.add_argument('--system', metavar='TEXT', help="a system message (default: the chat template's own)")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(page.close)
         if args.host not in LOOPBACK and not auth:
             print(
-                'note: whoever reaches this machine can use the page; --auth USER:PASSWORD asks who it is', flush=True
+                'Anyone who can reach this machine can use the page; --auth USER:PASSWORD sets a password.', flush=True
             )
         print(printable(f'{" and ".join(page.names)}: {url}  (Ctrl-C stops it)'), flush=True)
         return _wait()

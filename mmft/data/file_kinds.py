@@ -1,4 +1,4 @@
-"""Files that are given where a ``.jsonl`` or ``.json`` belongs, told by their first bytes, each with its way to one."""
+"""Files that are given where a ``.jsonl`` or ``.json`` belongs, known by their first bytes; how to convert each."""
 
 from __future__ import annotations
 

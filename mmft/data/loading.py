@@ -178,7 +178,7 @@ def _header(source: ImageSource, max_pixels: int) -> Iterator[tuple[Image.Image,
 def _open_file(path: str, name: str) -> IO[bytes]:
     try:
         mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits for ever for a writer
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits forever for a writer
             raise DataError(
                 'no regular file but a named pipe, a socket or a device',
                 file=name,

@@ -1,4 +1,4 @@
-"""``own_rules``: what Pillow is told while mmft opens and decodes pictures.
+"""``own_rules``: how Pillow is set while mmft opens and decodes pictures.
 
 Its limits are variables of its modules, for the whole process. Threads that each set and restored them would restore
 what another one had set: the first that comes sets them here, the last that goes restores them.

@@ -33,7 +33,7 @@ def read_turns(
         text: makes a text of (content, where it stands), and adds the pictures that it brings along to the list.
 
     Raises:
-        DataError: turns, texts or pictures that are none.
+        DataError: invalid turns, texts or pictures.
     """
     in_turns: list[str] = []
     messages = _turns(raw.get(turns_key), turns_key, role_key, text_key, lambda *args: text(*args, in_turns), in_turns)

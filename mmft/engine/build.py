@@ -39,7 +39,7 @@ class BuiltModel(NamedTuple):
     Attributes:
         base: where its base weights come from (path or paths, fingerprint).
         tune: how its parts are tuned, as used.
-        initialised: name -> value of what is frozen and in no base: drawn at random, or from ``init_from``. A
+        initialised: name -> value of what is frozen and in no base: randomly initialised, or from ``init_from``. A
             checkpoint that is complete in itself holds it too. (Values as they were before QLoRA packed them.)
     """
 

@@ -5,7 +5,7 @@ no code. Its keys::
 
     state_dict        name -> tensor, of all that is trained (LoRA run: adapters, projector, unfrozen layers), of the
                       buffers that move with it, and of
-                      all that is frozen and in no base (drawn at random, or from init_from): meta.initialised
+                      all that is frozen and in no base (randomly initialised, or from init_from): meta.initialised
     optimizer         state of the wrapper: {'optimizer', 'scaler'};  param_names: the parameters of each group
     param_schedulers  states, in order
     rng               per rank: torch, cuda, numpy and python generators

@@ -93,7 +93,7 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         return not self.engine.fp16_enabled()
 
     def autocast(self) -> AbstractContextManager:
-        """Nothing: the engine's weights have the dtype of the computation."""
+        """Does nothing: the engine's weights have the dtype of the computation."""
         return nullcontext()
 
     def micro_batch(self, model: nn.Module, last: bool) -> AbstractContextManager:
@@ -121,14 +121,14 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         return norm
 
     def leave_out_vision(self) -> None:
-        """Nothing: the engine steps all that it shards, here with gradients of zero."""
+        """Does nothing: the engine steps all that it shards, here with gradients of zero."""
 
     def step(self, **kwargs: Any) -> None:
         """The engine's step, which also clips and clears."""
         self.engine.step()
 
     def zero_grad(self, **kwargs: Any) -> None:
-        """Nothing: the engine's step did it."""
+        """Does nothing: the engine's step did it."""
 
     # -- whole tensors of sharded ones; all of these are collective calls --------------------------------------------
 
@@ -140,7 +140,7 @@ class DeepSpeedOptimWrapper(OptimWrapper):
         return (parameter if whole is None else whole).detach()
 
     def write(self, parameter: nn.Parameter, value: Tensor) -> None:
-        """Set a parameter: its master and what computes."""
+        """Set a parameter: its float32 master and the copy that the forward pass uses."""
         self._write(parameter, value)
         if hasattr(parameter, 'ds_tensor'):
             parameter.ds_tensor.data.copy_(_piece(parameter, value))

@@ -39,6 +39,6 @@ def _held() -> str:
     (free, whole), own = torch.cuda.mem_get_info(), torch.cuda.memory_reserved()
     gib = 2**30
     return (
-        f'\n  of {whole / gib:.1f} GiB on the card this process holds {own / gib:.1f}, '
+        f'\n  of {whole / gib:.1f} GiB of the GPU this process holds {own / gib:.1f}, '
         f'others {max(0, whole - free - own) / gib:.1f} (CUDA itself included)'
     )

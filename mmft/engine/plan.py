@@ -49,7 +49,7 @@ def plan(cfg: Config, gpus: int | None = None, problems: Problems | None = None)
     problems = find_problems(cfg) if problems is None else problems
     try:
         return _report(cfg, make_plan(cfg, gpus), problems)
-    except Exception as error:  # what a wrong value leads to may be anything; the mistake itself is told better
+    except Exception as error:  # what a wrong value leads to may be anything; the mistake itself is the better message
         if problems.wrong:
             raise problems.error from error
         raise

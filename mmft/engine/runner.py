@@ -54,7 +54,7 @@ from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
 
-LESS_FOR_WEIGHTS = "take dtype='bfloat16' for frozen weights, 'qlora' in tune.llm, or --deepspeed zero3 on more cards"
+LESS_FOR_WEIGHTS = "take dtype='bfloat16' for frozen weights, 'qlora' in tune.llm, or --deepspeed zero3 on more GPUs"
 DEFAULT_VISUALIZER = {'type': 'Visualizer', 'vis_backends': [{'type': 'TensorboardVisBackend'}]}
 
 
@@ -207,7 +207,7 @@ class Runner(mmengine.runner.Runner):
         """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
         if self.cfg.get('deepspeed'):  # which moves it, after it has made 16-bit weights of float32 ones
             return model
-        with explained(lambda: 'when the weights were put on the card', LESS_FOR_WEIGHTS):
+        with explained(lambda: 'when the weights were put on the GPU', LESS_FOR_WEIGHTS):
             model = model.to(get_device())
         if not self.distributed:
             return model
@@ -236,7 +236,7 @@ class Runner(mmengine.runner.Runner):
         return ', '.join(type(hook).__name__ for hook in self.hooks)
 
     def _init_model_weights(self) -> None:
-        """Nothing: weights are loaded or drawn when the model is built; mmengine would draw them again."""
+        """Does nothing: weights are set when the model is built; mmengine would initialise them again."""
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
         """One line instead of two pages: the whole config is in the work_dir."""

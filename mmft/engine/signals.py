@@ -1,4 +1,4 @@
-"""A run that is told to end says what is saved and how to continue, and ends with the exit status of its signal."""
+"""A run that is asked to end says what is saved and how to continue, and ends with the exit status of its signal."""
 
 from __future__ import annotations
 

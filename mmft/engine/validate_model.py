@@ -70,7 +70,7 @@ def _with_tokenizer(cfg: Config, model: VLM, problems: list[str]) -> dict[str, A
 
 
 def _model(settings: Mapping[str, Any], problems: list[str]) -> VLM | None:
-    """The model on the meta device. Each part is built by itself first, so that the problems of all are told."""
+    """The model on the meta device. Each part is built by itself first, so that the problems of all are reported."""
     built: dict[str, Any] = {}
     before = len(problems)
     for key, registry in _PARTS.items():

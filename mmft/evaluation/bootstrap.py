@@ -31,15 +31,15 @@ def interval(
 ) -> Interval:
     """The mean of ``scores`` with its bootstrap interval.
 
-    For two models on the same questions pass the differences of their scores: pairs are then drawn together. An
+    For two models on the same questions pass the differences of their scores: pairs are then resampled together. An
     interval without width says that all scores are equal, not that the mean is certain.
 
     Args:
         scores: one for each question.
-        groups: of each question, what it shares with others, such as its picture: whole groups are drawn, since
+        groups: of each question, what it shares with others, such as its picture: whole groups are resampled, since
             questions about one picture say less than questions about as many pictures.
         level: the confidence.
-        resamples: how often all is drawn anew.
+        resamples: how many.
         seed: of the draws.
 
     Raises:

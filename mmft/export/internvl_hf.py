@@ -84,7 +84,7 @@ def check(contents: Contents) -> None:
 
 
 def fits(contents: Contents) -> dict[str, Fit]:
-    """None: the classes have a place for everything."""
+    """No tensor needs fitting: the classes have a place for everything."""
     return {}
 
 

@@ -91,7 +91,7 @@ class TrainedWeights:
                 expected='a base (pretrained), or a checkpoint in which every part was trained in full'
                 if self.base is None
                 else f'all tensors of the model in {self.base.where}',
-                fix='frozen weights that were drawn at random are in no file: train all parts, or start from a base',
+                fix='randomly initialised frozen weights are in no file: train all parts, or start from a base',
             )
 
     def without_adapters(self) -> TrainedWeights:

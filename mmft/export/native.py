@@ -55,7 +55,7 @@ def check(contents: Contents) -> None:
 
 
 def fits(contents: Contents) -> dict[str, Fit]:
-    """None: every tensor is written as it is."""
+    """No tensor needs fitting: each is written as it is."""
     return {}
 
 

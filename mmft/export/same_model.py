@@ -1,4 +1,4 @@
-"""Whether a config describes the model that a checkpoint was trained with, told without running the stored config."""
+"""Whether a config describes the model that a checkpoint was trained with, found without running the stored config."""
 
 from __future__ import annotations
 

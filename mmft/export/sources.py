@@ -41,7 +41,7 @@ class TrainingCheckpoint:
 
     @property
     def initialised(self) -> set[str]:
-        """Tensors that were not trained and are in no base: they came by ``init_from``, or were drawn and frozen."""
+        """Tensors that were not trained and are in no base: they came by ``init_from``, or are random and frozen."""
         return set(self.meta.get('initialised') or ())
 
     @classmethod

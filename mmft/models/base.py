@@ -65,7 +65,7 @@ class Projector(nn.Module, ABC):
         self.losses = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loss hangs on the graph of its step: neither copied nor pickled with the module.
+        # A loss holds the graph of its step: neither copied nor pickled with the module.
         return {**self.__dict__, 'losses': {}}
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""``Answerer``: one face for everything that answers questions about pictures, a model in this process or on a server.
+"""``Answerer``: one interface to whatever answers questions about pictures, a model in this process or a server.
 
 ``open_answerer`` makes one of a model directory, a config with its checkpoint, or the URL of any server that speaks
 OpenAI's chat completions.
@@ -62,8 +62,8 @@ class Answerer(ABC):
             images: the pictures of all turns, in order.
             max_new_tokens: longest answer.
             temperature: 0 takes the likeliest token each time.
-            top_p: of the likeliest tokens, as many as together have this probability are drawn from.
-            seed: of what is drawn; None: another answer each time. (A server may ignore it.)
+            top_p: sampling is from the likeliest tokens that together have this probability.
+            seed: of the sampling; None: another answer each time. (A server may ignore it.)
             stop: set by another thread, it ends an answer of a model in this process, one that has not begun too:
                 the iterator itself cannot be closed while it is waited for.
 
@@ -197,7 +197,7 @@ def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> li
     """The messages with a ``<image>`` for each picture (see ``Answerer.stream``).
 
     Raises:
-        DataError: no question at the end, or placeholders that do not come out even with the pictures.
+        DataError: no question at the end, or more or fewer placeholders than pictures.
 
     >>> place_pictures([{'role': 'user', 'content': 'What is it?'}], 1)
     [{'role': 'user', 'content': '<image>\\nWhat is it?'}]

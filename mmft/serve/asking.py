@@ -157,7 +157,7 @@ class _Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for what is under way, but not for ever."""
+        """Wait for what is under way, but not forever."""
         self.give([None] * len(self._threads))
         end = time.monotonic() + _PATIENCE
         for thread in self._threads:

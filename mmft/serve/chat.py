@@ -157,7 +157,7 @@ class Chat:
         found = [Path(path) for path in paths]
         for path in found:
             try:
-                load_image(path)  # a damaged one is told of now, not when it is asked about
+                load_image(path)  # a damaged one is reported now, not when it is asked about
             except DataError as error:  # without the advice for annotation files
                 raise DataError(error.bare, file=error.file, expected=error.expected) from error
         self.waiting += found

@@ -1,4 +1,4 @@
-"""What is wrong with a directory that is to be served, before anything is started, and how to mend it.
+"""What is wrong with a directory that is to be served, before anything is started, and how to fix it.
 
 Source: LMDeploy 0.18 and transformers 5.23, as tried. Most of what LMDeploy wants it does not say: it fails late, with
 an error from deep inside, or answers nonsense.
@@ -154,7 +154,7 @@ def _problems(directory: ServedDirectory) -> list[Problem]:
     problems = [problem for check in checks for problem in check(directory)]
     problems += _tower_names(directory, tensors)
     if not tensors:
-        what = 'weights in .bin files, which cannot be looked over beforehand'
+        what = 'weights in .bin files, which cannot be checked beforehand'
         problems.append(Problem(what, f'{_EXPORT_AGAIN}: it writes safetensors', frozenset()))
     return problems
 

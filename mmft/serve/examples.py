@@ -1,4 +1,4 @@
-"""Questions to try: drawn from a dataset, or a folder of pictures."""
+"""Questions to try: a random choice from a dataset, or from a folder of pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``PatientProtocol``: uvicorn's HTTP/1.1, which does not wait for a request's head for ever."""
+"""``PatientProtocol``: uvicorn's HTTP/1.1, which does not wait forever for a request's head."""
 
 from __future__ import annotations
 

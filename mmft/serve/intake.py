@@ -1,4 +1,4 @@
-"""The way in: requests are read, looked over and weighed here before a backend is asked.
+"""The way in: requests are read, checked and weighed here before a backend is asked.
 
 All that strangers can make large is bounded: the bytes of a body and the seconds it may take, the number of things in
 its JSON, the bytes and pixels of a picture, and, over all requests, the memory that they hold (``Memory``).

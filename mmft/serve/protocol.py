@@ -18,7 +18,7 @@ __all__ = ['ApiError', 'ChatRequest', 'parse_request']
 
 @dataclass
 class ChatRequest:
-    """A request that has been looked over.
+    """A request that has been checked.
 
     Attributes:
         messages: roles ``system``, ``user`` and ``assistant``. ``content`` is text, or, for a question with pictures,

@@ -49,7 +49,7 @@ class Reply(Response):
                 done, _ = await asyncio.wait({sending}, timeout=self._patience)
             finally:
                 sending.cancel()
-            if not done:  # a client that does not read would keep its place at the backend for ever
+            if not done:  # a client that does not read would keep its place at the backend forever
                 raise asyncio.TimeoutError
             sending.result()
 

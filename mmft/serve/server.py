@@ -187,7 +187,7 @@ class _Server:
             f'{"with" if self.settings.api_keys else "no"} api key)'
         )
         if not self.settings.api_keys and host not in ('127.0.0.1', '::1'):
-            self.log(f'note: everybody who can reach {shown} can ask; --api-key KEY asks for a key')
+            self.log(f'note: anyone who can reach {shown} can use the server; --api-key KEY asks for a key')
 
     def _status(self) -> int:
         return 130 if self.signal == signal.SIGINT else 0

@@ -1,4 +1,4 @@
-"""What ``mmft serve`` can be told, and what of it cannot be."""
+"""The settings of ``mmft serve``, and which of them are refused."""
 
 from __future__ import annotations
 

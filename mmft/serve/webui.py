@@ -72,7 +72,7 @@ class WebUI:
         self.answerers, self.examples, self.system = list(answerers), examples, system
         self.names = list(names) if names is not None else told_apart([answerer.name for answerer in answerers])
         self.settings = {'max_new_tokens': 512, 'temperature': 0.0, 'top_p': 1.0, 'seed': None, **(settings or {})}
-        # Not begun, this asks nobody: it only looks the settings over.
+        # Not begun, this asks nobody: it only checks the settings.
         self.answerers[0].stream([{'role': 'user', 'content': 'x'}], **self.settings).close()
         self.folder = private_folder()
         self.blocks = self._build()

@@ -47,7 +47,7 @@ def with_tags(path: Path, cache: str | os.PathLike | None, log: Callable[[str], 
         hidden = [token['content'] for token in own['added_tokens']
                   if token['special'] and token['id'] not in encoder.control_ids]  # fmt: skip
     except (MMFTError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        return path  # it has no tokenizer.json, or something is wrong with it, which is said where it is looked over
+        return path  # it has no tokenizer.json, or something is wrong with it, which is reported where it is checked
     if changed['tokenizer.json'] == own:
         return path
     view = _linked(path, Path(cache) if cache is not None else default_cache(), changed)

@@ -93,14 +93,14 @@ def test_it_builds_at_full_size_and_takes_what_it_says(path):
             load = replace(made.load, length=said['longest'])
             at_most = memory.estimate(made.model, made.tune, made.weights, load, made.setting).total
             assert abs(said['longest_gib'] - at_most / GIB) < 1
-        assert at_most * MARGIN <= said['card'] * GIB
+        assert at_most * MARGIN <= said['gpu_gb'] * GIB
 
 
 def docstring_of(path: Path) -> dict[str, int | str | None]:
-    """What the docstring of a config says of a step: samples, cards, memory, and the command."""
+    """What the docstring of a config says of a step: samples, GPUs, memory, and the command."""
     text = path.read_text(encoding='utf-8').split('"""')[1]
     step = re.search(
-        r'(\d+) samples? a step on (one card|\d+ cards) of (\d+) GB: about (\d+) GiB'
+        r'(\d+) samples? a step on (one GPU|\d+ GPUs) of (\d+) GB: about (\d+) GiB'
         r'(?: each)? at the peak \(`--dry-run` adds it up\)(?:,\n(\d+) with samples of ([\d,]+) tokens)?\.\n',
         text,
     )
@@ -110,8 +110,8 @@ def docstring_of(path: Path) -> dict[str, int | str | None]:
         assert 'tiny' in path.stem, 'a docstring says what a step takes'
         return said
     assert path.stem in text, 'the command names the config'
-    assert step[2] == ('one card' if said['gpus'] == 1 else f'{said["gpus"]} cards')
-    names = ('samples', 'card', 'gib', 'longest_gib', 'longest')
+    assert step[2] == ('one GPU' if said['gpus'] == 1 else f'{said["gpus"]} GPUs')
+    names = ('samples', 'gpu_gb', 'gib', 'longest_gib', 'longest')
     values = (step[1], step[3], step[4], step[5], step[6])
     return said | {name: value and int(value.replace(',', '')) for name, value in zip(names, values, strict=True)}
 

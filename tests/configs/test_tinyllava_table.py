@@ -1,7 +1,7 @@
 """The 22 TinyLLaVA-style experiments: each config says what its row of the published table says.
 
 The table is written down here once more, by hand, and every number of a step is worked out from it: the samples of a
-step are batch_size x accumulative_counts x the cards of the command in the config's docstring.
+step are batch_size x accumulative_counts x the GPUs of the command in the config's docstring.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ def read(no: int, stage: str) -> Config:
     return Config.fromfile(ROOT / f'exp{no:02d}_{stage}.py')
 
 
-def cards(cfg: Config) -> int:
+def gpus(cfg: Config) -> int:
     """GPUs, as the command in the docstring says."""
     return int(re.search(r'--nproc_per_node=(\d+)', Path(cfg.filename).read_text(encoding='utf-8'))[1])
 
 
 def samples_of_a_step(cfg: Config) -> int:
-    return cfg.train_dataloader.batch_size * cfg.optim_wrapper.accumulative_counts * cards(cfg)
+    return cfg.train_dataloader.batch_size * cfg.optim_wrapper.accumulative_counts * gpus(cfg)
 
 
 def rates(cfg: Config) -> dict[str, float]:
@@ -172,8 +172,8 @@ def test_samples_of_a_step(no, stage):
     assert samples_of_a_step(cfg) == batch
     assert cfg.optim_wrapper.accumulative_counts == (row.accumulated if stage == 'align' else 1)
     text = Path(cfg.filename).read_text(encoding='utf-8')
-    assert f'{batch} samples a step on {cards(cfg)} cards' in text
-    counts = f'x {cfg.optim_wrapper.accumulative_counts} x {cards(cfg)} GPUs = {batch} samples'
+    assert f'{batch} samples a step on {gpus(cfg)} GPUs' in text
+    counts = f'x {cfg.optim_wrapper.accumulative_counts} x {gpus(cfg)} GPUs = {batch} samples'
     assert f'batch_size={cfg.train_dataloader.batch_size})  # {counts}' in text
 
 

@@ -158,7 +158,7 @@ def test_without_a_base_everything_is_in_the_checkpoint(tmp_path):
     assert torch.equal(logits(read, encoder, [picture()]), logits(model, encoder, [picture()]))
     cfg['tune'] = LORA
     path, _ = make_checkpoint(tmp_path / 'iter_2.pth', cfg, encoder)
-    with pytest.raises(CheckpointError, match='drawn at random are in no file'):
+    with pytest.raises(CheckpointError, match='randomly initialised frozen weights are in no file'):
         convert(cfg, path, tmp_path / 'never')
 
 

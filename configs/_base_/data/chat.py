@@ -1,6 +1,6 @@
 """Conversations with pictures from one annotation file: a config names the files, ``ann_file`` and ``image_root``.
 
-Formats: LLaVA json/jsonl, InternVL jsonl, ``messages`` (told by their content). Several sets: ``meta_file`` for
+Formats: LLaVA json/jsonl, InternVL jsonl, ``messages`` (detected by their keys). Several sets: ``meta_file`` for
 ``ann_file``. ``on_error='skip'`` leaves bad samples out, counted; by default the first one stops the run before step 1.
 """
 

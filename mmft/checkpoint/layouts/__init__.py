@@ -1,4 +1,4 @@
-"""Layouts of model directories: how each is told by its ``config.json``, and which of them holds a model."""
+"""Layouts of model directories: how each is recognised by its ``config.json``, and which of them holds a model."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Layout(ABC):
     """A directory format. Subclasses hold the table and read and write ``config.json``."""
 
     architecture: str
-    """``architectures[0]`` of ``config.json``: how a directory of this layout is told, never by its path."""
+    """``architectures[0]`` of ``config.json``: how a directory of this layout is recognised, never by its path."""
 
     ignored: tuple[str, ...] = ('{x}.rotary_emb.inv_freq', '{x}.position_ids')
     """Their names, as patterns, of what directories may hold and no model needs: buffers that older versions saved."""

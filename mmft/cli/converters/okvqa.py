@@ -22,7 +22,7 @@ ANSWERS = ('most_common', 'all', 'every', 'weighted')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
-    add_common(parser, seed='the answers that `weighted` draws')
+    add_common(parser, seed='the answers that `weighted` chooses')
     parser.add_argument('source', type=Path, help='folder with the question and annotation files')
     parser.add_argument('images', type=Path, help='the COCO folder, with train2014/ and val2014/ (or 2017)')
     parser.add_argument('out', type=Path, nargs='?', help='where to write (default: into the source folder)')
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ANSWERS,
         default='most_common',
         help='of the ten: the most common (default); all: each different one a record; every: each of the ten a '
-        'record; weighted: one, drawn as likely as people gave it. Validation always takes the most common',
+        'record; weighted: one at random, by how many gave it. Validation always takes the most common',
     )
     parser.add_argument('--min-votes', type=int, default=1, metavar='N', help='leave out answers that fewer gave')
     parser.add_argument(

@@ -60,7 +60,7 @@ def span(low: int, high: int | None, between: str = ' - ') -> str:
 
 
 def histogram(numbers: Sequence[int], bins: int = _BINS) -> Histogram | None:
-    """At most ``bins`` steps of 1, 2 or 5 times a power of ten; None where there are no numbers (-1 is none).
+    """At most ``bins`` steps of 1, 2 or 5 times a power of ten; None where there are no numbers (-1 does not count).
 
     >>> histogram([0, 3, 3, 9, -1]).rows()[3]
     (3, 3, 2)
@@ -153,7 +153,7 @@ def _files(survey: Survey, allow: Sequence[str]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f'{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}' for a, b, c, d in rows]
     if not survey.decoded:
-        lines.append('pictures were not decoded and labels not looked at (--headers)')
+        lines.append('pictures were not decoded and labels not checked (--headers)')
     return '\n'.join(lines)
 
 

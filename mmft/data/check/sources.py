@@ -1,4 +1,4 @@
-"""What is looked over: the sets that a config's dataset names."""
+"""What is checked: the sets that a config's dataset names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def source_of(dataset: Mapping[str, Any], part: str = 'train') -> Source:
     """The sets of ``train_dataloader.dataset`` or ``val_dataloader.dataset``.
 
     Raises:
-        ConfigError: a dataset of another type, or options that are none (``check_options``).
+        ConfigError: a dataset of another type, or invalid options (``check_options``).
         DataError: a meta file that cannot be read.
     """
     if dataset.get('type', 'ChatDataset') != 'ChatDataset':

@@ -1,4 +1,4 @@
-"""A whole data set, looked over with several processes; what was found, grouped and counted."""
+"""A whole data set, checked with several processes; what was found, grouped and counted."""
 
 from __future__ import annotations
 

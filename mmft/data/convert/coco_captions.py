@@ -1,6 +1,6 @@
 """COCO captions as chat records; ``mmft data coco_captions`` is its command line.
 
-Two layouts, told by their keys: COCO's own ``captions_train2017.json`` (``images``: id and file_name; ``annotations``:
+Two layouts, known by their keys: COCO's own ``captions_train2017.json`` (``images``: id and file_name; ``annotations``:
 image_id and caption, about five to a picture), and Karpathy's ``dataset_coco.json`` (``images``: filepath, filename,
 split and sentences), which divides the 2014 pictures as papers report them.
 """

@@ -30,7 +30,7 @@ _PARTS = ('train', 'val', 'test')
 
 @dataclass(frozen=True)
 class Wording:
-    """How a class is asked for and told. ``{name}`` is the class's name, ``{names}`` all of them.
+    """How a class is asked for and named. ``{name}`` is the class's name, ``{names}`` all of them.
 
     Attributes:
         questions: one is chosen for each picture, by the seed.

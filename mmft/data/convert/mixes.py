@@ -78,7 +78,7 @@ def convert(
         folders: which picture folders the mix knows, and where they come from.
         missing: ``raise`` names every folder with missing pictures in one error; ``skip`` leaves their records out.
         text_only: ``keep`` or ``drop`` records without a picture (40k of ShareGPT in mix665k).
-        val: share of the pictures whose records are held out (told by the path: a picture is on one side only).
+        val: share of the pictures whose records are held out (chosen by the path: a picture is on one side only).
         seed: of ``val``.
         on_error: ``raise``, or ``skip`` to leave records out that are bad in themselves.
 

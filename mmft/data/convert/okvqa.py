@@ -25,13 +25,13 @@ from mmft.errors import ConfigError, DataError
 __all__ = ['POLICIES', 'SHORT_ANSWER', 'Question', 'choose', 'convert']
 
 SHORT_ANSWER = 'Answer the question using a single word or phrase.'
-"""What LLaVA-1.5 is told where a short answer is wanted; trained and asked with the same words."""
+"""What asks LLaVA-1.5 for a short answer; trained and asked with the same words."""
 
 POLICIES = {
     'most_common': 'the answer most people gave (of equals the first), one record a question',
     'all': 'each different answer once, as many records as there are',
     'every': 'each of the ten answers, so that an answer weighs as much as people gave it',
-    'weighted': 'one record with an answer drawn at random, as likely as people gave it',
+    'weighted': 'one record with an answer at random, the likelier the more people gave it',
 }
 """What becomes of the ten answers of a training question."""
 

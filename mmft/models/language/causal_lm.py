@@ -27,7 +27,7 @@ class CausalLM(LanguageModel):
 
     Args:
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``... as transformers names them. sdpa needs no
-            extra package and runs on every card.
+            extra package and runs on every GPU.
         config: transformers' own config names (``vocab_size``, ``hidden_size``, ``num_hidden_layers``...).
 
     Attributes:
@@ -67,7 +67,7 @@ class CausalLM(LanguageModel):
         """transformers' config, with its defaults for what ``config`` leaves out.
 
         Raises:
-            ConfigError: sizes that are none, transformers refuses it, or its heads do not come out even.
+            ConfigError: invalid sizes, transformers refuses it, or the heads do not divide the width.
         """
         # Before transformers sees them: it divides by some, and takes others in silence.
         counts = {key: config[key] for key in _COUNTS if key in config}
@@ -134,7 +134,7 @@ class CausalLM(LanguageModel):
         """(B,L) -> (B,L,Dl)."""
         try:
             return self.lm.get_input_embeddings()(input_ids)
-        except IndexError:  # on a CPU; a look at the ids before would make a card wait at every step
+        except IndexError:  # on a CPU; checking the ids first would make a GPU wait at every step
             raise ShapeError(
                 f'{type(self).__name__}: input_ids from {int(input_ids.min())} to {int(input_ids.max())}',
                 expected=f'ids from 0 to {self.vocab_size - 1}, the rows of its table',

@@ -25,7 +25,7 @@ def mlp(in_dim: int, out_dim: int, depth: int = 2, act: str = 'gelu', hidden_dim
     """``depth`` linear layers: ``in_dim`` -> ``hidden_dim`` -> ... -> ``out_dim``, activations between.
 
     Raises:
-        ConfigError: no layer at all, a width that is none, or an unknown activation.
+        ConfigError: no layer at all, an invalid width, or an unknown activation.
 
     >>> mlp(8, 12, depth=3)[::2]
     Sequential(

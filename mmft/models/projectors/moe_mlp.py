@@ -65,8 +65,8 @@ class MoEMLP(Projector):
     In training mode ``losses['balance_loss']`` is ``balance_coef`` times ``balance_loss`` over the tokens of this
     forward.
 
-    Started from a dense MLP (``adopt``) all experts are copies of it, so the first output is the dense one's; they part
-    as the router sends them different tokens.
+    Started from a dense MLP (``adopt``) all experts are copies of it, so the first output is the dense one's; they
+    diverge as the router sends them different tokens.
 
     Args:
         in_dim: Dv of the vision tower.

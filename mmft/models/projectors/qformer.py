@@ -100,7 +100,7 @@ class QFormer(Projector):
                 encoder_hidden_size=encoder_dim,
             )
             self.qformer = Blip2QFormerModel(config)
-        # transformers starts the queries at zero, where all would stay alike for ever; LAVIS draws them.
+        # transformers starts the queries at zero, where all would stay alike forever; LAVIS starts them at random.
         self.query_tokens = nn.Parameter(torch.empty(1, num_queries, hidden_size).normal_(std=initializer_range))
         if not query_norm:
             self.qformer.layernorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps, elementwise_affine=False)

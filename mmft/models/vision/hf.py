@@ -1,6 +1,6 @@
 """CLIP, SigLIP and DINOv2: vision towers over transformers' own vision models.
 
-Weights sit in ``tower`` under transformers' names (``vision.tower.encoder.layers.0...``). What is given out is
+Weights sit in ``tower`` under transformers' names (``vision.tower.encoder.layers.0...``). The output is
 ``hidden_states[select_layer]`` of the original: no final norm, and blocks above it do not run. Their weights and the
 unused norms stay, so that a tower is written as it was read. Heads (SigLIP's pooling, CLIP's projection) are not built.
 """

@@ -167,7 +167,7 @@ class InternViT(VisionTower):
         norm_type: ``layer_norm`` (300M) or ``rms_norm`` (6B).
         drop_path_rate: of the last block; rises linearly from 0 at the first.
         initializer_factor: initial value of the layer scales.
-        select_layer: which hidden state is given out; -1 is the last block's.
+        select_layer: which hidden state is the output; -1 is the last block's.
         gradient_checkpointing: recompute each block in the backward pass.
 
     >>> import torch

@@ -31,7 +31,7 @@ class TimmViT(VisionTower):
     Args:
         model_name: as ``timm.create_model`` takes it.
         image_size: tile side S in px of the position table; None takes the model's own. Other sides resize the table.
-        select_layer: whose block's output is given out: 1 is the first block's, -1 the last one's.
+        select_layer: the block whose output is taken: 1 is the first block's, -1 the last one's.
         select_feature: ``patch`` drops class and register tokens, ``cls_patch`` keeps them in front.
         gradient_checkpointing: recompute each block in the backward pass.
         model: further arguments of timm's ``VisionTransformer``.
