@@ -52,7 +52,7 @@ EXTRAS['all'] = [
 setup(
     name='mmft',
     version=VERSION,
-    description='Fine-tune InternVL2-style vision-language models from Python configs, for LMDeploy',
+    description='Fine-tune InternVL2, LLaVA and other vision-language models from Python configs',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

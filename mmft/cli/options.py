@@ -224,8 +224,9 @@ def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
     near = difflib.get_close_matches(path[depth], known, n=2, cutoff=0.5)
     name = '.'.join(path)
     suggestion = f'did you mean {" or ".join(".".join([*path[:depth], n]) for n in near)}? ' if near else ''
+    add = f'to add a new key write +{name}=...'
     return ConfigError(
         f'--cfg-options {name}: {where} has no {path[depth]!r}',
         expected=f'one of {sorted(map(str, known))}',
-        fix=f'{suggestion}(to add a new key write +{name}=...)',
+        fix=f'{suggestion}({add})' if near else add,
     )

@@ -111,7 +111,7 @@ class Child:
 
     async def stop(self, grace: float = 5.0) -> None:
         """End it and all that it started: kindly, and after ``grace`` seconds in any case."""
-        # Its own, of this moment: meanwhile the process may be started anew.
+        # Its own, of this moment: meanwhile the process may be restarted.
         process, reader = self.process, self._reader
         if process is None:
             return

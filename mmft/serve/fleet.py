@@ -1,4 +1,4 @@
-"""The processes behind a gateway: started together, started anew when one ends, stopped together."""
+"""The processes behind a gateway: started together, restarted when one ends, stopped together."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Fleet:
                 self.log(f'{child.name} ended {len(ends)} times in a short time: giving up')
                 self.lost.set()
                 return
-            self.log(f'{child.name} is started anew')
+            self.log(f'restarting {child.name}')
             await asyncio.sleep(min(2.0 ** (len(ends) - 1), 30.0))
             try:
                 await self._restart(member)
@@ -157,7 +157,7 @@ class Fleet:
                     await child.stop(grace=2.0)
 
     async def _keep_registered(self, member: Member) -> None:
-        """The proxy strikes servers off that answer it too late, or forgot them when it was started anew."""
+        """The proxy strikes servers off that answer it too late, or forgot them when it was restarted."""
         with contextlib.suppress(httpx.HTTPError, ValueError):
             if member.child.url not in await self._registered():
                 await self._tell_proxy('add', member)

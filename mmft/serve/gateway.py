@@ -136,7 +136,7 @@ class Gateway:
         pool = self.pool
         alive = sum(upstream.alive for upstream in pool.upstreams)
         about = {
-            'status': 'ok' if alive else 'backend is being started anew',
+            'status': 'ok' if alive else 'backend is restarting',
             'backends': f'{alive} of {len(pool.upstreams)}',
             'running': pool.running, 'waiting': pool.waiting, 'reading': self._intake.readers.reading,
             'uptime': round(time.time() - self._started),

@@ -25,7 +25,7 @@ SILENCE = 1800.0
 """Seconds without a word after which a backend counts as hung. Questions may wait inside a slow one: it is long."""
 
 _BROKEN_OFF = ('abort', 'error', 'parse_error')
-"""Ends of LMDeploy that OpenAI does not know: its engine was ended or started anew in the middle of an answer."""
+"""Ends of LMDeploy that OpenAI does not know: its engine was ended or restarted in the middle of an answer."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Upstream:
 
     @property
     def alive(self) -> bool:
-        """False while its process is being started anew."""
+        """False while its process is restarting."""
         return self._alive
 
     @alive.setter
@@ -101,7 +101,7 @@ class Upstream:
             except _CannotStreamError:
                 yield await self._whole(body, said)
         except httpx.TransportError as error:
-            message = f'The backend broke off ({type(error).__name__}); it is started anew if it has ended.'
+            message = f'The backend broke off ({type(error).__name__}); it is restarted if it has ended.'
             raise ApiError(503, message, 'backend_gone', retry_after=5) from error
 
     async def _stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
@@ -255,7 +255,7 @@ class Pool:
 
     def _check_alive(self) -> None:
         if not any(upstream.alive for upstream in self.upstreams):
-            raise ApiError(503, 'The backend is being started anew.', 'backend_gone', retry_after=10)
+            raise ApiError(503, 'The backend is restarting.', 'backend_gone', retry_after=10)
 
     @asynccontextmanager
     async def slot(self, request: ChatRequest) -> AsyncIterator[Upstream]:
