@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from mmft.checks import is_whole
 from mmft.data.image_processor import ImageProcessor
 from mmft.data.templates import build_template
 from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
-from mmft.engine.memory import tune_on_meta
+from mmft.engine.memory import Sharding, tune_on_meta
 from mmft.engine.validate_parts import attempt, is_path, nearest, part_problems, value_problem
 from mmft.engine.validate_weights import check_base
 from mmft.errors import ConfigError
@@ -134,8 +135,15 @@ def _tune(cfg: Config) -> Iterator[str]:
     tune = cfg.get('tune')
     specs = tune.values() if isinstance(tune, Mapping) else ()
     kinds = [spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs]
-    if 'qlora' in kinds and 'zero3' in str(cfg.get('deepspeed')):
+    if 'qlora' in kinds and _shards_weights(cfg.get('deepspeed')):
         yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
+
+
+def _shards_weights(deepspeed: Any) -> bool:
+    # What cannot be read is reported where the setting itself is checked.
+    with suppress(ConfigError, AttributeError, TypeError, ValueError):
+        return Sharding.of(deepspeed, 1).stage == 3
+    return False
 
 
 def _pictures(processor: ImageProcessor, model: VLM) -> Iterator[str]:

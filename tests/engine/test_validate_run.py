@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,19 @@ def test_the_best_of_what_no_validation_gives(tmp_path: Path) -> None:
         wrong = find_problems(cfg).wrong
         assert len(wrong) == bool(message)
         assert all(f'save_best = {metric!r}, but {message}' in problem for problem in wrong)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'refused'),
+    [('zero3', True), ('deepspeed_zero3_offload', True), (dict(zero_optimization=dict(stage=3)), True),
+     ('z3.json', True), ('zero3_named.json', False), ('zero2', False), (dict(zero_optimization=dict(stage=2)), False)],
+)  # fmt: skip
+def test_qlora_with_zero3_however_it_is_written(tmp_path: Path, setting: Any, refused: bool) -> None:
+    for name, stage in (('z3.json', 3), ('zero3_named.json', 2)):
+        (tmp_path / name).write_text(json.dumps({'zero_optimization': {'stage': stage}}))
+    value = str(tmp_path / setting) if str(setting).endswith('.json') else setting
+    cfg = config(tmp_path, tune=dict(llm=dict(type='qlora')), deepspeed=value)
+    assert any("'qlora' with ZeRO-3" in problem for problem in find_problems(cfg).wrong) == refused
 
 
 @pytest.mark.parametrize(
