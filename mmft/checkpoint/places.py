@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -10,14 +9,13 @@ from pathlib import Path
 from mmft.checkpoint.foreign import foreign_training
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
+from mmft.missing import MODEL_EXPECTED, listed, missing
 from mmft.words import clipped, printable
 
-__all__ = ['lfs_pointer', 'nearest', 'not_a_model', 'unreadable']
+__all__ = ['lfs_pointer', 'not_a_model', 'unreadable']
 
-_HUB_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
 _WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt')
 _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
-_EXPECTED = 'a model directory, with config.json, weights and the files of a tokenizer'
 
 
 def not_a_model(path: str | Path) -> CheckpointError:
@@ -26,7 +24,7 @@ def not_a_model(path: str | Path) -> CheckpointError:
     # os.path's functions are false for names that no file can have, which pathlib's raise.
     if os.path.isdir(path):
         return _folder(path)
-    return _file(path) if os.path.exists(path) else _missing(path)
+    return _file(path) if os.path.exists(path) else missing(path)
 
 
 def lfs_pointer(path: Path) -> CheckpointError:
@@ -61,40 +59,6 @@ def unreadable(file: Path, error: Exception, fix: str = 'download it again') -> 
     return CheckpointError(f'{name} cannot be read: {why}', expected=expected, fix=fix)
 
 
-def nearest(path: Path) -> list[str]:
-    """Directories and checkpoints whose names are near that of a path that does not exist."""
-    if os.path.isdir(path.parent):
-        there = [p.name for p in _listed(path.parent) if p.is_dir() or p.suffix == '.pth']
-        return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]
-    above = path.parent.parent
-    there = [p.name for p in _listed(above) if os.path.exists(p / path.name)]
-    return [str(above / name / path.name) for name in difflib.get_close_matches(path.parent.name, there, 3, 0.5)]
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _missing(path: Path) -> CheckpointError:
-    what = f'{clipped(path, 300)} is not a directory: there is no directory and no file of this name'
-    if os.path.islink(path):
-        what = f'{printable(path)} is not a directory: it is a link to {printable(path.readlink())}, which is missing'
-    elif near := nearest(path):
-        return CheckpointError(what, expected=_EXPECTED, fix=f'did you mean {printable(" or ".join(near))}?')
-    elif _HUB_NAME.fullmatch(str(path)) and not os.path.exists(path.parent) and path.suffix not in (*_WEIGHTS, '.py'):
-        return CheckpointError(
-            f'{what}. It may be the name of a model on a hub; mmft downloads nothing by itself',
-            expected=_EXPECTED,
-            fix=f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
-            f'HF_ENDPOINT=URL it asks a mirror; many models are on ModelScope too: '
-            f'modelscope download --model {path} --local_dir pretrained/{path.name}',
-        )
-    return CheckpointError(what, expected=_EXPECTED, fix='check the path, and the directory that you are in')
-
-
 def _file(path: Path) -> CheckpointError:
     name, suffix = printable(path), path.suffix.lower()
     if is_lfs_pointer(path):
@@ -111,12 +75,12 @@ def _file(path: Path) -> CheckpointError:
         fix = 'mmft reads safetensors and .bin files: download the original model'
     else:
         fix = 'name a directory'
-    return CheckpointError(f'{name} is a file, not a model directory', expected=_EXPECTED, fix=fix)
+    return CheckpointError(f'{name} is a file, not a model directory', expected=MODEL_EXPECTED, fix=fix)
 
 
 def _folder(path: Path) -> CheckpointError:
     what = f'no config.json in {printable(path)}'
-    children = _listed(path)
+    children = listed(path)
     if (foreign := foreign_training(path)) is not None:
         return foreign
     models = ('config.json', 'adapter_config.json')
@@ -131,4 +95,4 @@ def _folder(path: Path) -> CheckpointError:
         fix = 'there are weights: download config.json and the other small files of the model too'
     else:
         fix = 'check the path; download all files of the model into it'
-    return CheckpointError(what, expected=_EXPECTED, fix=fix)
+    return CheckpointError(what, expected=MODEL_EXPECTED, fix=fix)

@@ -8,6 +8,7 @@ ids are those of the original slow classes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from mmft.data.spm import read_spm, spm_pipeline
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, ConfigError, DataError, first_line
-from mmft.words import clipped
+from mmft.missing import missing
+from mmft.words import clipped, printable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,8 +74,11 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         CheckpointError: no such directory, or nothing in it that can be read as a tokenizer.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise CheckpointError(f'{path} is not a directory', expected='a directory with tokenizer files')
+    if not os.path.isdir(path):  # false, too, for names that no file can have
+        if os.path.exists(path):
+            fix = f'name the directory that it lies in: {printable(path.parent)}'
+            raise CheckpointError(f'{printable(path)} is a file', expected='a directory with tokenizer files', fix=fix)
+        raise missing(path, 'a directory with tokenizer files')
     config = _read_config(path)
     try:
         if (path / 'tokenizer.json').is_file():
@@ -127,6 +132,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     """
     config = {**_read_json(path / 'special_tokens_map.json'), **_read_json(path / 'tokenizer_config.json')}
     try:
+        for key, kinds in (('additional_special_tokens', list), ('extra_special_tokens', (list, dict))):
+            tokens = config.get(key)
+            if tokens is not None and not isinstance(tokens, kinds):
+                raise TypeError(f'{key} is {clipped(repr(tokens))}')
+            for token in tokens.values() if isinstance(tokens, dict) else tokens or ():
+                _text(token)
         decoder = {int(index): token for index, token in (config.get('added_tokens_decoder') or {}).items()}
         special = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
         special |= {_text(token) for token in config.get('additional_special_tokens') or ()}

@@ -113,7 +113,8 @@ class ServedDirectory:
         config = self.tokenizer_config
         nested = config.get('extra_special_tokens') or config.get('model_specific_special_tokens') or {}
         value = config.get(name) or (nested.get(name) if isinstance(nested, Mapping) else None) or ''
-        return value.get('content', '') if isinstance(value, Mapping) else value
+        text = value.get('content') if isinstance(value, Mapping) else value
+        return text if isinstance(text, str) else ''
 
     def render(self, content: Any) -> str | None:
         """A question through the chat template; None where that fails."""

@@ -141,6 +141,22 @@ def test_missing_special_tokens_are_added_once():
     assert tokenizer('<img><quad>')['input_ids'] == [1, 600, size]
 
 
+def special(path, **tokens):
+    file = path / 'tokenizer_config.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), **tokens}))
+
+
+def test_a_path_without_a_tokenizer_s_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r'a model on a hub[\s\S]*hf download Qwen/Qwen2-0\.5B --local-dir'):
+        load_tokenizer('Qwen/Qwen2-0.5B')
+    path = copy_of('internlm2', tmp_path)
+    with pytest.raises(CheckpointError, match=r'did you mean .*internlm2\?'):
+        load_tokenizer(path.with_name('internlm'))
+    with pytest.raises(CheckpointError, match=r'tokenizer\.model is a file[\s\S]*the directory that it lies in'):
+        load_tokenizer(path / 'tokenizer.model')
+
+
 @pytest.mark.parametrize(
     ('spoil', 'match'),
     [
@@ -148,6 +164,11 @@ def test_missing_special_tokens_are_added_once():
         (lambda path: (path / 'tokenizer.model').unlink(), 'holds no tokenizer'),
         (lambda path: (path / 'tokenizer_config.json').write_text('{'), 'not valid JSON'),
         (lambda path: (path / 'tokenizer_config.json').write_text('[]'), 'expected: a JSON object'),
+        (lambda path: special(path, extra_special_tokens=5), 'extra_special_tokens is 5'),
+        (lambda path: special(path, extra_special_tokens='<a>'), "extra_special_tokens is '<a>'"),
+        (lambda path: special(path, extra_special_tokens=['<a>', 5]), r'internlm2: tokenizer_config.*a token 5'),
+        (lambda path: special(path, extra_special_tokens={'a': None}), r'internlm2: tokenizer_config.*a token None'),
+        (lambda path: special(path, additional_special_tokens='<a>'), "additional_special_tokens is '<a>'"),
         (lambda path: (path / 'tokenizer.model').write_text('version https://git-lfs.github.com/spec/v1'), 'git-lfs'),
         (lambda path: (path / 'tokenizer.model').write_bytes(b''), 'not a SentencePiece model'),
         (lambda path: (path / 'tokenizer.json').write_text('{}'), 'cannot be read'),

@@ -1,0 +1,53 @@
+"""The error for a path at which there is nothing: names that are near it, and what to do with the name of a hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from mmft.errors import CheckpointError
+from mmft.words import clipped, printable
+
+__all__ = ['MODEL_EXPECTED', 'listed', 'missing', 'nearest']
+
+MODEL_EXPECTED = 'a model directory, with config.json, weights and the files of a tokenizer'
+_HUB_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
+_FILES = ('.safetensors', '.bin', '.pth', '.pt', '.py', '.json', '.model')
+
+
+def missing(path: Path, expected: str = MODEL_EXPECTED) -> CheckpointError:
+    """The error for a directory that does not exist; mmft downloads none by itself."""
+    what = f'{clipped(path, 300)} is not a directory: there is no directory and no file of this name'
+    if os.path.islink(path):
+        what = f'{printable(path)} is not a directory: it is a link to {printable(path.readlink())}, which is missing'
+    elif near := nearest(path):
+        return CheckpointError(what, expected=expected, fix=f'did you mean {printable(" or ".join(near))}?')
+    elif _HUB_NAME.fullmatch(str(path)) and not os.path.exists(path.parent) and path.suffix not in _FILES:
+        return CheckpointError(
+            f'{what}. It may be the name of a model on a hub; mmft downloads nothing by itself',
+            expected=expected,
+            fix=f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
+            f'HF_ENDPOINT=URL it asks a mirror; many models are on ModelScope too: '
+            f'modelscope download --model {path} --local_dir pretrained/{path.name}',
+        )
+    return CheckpointError(what, expected=expected, fix='check the path, and the directory that you are in')
+
+
+def nearest(path: Path) -> list[str]:
+    """Directories and checkpoints whose names are near that of a path that does not exist."""
+    if os.path.isdir(path.parent):
+        there = [p.name for p in listed(path.parent) if p.is_dir() or p.suffix == '.pth']
+        return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]
+    above = path.parent.parent
+    there = [p.name for p in listed(above) if os.path.exists(p / path.name)]
+    return [str(above / name / path.name) for name in difflib.get_close_matches(path.parent.name, there, 3, 0.5)]
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
