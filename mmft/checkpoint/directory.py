@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmft.checkpoint.border import reading
+from mmft.checkpoint.names import unwrapped_tensors
 from mmft.checkpoint.places import not_a_model
 from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
-from mmft.checkpoint.stages import folder_tensors, has_folders, over_base, projector_alone
+from mmft.checkpoint.stages import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
 from mmft.errors import CheckpointError
 
 __all__ = ['ModelDirectory']
@@ -75,7 +76,11 @@ class ModelDirectory:
 
     @cached_property
     def tensors(self) -> TensorSource:
-        """Its tensors; those of an adapter directory are its base's, with the adapter merged in."""
+        """Its tensors, without a training's wrappers around their names; an adapter's base with the adapter merged in.
+
+        Raises:
+            CheckpointError: they cannot be read, or are quantised.
+        """
         if self.is_adapter:
             from mmft.checkpoint.merged import merged_adapter
 
@@ -85,7 +90,9 @@ class ModelDirectory:
             return folder_tensors(self.path)
         if projector_alone(self.path):
             return over_base(self.path, self.base_directory and self.base_directory.tensors)
-        return TensorDirectory(self.path)
+        tensors = unwrapped_tensors(TensorDirectory(self.path), self.path)
+        check_not_quantised(tensors, self.json('config.json').get('quantization_config'), self.path)
+        return tensors
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the directory, else of the base that it is an adapter for; empty where there is none."""

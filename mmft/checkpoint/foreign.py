@@ -9,7 +9,8 @@ from typing import Any
 
 from mmft.errors import CheckpointError, first_line
 
-__all__ = ['STATES', 'foreign_content', 'foreign_training', 'is_deepspeed', 'is_mmengines', 'of_mmengine', 'of_xtuner']
+__all__ = ['STATES', 'foreign_content', 'foreign_training', 'is_deepspeed', 'is_mmengines', 'of_mmengine', 'of_xtuner',
+           'xtuner_folders']  # fmt: skip
 
 STATES = 'mp_rank_00_model_states.pt'
 _SHARDS = 'zero_pp_rank_*_model_states.pt'
@@ -41,7 +42,31 @@ def foreign_training(path: Path) -> CheckpointError | None:
             fix=f"start from its weights: pretrained='{path}', or init_from='{path}' over the base; its optimizer "
             'cannot be continued',
         )
-    return of_xtuner(path) if of_mmengine(path) is not None else None
+    return of_xtuner(path) if of_mmengine(path) is not None else xtuner_folders(path)
+
+
+def xtuner_folders(path: Path) -> CheckpointError | None:
+    """The error for a LLaVA as XTuner's converter writes and publishes it, a folder for each part; None of any other.
+
+    Source: ``LLaVAModel.to_xtuner_llava`` of InternLM/xtuner 0.1.23.
+    """
+    if not (path / 'projector' / 'config.json').is_file():
+        return None
+    places = {
+        'llm': [path / 'llm_adapter', path],
+        'vision': [path / 'visual_encoder', path / 'visual_encoder_adapter'],
+        'projector': [path / 'projector'],
+    }
+    files, unknown = ('config.json', 'adapter_config.json'), {'llm': 'language model', 'vision': 'vision tower'}
+    parts = []
+    for part, folders in places.items():
+        found = next((str(place) for place in folders if any((place / name).is_file() for name in files)), None)
+        parts.append(f'{part}={f"the {unknown[part]} that it was trained with" if found is None else repr(found)}')
+    return CheckpointError(
+        f'{path} is a LLaVA of XTuner, a folder for each part',
+        expected='one directory for each part, in a config whose `model` joins them',
+        fix=f'pretrained=dict({", ".join(parts)}); `mmft pth_to_hf CONFIG none OUT` then writes one directory',
+    )
 
 
 def of_xtuner(

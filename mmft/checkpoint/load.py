@@ -17,7 +17,6 @@ from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype, read_json
-from mmft.checkpoint.stages import check_not_quantised
 from mmft.errors import CheckpointError, ConfigError, first_line
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
@@ -90,9 +89,6 @@ def read_layout(path: str | Path) -> Layout:
 
 
 def _layout(directory: ModelDirectory) -> Layout:
-    if (method := directory.config.get('quantization_config')) is not None:
-        below = directory.base_directory if directory.is_adapter else None
-        check_not_quantised((below or directory).tensors, method, (below or directory).path)
     return layout_of(directory.config, str(directory.path), directory)
 
 

@@ -47,7 +47,9 @@ def unwrapped(name: str) -> str:
     >>> unwrapped('language_model.base_model.model.model.norm.modules_to_save.default.weight')
     'language_model.model.norm.weight'
     """
-    return _INSIDE.sub('.', _FRONT.sub('', _WRAPPERS.sub('', name)))
+    outside = _FRONT.sub('', _WRAPPERS.sub('', name))
+    # A part may have a base_layer or modules_to_save of its own: they are PEFT's where its wrapper is around them.
+    return _INSIDE.sub('.', outside) if outside != name else name
 
 
 def unwrapped_tensors(tensors: TensorSource, where: object) -> TensorSource:
@@ -58,7 +60,7 @@ def unwrapped_tensors(tensors: TensorSource, where: object) -> TensorSource:
     """
     names: dict[str, str] = {}
     for key in tensors:
-        if UNTRAINED in key:
+        if UNTRAINED in key and unwrapped(key) != key:
             continue
         if (other := names.setdefault(unwrapped(key), key)) != key:
             raise CheckpointError(

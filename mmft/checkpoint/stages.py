@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.names import unwrapped_tensors
 from mmft.checkpoint.source import (
     WEIGHT_FILES,
     Joined,
@@ -80,7 +81,7 @@ def folder_tensors(path: Path) -> TensorSource:
         )
     places = {}
     for name, prefix in _FOLDERS.items():
-        source = TensorDirectory(path / name)
+        source = unwrapped_tensors(TensorDirectory(path / name), path / name)
         # A LoRA run wraps the layers that it adapts; the adapters themselves are in a file of their own.
         places |= {prefix + key.replace('.base_layer.', '.'): (source, key) for key in source}
     found = Joined(places)
@@ -137,7 +138,7 @@ def over_base(path: Path, base: TensorSource | None) -> TensorSource:
             fix='pass that: mmft.load(path, base=...); a config takes it as init_from, or as '
             'pretrained=dict(projector=..., llm=...)',
         )
-    own = TensorFiles([path / _PROJECTOR])
+    own = unwrapped_tensors(TensorFiles([path / _PROJECTOR]), path / _PROJECTOR)
     for key in (key for key in own if key in base and _TABLE.fullmatch(key)):
         if (rows := own.meta(key)[1]) != (there := base.meta(key)[1]):
             raise CheckpointError(

@@ -162,6 +162,73 @@ def test_no_head_and_no_tie_names_the_remedy(tmp_path):
         mmft.load(base)
 
 
+WHOLE = {
+    'LLaVA': ('official', llava_config('Llama'), llava_encoder('Llama')),
+    'llava-hf': ('hf', llava_config('Qwen2'), llava_encoder('Qwen2')),
+    'InternVL': ('official', model_config('InternLM2'), make_encoder('InternLM2')),
+    'native': ('native', model_config('Qwen2'), make_encoder('Qwen2')),
+}
+
+
+@pytest.mark.parametrize('case', WHOLE)
+@pytest.mark.parametrize('prefix', ['module.', '_orig_mod.', 'base_model.model.'])
+def test_a_whole_model_saved_inside_a_wrapper(tmp_path, case, prefix):
+    layout, config, encoder = WHOLE[case]
+    base = make_base(tmp_path / 'base', config, layout, encoder=encoder)
+    want = mmft.load(base)[0].state_dict()
+    tensors = {prefix + name: value for name, value in load_file(base / 'model.safetensors').items()}
+    if prefix == 'module.':
+        torch.save(tensors, base / 'pytorch_model.bin')
+        (base / 'model.safetensors').unlink()
+    else:
+        save_file(tensors, base / 'model.safetensors', {'format': 'pt'})
+    model, _ = mmft.load(base)
+    assert all(torch.equal(value, want[name]) for name, value in model.state_dict().items())
+    made = convert({'pretrained': str(base)}, None, tmp_path / 'out', layout=layout)
+    assert {*load_file(made.path / 'model.safetensors')} == {name.removeprefix(prefix) for name in tensors}
+
+
+def test_names_that_are_a_part_s_own_stay():
+    own = ('vision.modules_to_save.weight', 'vision.base_layer.weight', 'vision.original_module.weight')
+    assert [*map(unwrapped, own)] == [*own]
+
+
+@pytest.mark.parametrize('adapters', [False, True])
+def test_the_folders_of_xtuner_are_named_as_parts(tmp_path, adapters):
+    """XTuner publishes a LLaVA's language model with ``projector/`` and ``visual_encoder/`` beside its files."""
+    config = llava_config('Llama')
+    base = make_base(tmp_path / 'base', config, 'official', encoder=llava_encoder('Llama'))
+    root, tensors = tmp_path / 'xtuner', load_file(base / 'model.safetensors')
+    tower = 'model.vision_tower.vision_tower.'
+    vision = json.loads((base / 'vision_config.json').read_text())
+    llm = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM'], **config['llm']}
+    parts = {
+        'projector': ('model.mm_projector.', 'model.', {'model_type': 'projector', 'hidden_act': 'gelu', 'depth': 2}),
+        'visual_encoder': (tower, '', {**vision, 'model_type': 'clip_vision_model'}),
+        '': (('model.embed', 'model.layers', 'model.norm', 'lm_head'), None, llm),
+    }
+    for folder, (start, prefix, numbers) in parts.items():
+        held = {key if prefix is None else prefix + key.removeprefix(start): value
+                for key, value in tensors.items() if key.startswith(start)}  # fmt: skip
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        save_file(held, root / folder / 'model.safetensors', {'format': 'pt'})
+        (root / folder / 'config.json').write_text(json.dumps(numbers))
+    named = {'llm': str(root), 'vision': str(root / 'visual_encoder'), 'projector': str(root / 'projector')}
+    want = mmft.load(base)[0].state_dict()
+    model, _ = mmft.load(named, model=config)
+    assert all(torch.equal(value, want[name]) for name, value in model.state_dict().items())
+    if adapters:
+        (root / 'config.json').unlink()
+        (root / 'visual_encoder' / 'config.json').unlink()
+        (root / 'llm_adapter').mkdir()
+        (root / 'llm_adapter' / 'adapter_config.json').write_text('{}')
+        named['llm'], named['vision'] = str(root / 'llm_adapter'), 'the vision tower that it was trained with'
+    with pytest.raises(CheckpointError, match='a folder for each part') as caught:
+        mmft.load(root)
+    for part, place in named.items():
+        assert f'{part}={place if place.startswith("the ") else repr(place)}' in caught.value.fix
+
+
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.int8, torch.float8_e4m3fn])
 def test_quantised_weights_of_others_are_refused(tmp_path, dtype):
     base = make_base(tmp_path / 'base', model_config('Qwen2'), 'hf', encoder=make_encoder('Qwen2'))
@@ -172,3 +239,23 @@ def test_quantised_weights_of_others_are_refused(tmp_path, dtype):
     (base / 'config.json').write_text(json.dumps({**numbers, 'quantization_config': {'quant_method': 'bitsandbytes'}}))
     with pytest.raises(CheckpointError, match=rf'1 weight is quantised \(bitsandbytes\), such as {name}'):
         mmft.load(base)
+    with pytest.raises(CheckpointError, match=rf'1 weight is quantised \(bitsandbytes\), such as {name}'):
+        mmft.load({'llm': base}, model=model_config('Qwen2'))
+
+
+@pytest.mark.parametrize('said', [True, False])
+@pytest.mark.parametrize('dtype', [torch.int32, torch.uint8])
+def test_quantised_parts_are_refused(tmp_path, dtype, said):
+    """GPTQ and AWQ pack weights as ``qweight``; a directory that says nothing of it is told by its tensors."""
+    config = llava_config('Llama')
+    base = make_base(tmp_path / 'base', config, 'official', encoder=llava_encoder('Llama'))
+    tensors = {k: v for k, v in load_file(base / 'model.safetensors').items() if 'tower' not in k and 'mm_' not in k}
+    weight = 'model.layers.0.mlp.up_proj.weight'
+    name = weight if dtype == torch.uint8 else weight.replace('weight', 'qweight')
+    path, method = tmp_path / 'llm', {'quantization_config': {'quant_method': 'awq'}} if said else {}
+    path.mkdir()
+    save_file({**tensors, name: tensors.pop(weight).to(dtype)}, path / 'model.safetensors', {'format': 'pt'})
+    numbers = {'model_type': 'llama', 'architectures': ['LlamaForCausalLM'], **config['llm'], **method}
+    (path / 'config.json').write_text(json.dumps(numbers))
+    with pytest.raises(CheckpointError, match=r'1 weight is quantised.*, such as ' + name):
+        mmft.load({'llm': path}, model=config)

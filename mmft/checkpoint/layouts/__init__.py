@@ -7,6 +7,7 @@ from typing import Any
 
 from mmft.checkpoint.border import reading
 from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.foreign import xtuner_folders
 from mmft.checkpoint.layouts.base import Layout, Rule, Step
 from mmft.checkpoint.layouts.internvl_hf import InternVLHF
 from mmft.checkpoint.layouts.internvl_official import InternVLOfficial
@@ -78,6 +79,8 @@ def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | No
         if kind.matches(config):
             with reading(f'{where}: config.json of {name}'):
                 return kind.from_config(config, directory)
+    if directory is not None and (foreign := xtuner_folders(directory.path)) is not None:
+        raise foreign
     raise CheckpointError(
         f'{where}: config.json has architectures = {config.get("architectures") or []}',
         expected=f'one of {sorted(LAYOUTS)}',

@@ -17,7 +17,7 @@ from mmft.checkpoint.layouts.base import Layout, Rule
 from mmft.checkpoint.layouts.language import family_of_keys, family_of_name, language_model
 from mmft.checkpoint.layouts.projectors import llava_projector_rules
 from mmft.checkpoint.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
-from mmft.checkpoint.source import Joined, TensorDirectory, TensorSource
+from mmft.checkpoint.source import Joined, TensorSource
 from mmft.errors import CheckpointError, ConfigError
 from mmft.geometry import MERGE_MODES
 
@@ -106,7 +106,8 @@ class LlavaOfficial(Layout):
         """The tower's numbers: from its own directory, a ``vision_config.json`` beside, or the tower's name."""
         name = config['mm_vision_tower']
         if tower is not None:
-            return vision_tower(ModelDirectory(tower).config, str(tower), TensorDirectory(tower))
+            found = ModelDirectory(tower)
+            return vision_tower(found.config, str(tower), found.tensors)
         found = directory.json('vision_config.json') if directory is not None else {}
         found = found or KNOWN_TOWERS.get(str(name)) or {}
         if not found and directory is not None:
@@ -183,7 +184,7 @@ class LlavaOfficial(Layout):
         """Its tensors, and those of the tower that it names."""
         if self.tower is None:
             return directory.tensors
-        return Joined.of({'': directory.tensors, _TOWER: TensorDirectory(self.tower)})
+        return Joined.of({'': directory.tensors, _TOWER: ModelDirectory(self.tower).tensors})
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         encoder = llava_encoder(self._model, image_processor(self.options, self._model), directory)

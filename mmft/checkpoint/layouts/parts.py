@@ -25,7 +25,7 @@ from mmft.checkpoint.layouts.language import family_of, family_of_keys, language
 from mmft.checkpoint.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
 from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.checkpoint.names import unwrapped_tensors
-from mmft.checkpoint.source import Joined, TensorDirectory, TensorFiles, TensorSource
+from mmft.checkpoint.source import Joined, TensorFiles, TensorSource
 from mmft.checkpoint.stages import projector_config, projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
 
@@ -147,8 +147,7 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         config = directory.json('config.json')
         if matches_any(config):
             return _of_whole_model(name, directory, prefix)
-        source = directory.tensors if directory.is_adapter else TensorDirectory(path)
-        tensors = unwrapped_tensors(source, path)
+        tensors = directory.tensors
     where = str(path)
     if name == 'vision' and is_blip2(config):
         return Part(*blip2_tower(config, prefix, ours), tensors)
