@@ -14,6 +14,7 @@ from mmft.checkpoint.places import not_a_model
 from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
 from mmft.checkpoint.stages import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
 from mmft.errors import CheckpointError
+from mmft.words import clipped
 
 __all__ = ['ModelDirectory']
 
@@ -119,10 +120,10 @@ class ModelDirectory:
             near = [self.path / last, self.path.parent / last, self.path.parent / name]
             places = [Path(name), *near, Path('pretrained') / last]
         for place in places:
-            if place.is_dir() and (place / 'config.json').is_file() and place.resolve() != self.path.resolve():
+            if os.path.isfile(place / 'config.json') and place.resolve() != self.path.resolve():
                 return place
-        looked = ', '.join(dict.fromkeys(map(str, places)))
-        raise CheckpointError(f'{self.path} needs {what} {name!r}; there is no model in {looked}', fix=fix)
+        looked = ', '.join(dict.fromkeys(clipped(place, 300) for place in places))
+        raise CheckpointError(f'{self.path} needs {what} {clipped(repr(name))}; there is no model in {looked}', fix=fix)
 
 
 def first_key(config: Mapping[str, Any], *names: str) -> Any:

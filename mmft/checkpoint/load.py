@@ -56,7 +56,7 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if isinstance(dtype, torch.dtype) or dtype in (None, 'auto'):
         return None if dtype == 'auto' else dtype
     value = getattr(torch, str(dtype).removeprefix('torch.'), None)
-    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+    if value not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise ConfigError(f'dtype {dtype!r}', expected="'auto', 'float32', 'bfloat16' or 'float16'")
     return value
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os.path
 import re
 import zipfile
 from abc import ABC, abstractmethod
@@ -235,10 +236,10 @@ class TensorDirectory(TensorFiles):
     def _inside(self, name: str, index: Path) -> Path:
         if Path(name).name != name:
             raise CheckpointError(
-                f'{index} names the shard {name!r}', expected='a plain file name in the same directory'
+                f'{index} names the shard {clipped(repr(name))}', expected='a plain file name in the same directory'
             )
-        if not (self.path / name).is_file():
-            raise CheckpointError(f'{index} names the shard {name}, which is missing', fix='download it')
+        if not os.path.isfile(self.path / name):  # false, too, for names that no file can have
+            raise CheckpointError(f'{index} names the shard {clipped(name)}, which is missing', fix='download it')
         return self.path / name
 
 

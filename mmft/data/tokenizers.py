@@ -119,6 +119,8 @@ def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerF
         kwargs['additional_special_tokens'] = [_text(token) for token in additional]
     named = {key: _text(kwargs.pop(key)) for key in NAMED_TOKENS if key in kwargs}
     kwargs |= {key: text for key, text in named.items() if text}  # an empty text is no token
+    if not all(isinstance(text, str) for text in kwargs.get(LEADING_SPACE, ())):
+        raise TypeError(f'{LEADING_SPACE} is {clipped(repr(kwargs[LEADING_SPACE]))}, not a list of texts')
     backend.no_padding()
     backend.no_truncation()
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **kwargs)

@@ -41,12 +41,19 @@ def literal_config(text: str) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
+        return {_key(keyword.arg): _value(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
-        return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
+        return {_key(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_value(item) for item in node.elts]
     return ast.literal_eval(node)
+
+
+def _key(given: ast.expr | str | None) -> str:
+    key = given.value if isinstance(given, ast.Constant) else given
+    if not isinstance(key, str):  # None: of ** in a dict
+        raise ValueError('the settings of a part have names')
+    return key
 
 
 def check_trained_model(model_config: Mapping[str, Any], meta: Mapping[str, Any], where: str) -> None:

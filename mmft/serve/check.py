@@ -176,11 +176,14 @@ def needs_export(path: str | Path) -> bool:
 def served_as_it_is(path: str | Path, remote_code: bool = False) -> bool:
     """Whether a backend may read a directory itself; any other is exported for it.
 
+    One with an adapter may not, even with whole weights beside it: transformers takes the weights of the base that the
+    adapter names instead, and PEFT imports the module that its ``megatron_core`` names.
+
     Args:
         remote_code: LMDeploy may run the Python files of an original InternVL2 directory.
     """
     directory = ServedDirectory(path)
-    if directory.has('adapter_config.json') and not directory.has('model.safetensors', 'model.safetensors.index.json'):
+    if directory.has('adapter_config.json'):
         return False
     return directory.architecture in HF_NATIVE or (remote_code and directory.architecture == INTERNVL_CHAT)
 

@@ -27,6 +27,11 @@ __all__ = ['Child', 'bound_socket', 'end_with', 'free_port', 'reuse_address']
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+# `python -m` and multiprocessing look for modules in the current directory first. It may be the model's: its author
+# would only have to put an httpx.py there. Python 3.10 has no switch for that, and so gets another directory.
+_SAFE_PATH = {'PYTHONSAFEPATH': '1'}
+_CWD = None if sys.version_info >= (3, 11) else os.sep
+
 
 class Child:
     """A backend's process.
@@ -61,7 +66,8 @@ class Child:
         self.tail.clear()
         self.process = await asyncio.create_subprocess_exec(
             *launcher, *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT, env={**os.environ, **self.env}, start_new_session=True, limit=1 << 20,
+            stderr=asyncio.subprocess.STDOUT, env={**os.environ, **_SAFE_PATH, **self.env}, cwd=_CWD,
+            start_new_session=True, limit=1 << 20,
         )  # fmt: skip
         self._reader = asyncio.ensure_future(self._read(self.process.stdout))
 

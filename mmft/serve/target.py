@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError
-from mmft.words import printable
+from mmft.words import clipped, printable
 
 __all__ = ['Target', 'find_checkpoint', 'find_target', 'is_url', 'run_checkpoint', 'stored_config']
 
@@ -99,6 +99,13 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
     config = {name: stored[name] for name in ('model', 'pretrained', 'encoder', 'dtype') if name in stored}
     if config.get('pretrained') is None and meta.get('base'):
         config['pretrained'] = meta['base']['path']
+    if wrong := [name for name, value in config.items() if not _is_setting(name, value)]:
+        shown = ', '.join(f'{name} = {clipped(repr(config[name]))}' for name in wrong)
+        raise CheckpointError(
+            f'{checkpoint}: the config in it says {shown}',
+            expected='the config of a training',
+            fix=f'name a config of yours: CONFIG {checkpoint}, or --config CONFIG',
+        )
     if not config.get('model') and not config.get('pretrained'):
         raise CheckpointError(
             f'{checkpoint} does not say which model it was trained with',
@@ -106,6 +113,16 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
             fix=f'name the config too: CONFIG {checkpoint}, or --config CONFIG',
         )
     return config
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    """Whether a setting is of its kind: a dict, a dtype's name, a directory, or those of parts (of towers, lists)."""
+    if value is None or name in ('model', 'encoder'):
+        return value is None or isinstance(value, Mapping)
+    if name == 'dtype' or not isinstance(value, Mapping):
+        return isinstance(value, str)
+    places = [place for part in value.values() for place in (part if isinstance(part, (list, tuple)) else [part])]
+    return all(isinstance(text, str) for text in [*value, *(place for place in places if place is not None)])
 
 
 def is_url(target: Any) -> bool:

@@ -15,10 +15,12 @@ from mmft.serve.side_by_side import Reply, Turn
 
 __all__ = ['WORDS', 'error_html', 'head', 'literal', 'messages_of', 'sampling_of', 'told_apart', 'verdict']
 
-# Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little.
+# Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little. (A bar ends a cell
+# of a table, code or not; `marked` lets tildes close a fence of backticks.)
 _CODE = re.compile(
-    r'(^[ \t]*```[^`\n]*(?:\n.*?(?:^[ \t]*```+[ \t]*$|\Z)|\Z)|(?<![`\\])`[^`\n]+`(?!`))', re.DOTALL | re.MULTILINE
+    r'(^ {0,3}```[^`\n]*(?:\n.*?(?:^ {0,3}```[`~]*[ \t]*$|\Z)|\Z)|(?<![`\\])`[^`|\n]+`(?!`))', re.DOTALL | re.MULTILINE
 )
+_OTHER_CODE = re.compile(r'`|~~~|\$\$')
 WORDS = {
     'ask': ('Ask about a picture', '就图片提问'),
     'box': ('Question and pictures', '问题和图片'),
@@ -78,7 +80,10 @@ def literal(text: str) -> str:
     >>> literal('<ref>cat</ref> and `<box>`')
     '&lt;ref>cat&lt;/ref> and `<box>`'
     """
+    text = text.replace('\r\n', '\n').replace('\r', '\n')  # as Markdown reads it
     parts = _CODE.split(text)
+    if any(map(_OTHER_CODE.search, parts[::2])):  # where what was found as code may begin or end elsewhere
+        parts = [text]
     plain = [part.replace('&', '&amp;').replace('<', '&lt;').replace('![', '!\\[') for part in parts[::2]]
     return ''.join(part for pair in zip(plain, [*parts[1::2], ''], strict=True) for part in pair)
 

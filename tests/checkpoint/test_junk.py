@@ -188,6 +188,10 @@ def test_shards_and_their_index(tmp_path):
     (tmp_path / 'model.safetensors.index.json').write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
     with pytest.raises(CheckpointError, match='which is missing'):
         TensorDirectory(tmp_path)
+    for name in ('x' * 5000, 'x\0', '..', ''):  # names that no file has
+        (tmp_path / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': {'a': name}}))
+        with pytest.raises(CheckpointError, match='names the shard'):
+            TensorDirectory(tmp_path)
     (tmp_path / 'model.safetensors.index.json').unlink()
     (tmp_path / shard).rename(tmp_path / 'llama.gguf')
     with pytest.raises(CheckpointError, match=r'llama\.gguf, which is not read'):
@@ -216,3 +220,19 @@ def test_spoilt_checkpoints(tmp_path, change):
     for read in (read_checkpoint, TrainingCheckpoint.read):
         with pytest.raises(CheckpointError, match='is not a training checkpoint of mmft'):
             read(tmp_path / 'iter_1.pth')
+
+
+@pytest.mark.parametrize('value', [5, True, [5], [None], [['x']]])
+def test_leading_space_of_a_tokenizer_that_is_no_list_of_texts(value, directories, tmp_path):
+    shutil.copytree(directories[2], tmp_path / 'model')
+    path = tmp_path / 'model' / 'tokenizer_config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'leading_space': value}))
+    with pytest.raises(CheckpointError, match='tokenizer'):
+        mmft.load(tmp_path / 'model')
+
+
+def test_a_base_whose_name_no_file_can_have(tmp_path):
+    for name in ('x' * 5000, 'x\0'):
+        (tmp_path / 'adapter_config.json').write_text(json.dumps({'base_model_name_or_path': name}))
+        with pytest.raises(CheckpointError, match='there is no model in'):
+            mmft.load(tmp_path)

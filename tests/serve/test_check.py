@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from mmft.errors import ConfigError
 from mmft.export import convert
 from mmft.serve.backend import choose_backend
-from mmft.serve.check import ENGINES, check_directory, needs_export
+from mmft.serve.check import ENGINES, check_directory, needs_export, served_as_it_is
 from tests.checkpoint.test_junk import json_files, spoilt
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.helpers import GOLDEN
@@ -193,6 +193,18 @@ def test_layouts_that_are_exported_first(exports, tmp_path):
     (tmp_path / 'factory' / 'language_model').mkdir()
     (tmp_path / 'factory' / 'model.safetensors').rename(tmp_path / 'factory' / 'language_model' / 'pytorch_model.bin')
     assert needs_export(tmp_path / 'factory')
+
+
+@pytest.mark.parametrize('weights', ['model.safetensors', 'model.safetensors.index.json'])
+def test_an_adapter_beside_whole_weights_is_not_for_a_backend(weights, exports, tmp_path):
+    """transformers would load the base that it names in their place, and PEFT import its ``megatron_core``."""
+    folder = tmp_path / 'food'
+    shutil.copytree(exports / 'food', folder)
+    (folder / weights).touch()
+    assert served_as_it_is(folder)
+    adapter = {'base_model_name_or_path': 'x', 'megatron_config': {}, 'megatron_core': 'zzplanted'}
+    (folder / 'adapter_config.json').write_text(json.dumps(adapter))
+    assert not served_as_it_is(folder)
 
 
 ORIGINAL = {

@@ -69,6 +69,22 @@ def test_a_backend_that_does_not_start_shows_its_last_lines():
     asyncio.run(fail())
 
 
+def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch):
+    """It is the model's for whoever says ``cd DIR; mmft serve .``: a program of a stranger."""
+    for name in ('httpx', 'asyncio', 'json'):
+        (tmp_path / f'{name}.py').write_text(f"open({str(tmp_path / 'has-run')!r}, 'w')\n1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def serve():
+        child = Child('the backend', [sys.executable, '-m', 'json.tool', '--help'], 'http://127.0.0.1:1')
+        await child.start()
+        return await child.wait(), child.last_lines(40)
+
+    status, said = asyncio.run(serve())
+    assert (status, 'usage' in said) == (0, True), said
+    assert not (tmp_path / 'has-run').exists()
+
+
 def test_a_backend_that_does_not_listen_to_reason_is_killed_with_all_it_started():
     code = """
 import signal, subprocess, sys, time

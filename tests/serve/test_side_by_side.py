@@ -336,8 +336,10 @@ def test_literal_leaves_code_alone():
 
 @pytest.mark.parametrize(
     'text',
-    [r'\`{}\`', 'a ``` {}', '``` `x` {}', '```\nx\n```\n{}', '```\nx\n``` y\n```\n{}', '`a` {} `b`'],
-)
+    [r'\`{}\`', 'a ``` {}', '``` `x` {}', '```\nx\n```\n{}', '```\nx\n``` y\n```\n{}', '`a` {} `b`', '`a\n`{}`',
+     '- ```\n  x\n  ```\n{}', '> ```\n> x\n\n  ```\n{}', '    ```\n{}\n    ```', '```\nx\n```\r\n{}', '```\nx\n```\r{}',
+     '```\nx\n```~\n{}', '~~~\n```\n~~~\n{}', '|a|b|\n|-|-|\n|`x|{}`|', '$$`$$ {} `'],
+)  # fmt: skip
 def test_what_only_looks_like_code_is_escaped(text):
     assert '<img' not in literal(text.format('<img src=https://example.com/x.png>'))
 

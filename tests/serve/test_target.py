@@ -199,3 +199,23 @@ def test_a_checkpoint_becomes_a_directory(made, tmp_path, monkeypatch, capsys):
     first, second = (dict(mmft.load(path)[0].named_parameters()) for path in (out, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert main(['pth_to_hf', 'food.py', 'none', str(tmp_path / 'base')]) == 0
+
+
+@pytest.mark.parametrize(
+    'text',
+    ['model = 5', "model = 'VLM'", 'model = [1]', 'pretrained = 5', "pretrained = b'x'", "pretrained = ['x']",
+     "pretrained = {'llm': 5}", "pretrained = {'vision': ['x', 5]}", "encoder = 'x'\npretrained = 'x'",
+     "dtype = ['x']\npretrained = 'x'", "model = {1: 2}", "model = dict(**{'type': 'VLM'})", "model = {None: 1}"],
+)  # fmt: skip
+def test_a_config_in_a_checkpoint_that_is_none(text, tmp_path):
+    meta = {'tune': {}, 'config': text, 'base': None}
+    torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'iter_1.pth')
+    with pytest.raises(CheckpointError, match='CONFIG'):
+        find_target(tmp_path)
+
+
+def test_the_base_in_a_checkpoint_that_is_none(tmp_path):
+    meta = {'tune': {}, 'base': {'fingerprint': 'x', 'path': {'llm': 5}}}
+    torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'iter_1.pth')
+    with pytest.raises(CheckpointError, match=r"says pretrained = \{'llm': 5\}"):
+        find_target(tmp_path)
