@@ -233,7 +233,7 @@ def how_to_import(message: str) -> str:
     """What to do about an import that failed with this message."""
     absent = re.search(r"No module named '([^'.]+)", message)
     if absent is None:
-        return 'fix the import: the module is there, but it fails, or has not what is asked of it'
+        return 'fix the import: the module is there, but it fails, or does not have what is imported from it'
     return f'pip install the package that has {absent[1]!r}; for a module of your own set PYTHONPATH to its folder'
 
 

@@ -37,12 +37,12 @@ def check_training_file(content: Any, path: Path) -> None:
 def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
     state, meta, encoder = content['state_dict'], content['meta'], content.get('encoder')
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        yield 'state_dict is no dict of names'
+        yield 'state_dict is not a dict of names'
     if not isinstance(meta, Mapping):
-        yield 'meta is no dict'
+        yield 'meta is not a dict'
         return
     if encoder is not None and not isinstance(encoder, Mapping):
-        yield 'encoder is no dict'
+        yield 'encoder is not a dict'
     tune, base, names = meta.get('tune') or {}, meta.get('base'), meta.get('initialised') or []
     if not isinstance(tune, Mapping) or not all(
         isinstance(part, Mapping) and isinstance(part.get('type'), str) for part in tune.values()
@@ -55,7 +55,7 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name in state for name in names):
         yield 'meta.initialised does not list tensors of state_dict'
     if not isinstance(meta.get('config') or '', str):
-        yield 'meta.config is no text'
+        yield 'meta.config is not text'
 
 
 _PATHS = (str, Mapping)

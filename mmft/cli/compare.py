@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.cli.chat import add_answering, add_models, models_of, settings_of
 from mmft.cli.targets import MODEL
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from mmft.serve.compare import Comparison
@@ -131,4 +132,7 @@ def _write(found: Comparison, out: Path, shown: int) -> None:
     print(', '.join(f'{count} {kind}' for kind, count in found.counts().items()))
     print(f'wrote {out} and {out.with_suffix(".json").name}')
     if found.failed or found.ended is not None:
-        print(f'error: {found.failed} answers failed; {len(found.rows)} of {found.asked} questions', file=sys.stderr)
+        print(
+            f'error: {count_of(found.failed, "answer")} failed; {len(found.rows)} of {found.asked} questions',
+            file=sys.stderr,
+        )

@@ -106,7 +106,7 @@ def _opened(path: Path, missing: str = 'cannot read it: No such file') -> Iterat
     """The file, which must be a regular one: a device or a pipe has no end."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise DataError('cannot read it: it is no regular file', file=path, fix='name a .jsonl or .json file')
+            raise DataError('cannot read it: it is not a regular file', file=path, fix='name a .jsonl or .json file')
         file = path.open('rb')
     except FileNotFoundError:
         raise DataError(missing, file=path, fix='check the path (`ann_file`, or `annotation` in a meta file)') from None

@@ -266,7 +266,7 @@ class ChatDataset(Dataset):
             good.append(np.array([i for i, scan in enumerate(scans) if scan.problem is None], dtype=np.int64))
             if not len(good[-1]):
                 raise DataError(
-                    f'all {len(scans)} records are bad; the first: {bad[0].problem}',
+                    f'no good record among {len(scans):,}; the first problem: {bad[0].problem}',
                     file=subset.file.path,
                     fix='correct the file: leaving everything out leaves nothing to train on',
                 )

@@ -27,6 +27,7 @@ from mmft.data.transparency import as_colour
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
 from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -220,7 +221,7 @@ class ChatEncoder(KeptEncoder):
         found = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in messages if turn['role'] == 'user')
         if found != num_images:
             raise DataError(
-                f'{found} {IMAGE_PLACEHOLDER} in the questions, {num_images} pictures',
+                f'{found} {IMAGE_PLACEHOLDER} in the questions, {count_of(num_images, "picture")}',
                 expected='one placeholder per picture',
                 fix=f"write '{IMAGE_PLACEHOLDER}\\n' where each picture belongs, and none without a picture",
             )
@@ -246,7 +247,9 @@ class ChatEncoder(KeptEncoder):
 
     def _image_tokens(self, sizes: Sequence[tuple[int, int]], limit: int | None) -> list[int]:
         if sizes and self.image_processor is None:
-            raise ConfigError(f'{len(sizes)} pictures for an encoder without image_processor', fix='give it one')
+            raise ConfigError(
+                f'{count_of(len(sizes), "picture")} for an encoder without image_processor', fix='give it one'
+            )
         return [self.image_processor.num_tokens(*size, self.tokens_per_tile, limit) for size in sizes]
 
     def _expand(self, ids: np.ndarray, trained: np.ndarray, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +285,7 @@ class ChatEncoder(KeptEncoder):
         expected = self.image_processor.num_tiles(*size, limit)
         if len(tiles) != expected:
             raise ShapeError(
-                f'{self.image_processor!r} cut a {size[0]}x{size[1]} picture into {len(tiles)} tiles',
+                f'{self.image_processor!r} cut a {size[0]}x{size[1]} picture into {count_of(len(tiles), "tile")}',
                 expected=f'{expected}, as its num_tiles says',
                 fix='make its __call__ follow its grid',
             )

@@ -180,7 +180,7 @@ def _open_file(path: str, name: str) -> IO[bytes]:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits forever for a writer
             raise DataError(
-                'no regular file but a named pipe, a socket or a device',
+                'not a regular file but a named pipe, a socket or a device',
                 file=name,
                 expected='a picture file',
                 fix='save the picture as a file',

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mmft.errors import DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.words import clipped
+from mmft.words import clipped, count_of
 
 __all__ = ['has_placeholder', 'place_pictures', 'unread_marks']
 
@@ -59,7 +59,7 @@ def place_pictures(messages: Sequence[Message], images: Sequence[str]) -> tuple[
     if not fits or (numbers and sorted(numbers) != list(range(first, first + len(images)))) or first > 1:
         shown = ', '.join(dict.fromkeys(match[0] for match in found))
         raise DataError(
-            f'the placeholders {clipped(shown, 100)} do not fit {len(images)} pictures',
+            f'the placeholders {clipped(shown, 100)} do not fit {count_of(len(images), "picture")}',
             expected=f'{IMAGE_PLACEHOLDER}, or another placeholder once for each picture (numbered: from 1)',
             fix=f'write {IMAGE_PLACEHOLDER} where each picture belongs, and its path into `image`',
         )

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from mmft.errors import ConfigError
 from mmft.registry import SAMPLERS
+from mmft.words import count_of
 
 __all__ = ['EpochBatchSampler']
 
@@ -82,7 +83,7 @@ class EpochBatchSampler(Sampler):
             self._has_images = _column(dataset, 'num_images', self.size) > 0
         if not len(self):
             raise ConfigError(
-                f'{self.size} samples make no batch of {batch_size} x {world_size} ranks'
+                f'{count_of(self.size, "sample")} cannot fill a batch of {batch_size} x {count_of(world_size, "rank")}'
                 + (' with drop_last=True' if drop_last else ''),
                 fix='use a smaller batch_size, fewer ranks or drop_last=False' if self.size else 'check the dataset',
             )

@@ -81,7 +81,7 @@ class Subset:
         root = Path(spec.image_root if spec.image_root is not None else Path(spec.ann_file).parent)
         if spec.image_root is not None and not os.path.isdir(root):
             key = '`root` of the set, or `image_root` for sets without one' if spec.name else '`image_root`'
-            raise DataError('the image root is no folder', file=root, expected='a folder', fix=f'check {key}')
+            raise DataError('the image root is not a folder', file=root, expected='a folder', fix=f'check {key}')
         self.root = root.resolve()
         if spec.length is not None and spec.length != len(self.file):
             raise DataError(

@@ -273,7 +273,9 @@ def load_trained(model: nn.Module, optim: OptimWrapper, content: Mapping[str, An
     state = {name: tensor for name, tensor in content['state_dict'].items() if name not in others}
     buffers = moving_buffers(model)
     if buffers and not buffers.keys() & state.keys():
-        logger.warning(f'{path} is of an mmft that kept no buffers: {len(buffers)}, such as {min(buffers)}, begin anew')
+        logger.warning(
+            f'{path} is of an mmft that kept no buffers: {len(buffers)}, such as {min(buffers)}, start afresh'
+        )
         buffers = {}
     own = trained_parameters(model)
     there = own.keys() | buffers.keys()

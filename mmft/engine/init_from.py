@@ -36,6 +36,7 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import add_lora_, is_lora_key, plain_key
 from mmft.models.tuning import part_of
+from mmft.words import count_of
 
 __all__ = ['InitFrom', 'find_source']
 
@@ -94,8 +95,8 @@ class InitFrom:
         if not settings.keys() & {'path', 'tensors'}:
             raise ConfigError(f'init_from: {settings}', expected='path, and parts where not all are wanted')
         self.parts = tuple(settings.get('parts') or PARTS)
-        if strange := sorted(set(self.parts) - set(PARTS)):
-            raise ConfigError(f'init_from: no part is named {strange}', expected=f'some of {list(PARTS)}')
+        if unknown := sorted(set(self.parts) - set(PARTS)):
+            raise ConfigError(f'init_from: no part is named {unknown}', expected=f'some of {list(PARTS)}')
         self.model_config, self.base = model_config, base
         self.tensors: Mapping[str, Tensor] | None = settings.get('tensors')
         self.path = 'the checkpoint' if self.tensors is not None else find_source(settings['path'])
@@ -144,8 +145,8 @@ class InitFrom:
         self.exact = {}
         self._raise(problems)
         counts = {part: sum(part_of(name) == part for name in self.filled) for part in PARTS}
-        told = ', '.join(f'{count} tensors of {part}' for part, count in counts.items() if count)
-        logger.info(f'started from {self.path}: {told or f"{len(self.filled)} tensors"}')
+        taken = ', '.join(f'{count_of(count, "tensor")} of {part}' for part, count in counts.items() if count)
+        logger.info(f'started from {self.path}: {taken or count_of(len(self.filled), "tensor")}')
 
     def _raise(self, problems: list[str]) -> None:
         if problems:

@@ -114,7 +114,7 @@ def _keys(cfg: Config) -> Iterator[str]:
         yield from value_problem(key, value, value is None or isinstance(value, Mapping), 'a dict')
     lowered = [key for key, value in cfg.items() if _is_setting(key, value)]
     if cfg.get('load_from'):
-        yield '`load_from` is called `init_from` now'
+        yield '`load_from` is now called `init_from`'
     for key in lowered:
         if key not in KNOWN_KEYS and key != 'load_from':
             close = nearest(key, KNOWN_KEYS, cutoff=0.75)

@@ -27,6 +27,7 @@ from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
+from mmft.words import count_of
 
 __all__ = ['AdapterExport']
 
@@ -113,7 +114,7 @@ class AdapterExport:
 
     def describe(self) -> str:
         """What is written."""
-        return f'adapter of {len(self.ranks)} layers'
+        return f'an adapter of {count_of(len(self.ranks), "layer")}'
 
     def write(self, directory: Path, max_shard_size: int | str = '1TB') -> None:
         """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the encoder. peft reads no shards."""

@@ -23,6 +23,7 @@ from mmft.export.sources import Base, TrainingCheckpoint
 from mmft.export.stored import Computed, Stored
 from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
+from mmft.words import count_of
 
 __all__ = ['Adapter', 'Merger', 'TrainedWeights', 'gather']
 
@@ -77,17 +78,17 @@ class TrainedWeights:
 
     def _check(self, names: set[str]) -> None:
         where = self.checkpoint.path if self.checkpoint is not None else self.base.where
-        strange = sorted((set(self._trained) | {f'{module}.weight' for module in self.adapters}) - names)
-        if strange:
+        unknown = sorted((set(self._trained) | {f'{module}.weight' for module in self.adapters}) - names)
+        if unknown:
             raise CheckpointError(
-                f'{where} holds {len(strange)} tensors that the model of the config has not, such as {strange[:4]}',
+                f'{where} holds {count_of(len(unknown), "tensor")} unknown to the config, such as {unknown[:4]}',
                 expected='the model that was trained',
                 fix='take the config from the work_dir of the checkpoint',
             )
         absent = sorted(name for name in names - set(self._trained) - set(self._steps) if not self._is_zero(name))
         if absent:
             raise CheckpointError(
-                f'{len(absent)} tensors are neither in {where} nor in a base, such as {absent[:4]}',
+                f'{count_of(len(absent), "tensor")} neither in {where} nor in a base, such as {absent[:4]}',
                 expected='a base (pretrained), or a checkpoint in which every part was trained in full'
                 if self.base is None
                 else f'all tensors of the model in {self.base.where}',

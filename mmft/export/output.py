@@ -65,8 +65,8 @@ def made_whole(out: Path) -> Iterator[Path]:
             free = shutil.disk_usage(out.parent).free / 1e9
             raise CheckpointError(
                 f'{out}: {error.strerror}; what was written of it is deleted',
-                expected=f'room for the whole model; {free:.2f} GB are free there',
-                fix='make room, or write to another disk',
+                expected=f'space for the whole model; {free:.2f} GB are free there',
+                fix='free some space, or write to another disk',
             ) from error
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -27,6 +27,7 @@ from mmft.export.started import started
 from mmft.models.vlm import VLM
 from mmft.own_code import resolve_code
 from mmft.registry import ENCODERS
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -112,7 +113,7 @@ def _check_complete(model_config: Mapping[str, Any], checkpoint: TrainingCheckpo
     if expected != found:
         missing, extra = sorted(expected - found), sorted(found - expected)
         raise CheckpointError(
-            f'{checkpoint.path} does not hold what its own settings train: {len(missing)} tensors missing'
+            f'{checkpoint.path} does not hold what its own settings train: {count_of(len(missing), "tensor")} missing'
             f'{_such_as(missing)}, {len(extra)} too many{_such_as(extra)}',
             expected=f'the tensors that tune={checkpoint.meta["tune"]} trains in the model of the config',
             fix='take config and checkpoint from the same work_dir',

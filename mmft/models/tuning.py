@@ -19,6 +19,7 @@ from mmft.errors import ConfigError
 from mmft.models.buffers import moving_buffers
 from mmft.models.lora import inject_lora, is_lora_key
 from mmft.models.vlm import VLM
+from mmft.words import count_of
 
 __all__ = ['TUNE_TYPES', 'apply_tune', 'check_tune', 'count_values', 'part_of', 'trainable_summary']
 
@@ -111,7 +112,7 @@ def apply_tune(model: VLM, tune: Mapping[str, Any] | None) -> dict[str, dict[str
         if from_layer and not 0 <= from_layer < len(part.layers):
             raise ConfigError(
                 f'tune.{name}.from_layer = {from_layer}',
-                expected=f'0 to {len(part.layers) - 1}: {name} has {len(part.layers)} layers',
+                expected=f'0 to {len(part.layers) - 1}: {name} has {count_of(len(part.layers), "layer")}',
                 fix='count from 0 at the input',
             )
         if kind == 'full':

@@ -21,7 +21,7 @@ from mmft.errors import ConfigError, DataError
 from mmft.serve.answer_text import AnswerText
 from mmft.serve.target import Target, find_target, is_url
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.words import printable
+from mmft.words import count_of, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -214,7 +214,7 @@ def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> li
         placed = max(placed, num_images)
     if placed != num_images:
         raise DataError(
-            f'{placed} {IMAGE_PLACEHOLDER} in the questions, {num_images} pictures',
+            f'{placed} {IMAGE_PLACEHOLDER} in the questions, {count_of(num_images, "picture")}',
             expected='one placeholder for each picture',
             fix=f'leave {IMAGE_PLACEHOLDER} out: pictures then come first in the last question',
         )

@@ -245,14 +245,14 @@ def _path(word: str) -> Path:
         word = urllib.parse.unquote(urllib.parse.urlsplit(word).path)
     elif re.match(r'(https?|data):', word, re.IGNORECASE):
         raise DataError(
-            f'{clipped(word, 80)} is no file', expected='a picture on this computer', fix='save it as a file first'
+            f'{clipped(word, 80)} is not a file', expected='a picture on this computer', fix='save it as a file first'
         )
     return _file(word)
 
 
 def _file(word: str) -> Path:
     if '\0' in word:
-        raise DataError(f'{clipped(repr(word), 80)} is no name of a file', expected='one without NUL')
+        raise DataError(f'{clipped(repr(word), 80)} is not the name of a file', expected='one without NUL')
     try:
         return Path(word).expanduser()
     except RuntimeError:  # ~name, and nobody is called so

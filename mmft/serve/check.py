@@ -216,7 +216,7 @@ def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:
     elif directory.architecture not in _BY_CLASS:
         found = directory.architecture or 'nothing'
         yield Problem(
-            f'config.json names {found} as its architecture, which is no model of mmft',
+            f'config.json names {found} as its architecture, which is not a model of mmft',
             f'serve one of {", ".join(_BY_CLASS)}, or a directory that mmft.load reads',
         )
 

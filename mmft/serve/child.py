@@ -140,7 +140,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """
     try:
         if not 0 <= port <= 65535:  # the C library cuts it
-            raise OSError('there are the ports 0 to 65535')
+            raise OSError('ports are 0 to 65535')
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
         try:

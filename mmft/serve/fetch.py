@@ -118,7 +118,7 @@ class _PublicNetwork(httpcore.AsyncNetworkBackend):
         raise failed
 
     async def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-        raise DataError('a socket file is no web address')
+        raise DataError('a socket file is not a web address')
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)

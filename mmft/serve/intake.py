@@ -146,7 +146,7 @@ class Intake:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f'{text} is no number in it')
+    raise ValueError(f'{text} is not a number there')
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

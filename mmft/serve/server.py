@@ -126,7 +126,7 @@ class _Server:
                 server.should_exit = True
                 await serving
                 if not server.started:
-                    raise ServerError('the gateway does not start', fix='its last lines stand above')
+                    raise ServerError('the gateway did not start', fix='its last lines stand above')
                 if fleet.lost.is_set():
                     raise ServerError('the backend cannot be kept alive', fix='its last lines stand above')
                 return self._status()

@@ -18,6 +18,7 @@ import httpx
 
 from mmft.serve.dialects import LMDeployDialect, TransformersDialect
 from mmft.serve.protocol import ApiError, ChatRequest
+from mmft.words import count_of
 
 __all__ = ['Piece', 'Pool', 'Upstream']
 
@@ -250,7 +251,9 @@ class Pool:
         """Raise ``ApiError`` where no further request may wait, or nobody is there to answer it."""
         self._check_alive()
         if self.inside >= self.most_waiting + sum(upstream.slots for upstream in self.upstreams):
-            message = f'{self.running} requests are being answered and {self.waiting} wait: ask again a little later.'
+            message = (
+                f'{count_of(self.running, "request")} in progress, {self.waiting} waiting: ask again a little later.'
+            )
             raise ApiError(429, message, 'overloaded', retry_after=5)
 
     def _check_alive(self) -> None:

@@ -215,7 +215,7 @@ def test_files_that_cannot_be_opened_are_problems_among_others(root, encoder):
     result = look_at(write(root / 'b.json', '[{"id": 1, "conversations": []}, {"x": ]'), encoder)
     assert len(result.groups) == 2
     result = look_at(train, encoder, dataset={'image_root': str(root / 'no')})
-    assert 'the image root is no folder' in result.groups[0].what
+    assert 'the image root is not a folder' in result.groups[0].what
     assert 'no problems' not in text(result)
 
 

@@ -251,7 +251,7 @@ def test_bad_input_is_one_error_or_one_sample_less(name, root, tmp_path, encoder
     assert f'{path}:2: ' in caplog.text
     assert str(dataset.problems[0]) in caplog.text
 
-    with pytest.raises(DataError, match='all 1 records are bad'):
+    with pytest.raises(DataError, match='no good record among 1;'):
         ChatDataset(write(root / 'all.jsonl', line), image_root=root, encoder=encoder, on_error='skip')
 
 
@@ -412,7 +412,7 @@ def test_wrong_arguments(kwargs, words):
 def test_wrong_format_and_root(good):
     with pytest.raises(ConfigError, match="named 'lava'"):
         ChatDataset(good, format='lava')
-    with pytest.raises(DataError, match='no folder'):
+    with pytest.raises(DataError, match='not a folder'):
         ChatDataset(good, image_root=good)
 
 
@@ -506,7 +506,7 @@ def test_weights_keep_the_epoch_as_long_as_the_sets(tmp_path):
         ({'max_dynamic_patch': 0}, 'a whole number from 1'),
         ({'weight': 1, 'repeat_time': 2}, 'either a `weight`'),
         ({'annotation': 'gone.jsonl'}, 'no such annotation file'),
-        ({'root': 'nowhere'}, 'no folder'),
+        ({'root': 'nowhere'}, 'not a folder'),
         ({'format': 'lava'}, "named 'lava'"),
         ({'annotation': 3}, '`annotation` of the set'),
         ({'root': ['food']}, '`root` of the set'),

@@ -444,7 +444,7 @@ def test_a_processor_that_breaks_its_own_promise_is_found_out():
         def __call__(self, image, max_tiles=None):
             return super().__call__(image, max_tiles)[:1]
 
-    with pytest.raises(ShapeError, match='1 tiles'):
+    with pytest.raises(ShapeError, match='into 1 tile'):
         make(image_processor=Wrong(tile_size=28))(talk('<image>', 'x'), [picture(90, 30)])
 
 

@@ -66,7 +66,7 @@ def test_a_good_config_passes(tmp_path: Path) -> None:
         ({}, {'encoder': {**ENCODER, 'max_lenght': 9}}, 'encoder.max_lenght: ChatEncoder has no such setting; did you'),
         ({}, {'encoder': dict(type='ChatEncoder')}, 'encoder.template is missing'),
         ({}, {'tune': dict(vision=['{"type":"lora"', '"r":4}'])}, 'tune.vision: type ['),
-        ({}, {'load_from': 'a.pth'}, '`load_from` is called `init_from` now'),
+        ({}, {'load_from': 'a.pth'}, '`load_from` is now called `init_from`'),
     ],
 )
 def test_a_combination_that_cannot_work_says_why(tmp_path: Path, model: dict, changes: dict, expected: str) -> None:

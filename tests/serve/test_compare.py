@@ -336,7 +336,7 @@ def test_failed_answers_give_status_1(servers, records, tmp_path, capsys):
     b.say = lambda request: (400, {'error': {'message': 'too long'}}) if len(b.requests) == 2 else ['3']
     arguments = ['compare', a.url, b.url, str(records), '--out', str(tmp_path / 'r.html'), '--workers', '1']
     assert main(arguments) == 1
-    assert 'error: 1 answers failed' in capsys.readouterr().err
+    assert 'error: 1 answer failed' in capsys.readouterr().err
     assert (tmp_path / 'r.html').exists()
 
 
@@ -356,7 +356,7 @@ def test_the_val_set_of_a_config(servers, records, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ('arguments', 'what'),
     [(['--metric', 'bleu'], "no metric is named 'bleu'"), (['--out', 'page.txt'], 'ends with .html'),
-     (['--workers', '0'], '--workers 0'), (['--image-root', 'nowhere'], 'the image root is no folder')],
+     (['--workers', '0'], '--workers 0'), (['--image-root', 'nowhere'], 'the image root is not a folder')],
 )  # fmt: skip
 def test_wrong_arguments_end_with_1_before_anything_is_asked(arguments, what, servers, records, tmp_path, capsys):
     a, b = servers

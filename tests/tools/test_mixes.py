@@ -69,7 +69,7 @@ def test_sharegpt4v(kit, tmp_path):
     shutil.rmtree(tmp_path / 's' / 'sam')
     shutil.rmtree(tmp_path / 's' / 'wikiart')
     error = kit.convert('sharegpt4v', file, tmp_path / 's', tmp_path / 'o', status=1)
-    assert '2 pictures are missing' in error
+    assert '2 pictures missing' in error
     assert 'sam/images is not there, such as sam/images/sa_545504.jpg (from: SA-1B' in error
     assert 'wikiart/images is not there' in error
     assert not (tmp_path / 'o').exists()

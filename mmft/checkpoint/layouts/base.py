@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mmft.errors import CheckpointError
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from mmft.checkpoint.directory import ModelDirectory
@@ -161,14 +162,14 @@ class Layout(ABC):
             steps.setdefault(inputs, Step(inputs, outputs, rule.join if ours else rule.split))
         if unknown:
             raise CheckpointError(
-                f'{len(unknown)} tensors that {type(self).__name__} has no rule for, such as {sorted(unknown)[:4]}',
+                f'{type(self).__name__} has no rule for {count_of(len(unknown), "tensor")}, such as {min(unknown)}',
                 expected=f'the tensors of {self.architecture}',
                 fix='the directory may belong to another architecture, or hold an unmerged adapter',
             )
         missing = sorted({name for step in steps.values() for name in step.inputs} - set(present))
         if missing:
             raise CheckpointError(
-                f'{len(missing)} tensors are missing, such as {missing[:4]}',
+                f'{count_of(len(missing), "tensor")} missing, such as {missing[:4]}',
                 fix='download all weight files of the model',
             )
         return list(steps.values())

@@ -15,6 +15,7 @@ from mmft.data.subset import Subset
 from mmft.data.transparency import WHITE
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
+from mmft.words import count_of
 
 __all__ = ['KINDS', 'Look', 'Problem', 'look']
 
@@ -216,7 +217,7 @@ def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[P
     elif endless:
         yield Problem(
             'no-end',
-            f'{len(endless)} of {len(runs)} answers are trained without {end or "an end token"!r}',
+            f'{len(endless)} of {count_of(len(runs), "answer")} trained without {end or "an end token"!r}',
             'an end token after each answer',
             f'the template {encoder.template.name!r} does not fit this model or tokenizer: choose another',
         )
@@ -231,7 +232,7 @@ def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[P
     if unknown is not None and (count := int((sample.input_ids == unknown).sum())):
         yield Problem(
             'unknown-token',
-            f'{count} tokens are {encoder.tokenizer.unk_token!r}',
+            f'{count_of(count, "token")} encoded as {encoder.tokenizer.unk_token!r}',
             'text in the characters that the tokenizer knows',
             'correct the text, or choose a model whose tokenizer has them',
         )

@@ -210,7 +210,7 @@ class _Seen:
             first = self.ids.setdefault((s, found.key), i)
             if first != i:
                 what = f'the id {found.key!r} is that of line {part.subset.file.line(first)} too'
-                fix = 'number the records anew; or --allow duplicate-id: training does not use ids'
+                fix = 'renumber the records; or --allow duplicate-id: training does not use ids'
                 self.notes.add(part, line, Problem('duplicate-id', what, 'an id of its own', fix), record=i)
         if found.digest:
             other, first = self.records.setdefault(found.digest, (part, i))

@@ -22,6 +22,7 @@ from mmft.data.convert.output import Output, progress
 from mmft.data.convert.pictures import Pictures
 from mmft.data.formats import parse_record
 from mmft.errors import ConfigError, DataError
+from mmft.words import count_of
 
 __all__ = ['LLAVA_FOLDERS', 'SHAREGPT4V_FOLDERS', 'convert', 'folder_of']
 
@@ -172,7 +173,7 @@ def _refuse(table: Mapping[str, _Folder], folders: Mapping[str, str], root: Path
         lines.append(f'\n    {name or "."} {there}, such as {row.example} (from: {origin})')
     total = sum(row.missing for row in lacking.values())
     raise DataError(
-        f'{total} pictures are missing:{"".join(lines)}',
+        f'{count_of(total, "picture")} missing:{"".join(lines)}',
         file=root,
         expected='all pictures that the records name',
         fix='fetch them, or --missing skip to leave their records out, counted',

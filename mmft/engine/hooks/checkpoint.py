@@ -76,9 +76,11 @@ class CheckpointHook(Hook):
         if best.exists() and not kept:
             aside = directory / f'best_before_{runner.run}.pth'
             os.replace(best, aside)
-            runner.logger.warning(f'{best} is not of this run: it is called {aside.name} now')
+            runner.logger.warning(f'{best} is not of this run: renamed to {aside.name}')
         if runner.best and not kept:
-            runner.logger.warning(f'the best checkpoint so far is not in {directory}: the next validation begins anew')
+            runner.logger.warning(
+                f'the best checkpoint so far is not in {directory}: the next validation starts afresh'
+            )
             runner.best = {}
         if others := candidates(directory):
             # The pointer is this run's from here on: killed before its first checkpoint, it must not resume another's.
