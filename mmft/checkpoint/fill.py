@@ -17,6 +17,7 @@ from mmft.models.buffers import is_buffer, tensors_of
 from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM
 from mmft.registry import LANGUAGE_MODELS, MERGES, PROJECTORS, VISION_TOWERS
+from mmft.words import count_of
 
 __all__ = ['assign', 'fill']
 
@@ -71,7 +72,7 @@ def fill(
     missing = [name for name in slots if name not in filled | set(tied)]
     zero = {name for name in missing if layout.may_lack(name)}
     if idle := idle_and_absent(layout, (name for name in missing if name not in zero and not layout.may_draw(name))):
-        logger.info(f'{len(idle)} tensors that never run, such as {min(idle)}, are not in {where}: zero')
+        logger.info(f'not in {where}, and never run, so zero: {count_of(len(idle), "tensor")}, such as {min(idle)}')
     zero |= idle
     drawn = {name for name in missing if layout.may_draw(name)} - zero
     problems += [

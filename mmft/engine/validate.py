@@ -1,4 +1,4 @@
-"""Looks a config over before anything is built, and tells all its problems at once."""
+"""Checks a config before anything is built, and reports all its problems at once."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 from mmft.registry import MODELS
 from mmft.structures import Sample
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -84,7 +85,7 @@ def check_weights(directory: Path, export: WeightsExport) -> int:
     run_in_threads(compare, [] if bad else read_layout(directory).to_ours(stored))
     bad += sorted(set(export.shapes) - seen - set(export.source))
     if bad:
-        raise _failed(f'{len(bad)} written tensors are not the trained ones, such as {bad[:4]}')
+        raise _failed(f'{count_of(len(bad), "written tensor")} different from the trained, such as {bad[:4]}')
     return len(seen)
 
 

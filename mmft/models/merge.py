@@ -14,6 +14,7 @@ from mmft.checks import check_counts
 from mmft.errors import ShapeError
 from mmft.geometry import arranged_tokens, kept_cells, merge_mode, token_side
 from mmft.registry import MERGES
+from mmft.words import count_of
 
 __all__ = ['AnyResMerge', 'merge_tokens']
 
@@ -87,7 +88,8 @@ class AnyResMerge(nn.Module):
         counts = [1 + columns * rows for columns, rows in grids]
         if sum(counts) != len(features) or len(sizes) != len(grids):
             raise ShapeError(
-                f'{len(features)} tiles for {len(grids)} grids of {sum(counts)} tiles and {len(sizes)} picture sizes',
+                f'{count_of(len(features), "tile")} for {count_of(len(grids), "grid")} of '
+                f'{count_of(sum(counts), "tile")} and {count_of(len(sizes), "picture size")}',
                 expected='for each picture one tile and those of its grid',
                 fix='pass image_sizes and image_grids of the samples in the order of their pictures',
             )

@@ -44,7 +44,7 @@ WORDS = {
     'seed': ('Seed', '随机种子'),
     'no seed': ('empty: another answer each time', '留空：每次回答不同'),
     'alone': ('Each question on its own', '每个问题单独提问'),
-    'no history': ('the models are not told what was said before', '模型看不到之前的对话'),
+    'no history': ('the models do not see what was said before', '模型看不到之前的对话'),
 }
 """What gradio's own parts say, in English and Chinese; all else on the page goes through ``mmft.pages.both``."""
 
@@ -153,10 +153,10 @@ def _picture(image: Path, address: str | None) -> str:
 
 def _how(reply: Reply) -> str:
     if reply.state == 'waiting':
-        return both('is asked …', '等待中……')
+        return both('waiting …', '等待中……')
     if reply.state == 'writing':
-        return both('answers …', '正在回答……')
-    what = {'done': '', 'stopped': both('was stopped, ', '已停止，'), 'failed': both('failed, ', '失败，')}[reply.state]
+        return both('answering …', '正在回答……')
+    what = {'done': '', 'stopped': both('stopped, ', '已停止，'), 'failed': both('failed, ', '失败，')}[reply.state]
     return f'{what}{reply.seconds:.1f} s'
 
 

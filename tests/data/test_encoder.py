@@ -239,7 +239,7 @@ def test_a_text_only_sample_has_no_tiles():
     [
         (('What?', 'x'), 1, '0 <image> in the questions, 1 picture'),
         (('<image>', 'x'), 0, '1 <image> in the questions, 0 pictures'),
-        (('<image><image>', 'x'), 1, '2 <image> in the questions, 1 pictures'),
+        (('<image><image>', 'x'), 1, '2 <image> in the questions, 1 picture'),
         (('Hi', '<image>'), 1, '0 <image> in the questions, 1 picture'),
         (('Hi <IMG_CONTEXT>', 'x'), 0, "message 1 contains the text '<IMG_CONTEXT>'"),
         (('Hi', 'It is <IMG_CONTEXT>.'), 0, "message 2 contains the text '<IMG_CONTEXT>'"),

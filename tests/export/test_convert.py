@@ -376,7 +376,7 @@ def test_check_weights_sees_a_flipped_bit(run, tmp_path, monkeypatch):
         return genuine(directory, export)
 
     monkeypatch.setattr(gate, 'check_weights', after_damage)
-    with pytest.raises(CheckpointError, match='1 written tensors are not the trained ones'):
+    with pytest.raises(CheckpointError, match='1 written tensor different from the trained'):
         convert(cfg, path, tmp_path / 'out', check='weights')
     assert not (tmp_path / 'out').exists()
 

@@ -97,7 +97,7 @@ def test_pictures_follow_one_another():
 
 
 def test_grids_that_do_not_fit():
-    with pytest.raises(ShapeError, match='6 tiles for 1 grids of 5 tiles and 1 picture sizes'):
+    with pytest.raises(ShapeError, match='6 tiles for 1 grid of 5 tiles and 1 picture size'):
         AnyResMerge(8)(torch.rand(6, 16, 8), [(20, 20)], [(2, 2)])
     with pytest.raises(ShapeError, match='15 tokens per tile do not form a square'):
         AnyResMerge(8)(torch.rand(5, 15, 8), [(20, 20)], [(2, 2)])

@@ -352,7 +352,7 @@ def test_the_line_below_the_chats():
     )
     assert 'the same answer' in verdict([turn_of(a=DONE, b=DONE)], ['a', 'b'])
     line = verdict([turn_of(expected='x', a={}, b=FAILED)], ['a', 'b'])
-    assert 'is asked' in line
+    assert 'waiting …' in line
     assert 'failed' in line
     assert 'answers' not in line
     assert '✗' not in line

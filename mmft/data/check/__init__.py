@@ -1,4 +1,4 @@
-"""Looking a whole data set over: every problem at once, with its place; lengths, tiles, answers; a page of samples."""
+"""Checking a whole data set: every problem at once, with its place; lengths, tiles, answers; a page of samples."""
 
 from mmft.data.check.look import KINDS, Look, Problem
 from mmft.data.check.sources import Source, source_of

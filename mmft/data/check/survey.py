@@ -106,7 +106,7 @@ class Survey:
 
 
 def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, workers: int | None = None) -> Survey:
-    """Look every record over.
+    """Check every record.
 
     Args:
         sources: what to look at.
