@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,19 +83,21 @@ def fill(
         for name, value in twins.items()
         if tied[name] in filled and not _equal(value, model.get_parameter(tied[name]))
     ]
-    if problems:
-        shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if len(problems) > 20 else '')
-        raise CheckpointError(f'{where} does not fit the model:\n  {shown}', fix='check the model config and the path')
+    _refuse(problems, where)
     for name in zero:
         assign(model, name, torch.zeros(slots[name].shape, dtype=kind, device=device))
     _draw(model, model_config, drawn, kind, device)
-    model.vision.reset_buffers()
-    model.llm.reset_buffers()
     _compute_buffers(model, model_config)
     if tied:
         model.llm.lm.tie_weights()
     model.to(device)
     return drawn
+
+
+def _refuse(problems: Sequence[str], where: Any) -> None:
+    if problems:
+        shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if len(problems) > 20 else '')
+        raise CheckpointError(f'{where} does not fit the model:\n  {shown}', fix='check the model config and the path')
 
 
 def _why(name: str) -> str:
@@ -126,7 +128,9 @@ def _kind(model: VLM, name: str, value: Tensor, dtype: torch.dtype | None) -> to
 
 
 def _compute_buffers(model: VLM, model_config: Mapping[str, Any]) -> None:
-    """Buffers that no file holds and no part computes anew by itself, as a new part has them."""
+    """Buffers that no file holds: as a part computes them anew by itself, the others as a new part has them."""
+    model.vision.reset_buffers()
+    model.llm.reset_buffers()
     fresh: dict[str, nn.Module] = {}
     for name, buffer in list(model.named_buffers()):
         part, _, rest = name.partition('.')

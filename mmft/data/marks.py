@@ -22,6 +22,7 @@ _PLACEHOLDER = re.compile(
 _MARK = re.compile(
     r'(?<![`\'"\w])<(?P<tag>video|audio|speech|bbox|ref-object|region)>(?![`\'"]|(?s:.*)</(?P=tag)>)'
     r'|<\|(?:video|audio|vision|media|box|object|begin_of|end_of)(?:_\w+)?\|>|</image>|<im_(?:start|end)>'
+    r'|<img>\s*</img>'
 )
 
 

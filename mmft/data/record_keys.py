@@ -57,6 +57,17 @@ _MEANINGS = {
 REFUSED = {key: meaning for meaning, keys in _MEANINGS.items() for key in keys.split()}
 """Key -> what it says. A record that holds one is no good without it."""
 
+_MAYBE = {
+    'part of the question': 'instruction prompt prompts query question input context passage document documents ocr '
+    'options choices',
+    'the answer': 'answer response output completion target label labels caption solution rationale explanation',
+    'which part of a picture is meant, or how it is shown': 'crop rotate rotation orientation min_pixels max_pixels '
+    'max_tiles max_num resized_width resized_height',
+    'something else to be seen': 'depth depth_image thumbnail point_cloud pointcloud pcd mesh',
+}
+MAY_BE = {key: meaning for meaning, keys in _MAYBE.items() for key in keys.split()}
+"""Key -> what it may say. Beside turns that hold it too it says nothing new, so it is reported and not refused."""
+
 NAMES_PICTURES = ', which seems to name pictures'
 """How the phrase for a key ends whose values look like paths of pictures."""
 
@@ -136,5 +147,7 @@ def _hint(key: str, value: Any, read: Collection[str]) -> str:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(v, str) and os.path.splitext(v)[1].lower() in _PICTURE_ENDINGS for v in values):
         return NAMES_PICTURES
+    if key in MAY_BE:
+        return f', which may be {MAY_BE[key]}'
     near = difflib.get_close_matches(key.lower(), sorted({*read, *PICTURE_KEYS, *REFUSED}), n=1, cutoff=0.8)
     return f' (did you mean `{near[0]}`?)' if near else ''

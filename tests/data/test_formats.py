@@ -266,12 +266,29 @@ def test_other_keys_are_named_wherever_they_stand():
 
 
 @pytest.mark.parametrize(
+    ('key', 'meaning'),
+    [
+        ('instruction', 'the question'),
+        ('context', 'the question'),
+        ('response', 'the answer'),
+        ('crop', 'which part of a picture'),
+        ('depth', 'something else to be seen'),
+    ],
+)
+def test_keys_that_may_change_the_meaning_are_reported_with_it(key, meaning):
+    (phrase,) = parse_record(llava('Hi', 'Hello', **{key: 'x'})).unread
+    assert f'`{key}`' in phrase
+    assert meaning in phrase
+
+
+@pytest.mark.parametrize(
     ('text', 'unread'),
     [
         ('<video>\nWhat happens?', '<video>'),
         ('<im_start><im_end> What is it?', '<im_start>'),
         ('<|begin_of_video|><|end_of_video|> What?', '<|end_of_video|>'),
         ('Find <ref-object>', '<ref-object>'),
+        ('<img></img>What?', '<img></img>'),
         ('<|vision_start|><|video_pad|><|vision_end|> What?', '<|video_pad|>'),
         ('Why is <video controls>...</video> and <video></video> not shown?', ''),
         ('What does the tag `<video>` do?', ''),
