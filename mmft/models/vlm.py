@@ -114,8 +114,10 @@ class VLM(BaseModel):
         """(N,3,S,S) normalised (or uint8) -> (N,Q,Dl)."""
         pixel_values = self.data_preprocessor.normalize(pixel_values)
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
+        # Pixels are float32; a tower of one's own need not think of weights in 16 bits.
+        kinds = (p.dtype for p in self.vision.parameters() if p.is_floating_point())
         with torch.set_grad_enabled(trained):
-            patches = self.vision(pixel_values)
+            patches = self.vision(pixel_values.to(next(kinds, pixel_values.dtype)))
         return self.projector(patches)
 
     def picture_tokens(
