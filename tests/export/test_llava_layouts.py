@@ -11,10 +11,12 @@ from transformers import AutoModelForImageTextToText
 
 import mmft
 from mmft.checkpoint import read_layout
+from mmft.checkpoint.load import build_pretrained
+from mmft.cli.main import main
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, picture, random_model
-from tests.export.tiny_llava import ANYRES, llava_config, llava_encoder
+from tests.export.tiny_llava import ANYRES, CLIP_MEAN, llava_config, llava_encoder
 from tests.helpers import GOLDEN, golden_json, golden_tensors
 
 LLAVA = ['llava15', 'llava15_linear_cls_patch', 'llava16_anyres', 'tinyllava_model']
@@ -180,6 +182,36 @@ def test_parts_and_a_checkpoint(layout, check, parts, tmp_path):
     other.vision.tower.save_pretrained(tmp_path / 'other')
     with pytest.raises(CheckpointError, match='other weights'):
         convert({**cfg, 'pretrained': {**parts, 'vision': str(tmp_path / 'other')}}, path, tmp_path / 'never')
+
+
+@pytest.mark.parametrize('layout', ['official', 'hf'])
+@pytest.mark.parametrize('folder', [True, False])
+def test_parts_and_a_projector_of_the_first_stage(layout, folder, parts, tmp_path, capsys):
+    """``pth_to_hf CONFIG none OUT``: a base of parts and LLaVA's ``mm_projector.bin`` become one directory."""
+    config, encoder = llava_config(), llava_encoder()
+    projector = random_model(config, seed=5).projector.state_dict()
+    stage = tmp_path / 'llava-pretrain'
+    stage.mkdir()
+    torch.save({f'model.mm_projector.{name.removeprefix("mlp.")}': value for name, value in projector.items()},
+               stage / 'mm_projector.bin')  # fmt: skip
+    (stage / 'config.json').write_text(json.dumps({'mm_projector_type': 'mlp2x_gelu', 'mm_vision_tower': 'clip'}))
+    settings = {'type': 'ChatEncoder', 'tokenizer': parts['llm'], 'template': 'vicuna_v1', 'images_first': True,
+                'image_processor': {'type': 'PadSquare', 'tile_size': 56, 'mean': CLIP_MEAN}, 'image_start': '',
+                'image_token': '<image>', 'image_end': '', 'add_tokens': True}  # fmt: skip
+    source = str(stage if folder else stage / 'mm_projector.bin')
+    cfg = {'model': config, 'pretrained': parts, 'encoder': settings, 'init_from': source}
+    file, out = tmp_path / 'config.py', tmp_path / 'out'
+    file.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.items()))
+    command = ['pth_to_hf', str(file), 'none', str(out), '--layout', layout, '--check', 'full', '--dtype', 'float32']
+    assert main(command) == 0, capsys.readouterr().err
+    model, read = mmft.load(out)
+    base, _ = build_pretrained(parts, config, 'float32')
+    base.projector.load_state_dict(projector)
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in base.state_dict().items())
+    messages = [{'role': 'user', 'content': '<image>\nWhat dish is it?'}]
+    ids, want = (one(messages, [picture()], add_generation_prompt=True).input_ids for one in (read, encoder))
+    assert torch.equal(ids, want)
 
 
 def test_initialised_tensors_of_a_checkpoint(parts, tmp_path):
