@@ -83,7 +83,7 @@ class Registry(MMEngineRegistry):
         kind = cfg.get('type')
         if kind is None:
             raise ConfigError(
-                f'a {self.name} config without a `type`: {clipped(dict(cfg))}',
+                f'the {self.name} config has no `type`: {clipped(dict(cfg))}',
                 expected=f'one of {self.names()}',
                 fix="add type='...'",
             )
@@ -91,7 +91,7 @@ class Registry(MMEngineRegistry):
         if part is None:
             raise self.unknown(kind)
         if '_scope_' in cfg:
-            what = f'a {self.name} config with `_scope_` = {clipped(repr(cfg["_scope_"]))}'
+            what = f'the {self.name} config has `_scope_` = {clipped(repr(cfg["_scope_"]))}'
             raise ConfigError(what, expected='names of the registries of mmft alone', fix='remove `_scope_`')
         if self.build_func is build_from_cfg:  # schedulers have a builder of their own, which takes more names
             self._check_arguments(kind, part, {**(kwargs.get('default_args') or {}), **cfg})
