@@ -5,13 +5,15 @@ torch takes many a wrong number in silence (a network of no layer, ``top_k=1.5``
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmft.errors import ConfigError
+from mmft.words import clipped
 
-__all__ = ['check_counts', 'check_numbers', 'check_rates', 'is_number', 'is_whole']
+__all__ = ['check_counts', 'check_numbers', 'check_rates', 'count_in_environment', 'is_number', 'is_whole']
 
 
 def is_whole(value: Any, least: int | None = None) -> bool:
@@ -70,6 +72,30 @@ def check_rates(name: str, **rates: float) -> None:
         ConfigError: names every one that is not.
     """
     _check(name, rates, lambda value: is_number(value, least=0) and value < 1, 'a number from 0 to below 1')
+
+
+def count_in_environment(name: str, default: int, least: int = 0, environment: Mapping[str, str] = os.environ) -> int:
+    """A number that a launcher put into the environment; ``default`` where it is not set or empty.
+
+    Raises:
+        ConfigError: it is not a whole number from ``least``.
+
+    >>> count_in_environment('RANK', 0, environment={'RANK': '3'})
+    3
+    >>> count_in_environment('WORLD_SIZE', 1, least=1, environment={'WORLD_SIZE': 'two'})
+    Traceback (most recent call last):
+    mmft.errors.ConfigError: WORLD_SIZE='two' in the environment
+      expected: a whole number from 1, which a launcher sets
+      to do:    unset WORLD_SIZE, or let torchrun, deepspeed, srun or mpirun set it
+    """
+    text = environment.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise ConfigError(
+            f'{name}={clipped(repr(text))} in the environment',
+            expected=f'a whole number from {least}, which a launcher sets',
+            fix=f'unset {name}, or let torchrun, deepspeed, srun or mpirun set it',
+        )
+    return int(text)
 
 
 def _check(name: str, values: dict[str, Any], fits: Callable[[Any], bool], expected: str) -> None:

@@ -9,12 +9,15 @@ config or with ``allow_code``. Nothing else in mmft imports a module by a name f
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import importlib
 import logging
+import os
 import re
 import sys
+import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -93,7 +96,8 @@ def resolve_code(cfg: Config) -> Config:
     checkpoints have no imports.
 
     Raises:
-        ConfigError: a module that cannot be imported, with the cause, or a class that is found nowhere by its name.
+        ConfigError: a module that cannot be imported, with the cause, a class that is found nowhere by its name, or
+            values that no copy of the config can hold, such as functions; names all of these.
     """
     settings = _custom_imports(cfg.get('custom_imports'))
     wanted = [name for name in settings['imports'] if _imported(name, settings['allow_failed_imports'])]
@@ -104,7 +108,13 @@ def resolve_code(cfg: Config) -> Config:
             _built(value, name)
             wanted += _modules_of(value)
             dict.pop(content, name)
+    for name, value in list(dict.items(content)):
+        # Helpers that the config defines. (Without read_base mmengine drops the functions itself.)
+        if isinstance(value, (type, types.FunctionType)) and value.__name__ == name:
+            dict.pop(content, name)
     _resolve(content, '')
+    if problems := [*_unwritable(content, '')]:
+        raise ConfigError.gather(problems)
     wanted = [*dict.fromkeys([*wanted, *code_of(content)])]
     OWN_CODE.modules.update({name: sys.modules[name] for name in wanted})
     if lost := set(wanted) - set(settings['imports']):
@@ -161,7 +171,25 @@ def _resolve(value: Any, where: str) -> Any:
     elif isinstance(value, _LAZY):
         built = _built(value, where)
         return built if built is None or isinstance(built, (str, int, float, list, tuple, dict)) else value
+    elif isinstance(value, os.PathLike):
+        return os.fspath(value)
     return value
+
+
+def _unwritable(value: Any, where: str) -> Iterator[ConfigError]:
+    """Values without a Python text, which the copies of the config in the work_dir and in checkpoints need."""
+    if isinstance(value, (dict, list, tuple)):
+        for key, item in dict.items(value) if isinstance(value, dict) else enumerate(value):
+            yield from _unwritable(item, f'{where}.{key}' if where else str(key))
+    elif not isinstance(value, (str, int, float, type(None), *_LAZY)):
+        try:
+            ast.parse(str(value), mode='eval')
+        except Exception:  # whatever the class of the value makes of ``str``
+            yield ConfigError(
+                f'{where} = {clipped(object.__repr__(value))}',
+                expected='a number, text, None, or lists and dicts of them: the config is written into the work_dir',
+                fix='put the code into a module of your own, as a class that `type` names',
+            )
 
 
 def _name(kind: Any, where: str) -> Any:

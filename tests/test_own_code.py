@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 import mmft
 from mmft.cli.configs import load_config
 from mmft.cli.main import main
 from mmft.data.check import KINDS
 from mmft.errors import CheckpointError, ConfigError
-from mmft.own_code import allow_code, code_of, require_code
+from mmft.own_code import allow_code, code_of, require_code, resolve_code
 from mmft.registry import IMAGE_PROCESSORS, OWN_CODE, PROJECTORS
 from tests.engine.tiny import write_tiny
 
@@ -319,3 +320,38 @@ def test_code_of_finds_parts_at_every_depth(package):
     allow_code(module)
     assert code_of({'a': [{'b': ({'type': 'ZzdeepLinear'},)}]}) == [module]
     assert code_of({'a': [{'type': 'Linear'}, {'type': 'cosine'}, {'type': 3}]}) == []
+
+
+BASE = 'with read_base():\n    from .base import *\n'
+
+
+@pytest.mark.parametrize('head', ['', f'from mmengine.config import read_base\n\n{BASE}'])
+@pytest.mark.parametrize(
+    ('body', 'keys'),
+    [
+        ('def f(x):\n    return x\n\n\ntrain_cfg = dict(by=f)\n', ['train_cfg.by']),
+        ('hooks = [dict(a=1), dict(a=lambda x: x)]\nlr = object()\n', ['hooks.1.a', 'lr']),
+        ('data = dict(rows=iter([1]))\n', ['data.rows']),
+        ('class A:\n    pass\n\n\nparts = (A,)\n', ['parts.0']),
+    ],
+)
+def test_values_that_no_copy_of_the_config_can_hold(body, keys, head, tmp_path):
+    (tmp_path / 'base.py').write_text('tf32 = True\n')
+    (tmp_path / 'config.py').write_text(head + body)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / 'config.py'))
+    assert len(caught.value.problems) == len(keys)
+    for key in keys:
+        assert f'{key} = <' in str(caught.value)
+
+
+def test_helpers_and_paths_in_a_config(tmp_path):
+    (tmp_path / 'base.py').write_text('tf32 = True\n')
+    text = f'from mmengine.config import read_base\n\n{BASE}\n\ndef twice(x):\n    return 2 * x\n\n\nlr = twice(2)\n'
+    (tmp_path / 'config.py').write_text(text)
+    assert load_config(str(tmp_path / 'config.py')).pretty_text.split() == ['lr', '=', '4', 'tf32', '=', 'True']
+    cfg = resolve_code(Config({'work_dir': tmp_path}))
+    assert cfg.work_dir == str(tmp_path)
+    (tmp_path / 'config.py').write_text("from pathlib import Path\n\nwork_dir = Path('/data')\n")
+    with pytest.raises(ConfigError, match=r'config.py:3: .*a call of something that the config imports'):
+        load_config(str(tmp_path / 'config.py'))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +17,10 @@ from mmft.checkpoint.layouts import Layout, layout_of
 from mmft.checkpoint.layouts.parts import read_parts
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype, read_json
-from mmft.errors import CheckpointError, ConfigError, first_line
+from mmft.errors import CheckpointError, ConfigError, MMFTError, first_line
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
+from mmft.words import clipped
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -35,6 +36,11 @@ MANIFEST = 'encoder.json'
 PICTURE_FILES = ('processor_config.json', 'preprocessor_config.json')
 
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
+
+
+MOST_LAYERS = 2_000
+
+_REPEATED = {'depth', 'layers', 'n_layers', 'num_experts', 'num_hidden_layers', 'num_layers', 'num_local_experts'}
 
 
 class Pretrained(NamedTuple):
@@ -93,9 +99,34 @@ def _layout(directory: ModelDirectory) -> Layout:
 
 
 def build_meta(model_config: Mapping[str, Any]) -> VLM:
-    """The model on the meta device: every shape, no memory."""
-    with torch.device('meta'):
-        return MODELS.build(dict(model_config))
+    """The model on the meta device: every shape, no memory.
+
+    Raises:
+        ConfigError: a part that cannot be, or is larger than any: a number with some zeros too many.
+    """
+    if deep := [*_too_deep(model_config, 'model')]:
+        raise ConfigError(
+            ', '.join(deep), expected=f'at most {MOST_LAYERS:,} of them',
+            fix='correct the number in the config; of a model directory download its JSON files again',
+        )  # fmt: skip
+    try:
+        with torch.device('meta'):
+            return MODELS.build(dict(model_config))
+    except RuntimeError as error:  # torch, of sizes whose product no tensor can have
+        if isinstance(error, MMFTError):
+            raise
+        raise ConfigError(
+            f'the model cannot be built: {first_line(error)}', expected='sizes that a model can have',
+            fix='correct the sizes in the config; of a model directory download its JSON files again',
+        ) from error  # fmt: skip
+
+
+def _too_deep(config: Any, where: str) -> Iterator[str]:
+    """Numbers of layers or experts that would take minutes and all memory, even without weights."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if isinstance(value, int) and value > MOST_LAYERS and key in _REPEATED:
+            yield f'{where}.{key} = {clipped(value)}'
+        yield from _too_deep(value, f'{where}.{key}')
 
 
 def open_pretrained(

@@ -105,6 +105,8 @@ def _unreadable(path: Path, error: BaseException) -> ConfigError:
             expected='relative bases beside the config (a dot is its folder, another its parent)',
             fix='keep the config in the folder of its bases; `mmft copy-cfg NAME DIR` writes one that needs no base',
         )
+    if type(error) is RuntimeError and not text:  # all that mmengine says
+        text = 'a call of something that the config imports, such as Path(...); configs hold values only'
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f'{path}:{lines[-1]}' if lines else path
     return ConfigError(f'{place}: {type(error).__name__}: {text}', fix='fix the config')

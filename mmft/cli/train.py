@@ -65,17 +65,27 @@ def prepare(args: argparse.Namespace) -> Config:
     for key in ('resume', 'launcher', 'deepspeed', 'seed'):
         if getattr(args, key) is not None:
             cfg[key] = getattr(args, key)
-    if cfg.get('resume') and not _names_seed(args):
-        from mmft.engine.resume import stored_seed
-
-        # What is continued is the run as it was started, whatever the config has come to say since.
-        seed = stored_seed(cfg.work_dir, cfg.resume)
-        cfg.seed = cfg.get('seed') if seed is None else seed
     if args.launcher is None and 'TORCHELASTIC_RUN_ID' in os.environ and cfg.get('launcher', 'none') == 'none':
         cfg.launcher = 'pytorch'  # nothing else can be meant under torchrun
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return cfg
+
+
+def keep_seed(args: argparse.Namespace, cfg: Config) -> str:
+    """Give the config the seed of the run that it resumes, unless the command line names one.
+
+    Returns:
+        What to tell the user where the config has come to name another seed since; else nothing.
+    """
+    from mmft.engine.resume import stored_seed
+
+    named = cfg.get('seed')
+    seed = stored_seed(cfg.work_dir, cfg.resume) if cfg.get('resume') and not _names_seed(args) else None
+    if seed is None or seed == named:
+        return ''
+    cfg.seed = seed
+    return f'seed = {named} of the config is not used: the run goes on with seed {seed} (--seed {named} changes it)'
 
 
 def _names_seed(args: argparse.Namespace) -> bool:
@@ -109,11 +119,12 @@ def run(args: argparse.Namespace) -> int:
     if args.gpus is not None and args.gpus < 1:
         raise ConfigError(f'--gpus {args.gpus}', expected='a whole number from 1')
     cfg = prepare(args)
+    note = keep_seed(args, cfg)
     if args.dry_run:
         from mmft.engine.plan import plan
 
         problems = _problems(args, cfg)
-        print(plan(cfg, args.gpus, problems))
+        print(plan(cfg, args.gpus, problems), *filter(None, [note]), sep='\n')
         return 1 if problems.wrong else 0
     if args.gpus is not None:
         raise ConfigError(
@@ -127,6 +138,9 @@ def run(args: argparse.Namespace) -> int:
     if error := _problems(args, cfg).error:
         raise error
     with explained_end(cfg.work_dir):
-        Runner.from_cfg(cfg).train()
+        runner = Runner.from_cfg(cfg)
+        if note:
+            runner.logger.warning(note)
+        runner.train()
     shutdown()
     return 0

@@ -39,14 +39,17 @@ class AnnotationFile:
             off. Without it the error is raised.
 
     Raises:
-        DataError: the file is missing, empty, not UTF-8 or holds no records.
+        DataError: the file is missing, empty, not UTF-8, holds no records, or holds an object that spans lines.
     """
 
     def __init__(self, path: str | Path, on_bad: Callable[[DataError], None] | None = None) -> None:
         self.path = Path(path)
         with _opened(self.path, 'there is no such annotation file') as file:
             head = _head(file, self.path)
-            spans = _array_spans if head.removeprefix(_BOM).lstrip(_BLANK)[:1] == b'[' else _line_spans
+            first = head.removeprefix(_BOM).lstrip(_BLANK)[:1]
+            if first == b'{':
+                _check_one_a_line(self.path, file)
+            spans = _array_spans if first == b'[' else _line_spans
             index = np.array(list(spans(self.path, file, on_bad)), dtype=np.int64).reshape(-1, 3)
             self._stamp = _stamp(file.fileno())
         self._starts, self._ends, self._lines = index.T.copy()
@@ -146,6 +149,30 @@ def _line_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int, 
         if line[begin:].strip():
             yield offset + begin, offset + len(line.rstrip(b'\r\n')), number
         offset += len(line)
+
+
+def _check_one_a_line(path: Path, file: BinaryIO) -> None:
+    """Refuse a file that begins with an object over several lines: each of its lines would be an error."""
+    decoder, fix = json.JSONDecoder(), ''
+    first = next(line for line in file if line.removeprefix(_BOM).strip())
+    file.seek(0)
+    try:
+        decoder.decode(first.decode('utf-8-sig'))
+    except (ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):  # what else is wrong is said of its own line
+            text = file.read().decode('utf-8-sig').lstrip()
+            _, end = decoder.raw_decode(text)
+            if text[end:].strip():
+                fix = f'put each record on one line: jq -c . {shlex.quote(str(path))} > NAME.jsonl'
+            else:
+                fix = 'if it is one record, wrap it in [ ]; if it holds the list of records, keep only that list'
+            fix = fix if '\n' in text[:end] else ''
+        file.seek(0)
+    if fix:
+        raise DataError(
+            'a JSON object that spans several lines', file=path, line=1,
+            expected='one JSON object a line (.jsonl), or one array of objects (.json)', fix=fix,
+        )  # fmt: skip
 
 
 def _array_spans(path: Path, file: Any, on_bad: Any) -> Iterator[tuple[int, int, int]]:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmft.checks import count_in_environment
 from mmft.data.formats import Record
 from mmft.data.images import MAX_PIXELS
 from mmft.data.mixture import SetSpec, mix, read_meta
@@ -307,7 +308,7 @@ class _Scans(Dataset):
 def _cores() -> int:
     """CPU cores for this process, where several ranks share a machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return cores // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    return cores // count_in_environment('LOCAL_WORLD_SIZE', 1, least=1)
 
 
 def _log(problem: DataError, count: int) -> None:

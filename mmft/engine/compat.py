@@ -11,6 +11,7 @@ import importlib.util
 import os
 from typing import Any
 
+from mmft.checks import count_in_environment
 from mmft.errors import ConfigError
 
 __all__ = [
@@ -80,6 +81,16 @@ def _check_started(launcher: str, cuda: bool) -> None:
             f'--launcher {launcher}, but {", ".join(missing)} not in the environment',
             expected=f'a process that {start.split()[0]} started',
             fix=f'{start} tools/train.py CONFIG --launcher {launcher}; without a launcher leave the option out',
+        )
+    # What mmengine and torch read with a bare int().
+    rank, size = count_in_environment(names[0], 0), count_in_environment(names[1], 1, least=1)
+    for name in (*names[2:], 'LOCAL_RANK', 'MASTER_PORT'):
+        count_in_environment(name, 0)
+    if rank >= size:
+        raise ConfigError(
+            f'{names[0]}={rank} and {names[1]}={size} in the environment',
+            expected=f'ranks from 0 to {size - 1}',
+            fix=f'start all processes with {start.split()[0]}',
         )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmft.checks import count_in_environment
 from mmft.errors import ConfigError
 from mmft.models.buffers import moving_buffers
 
@@ -35,13 +36,13 @@ def check_launched_alone(deepspeed: bool = False, environment: Mapping[str, str]
         deepspeed: whether the run uses DeepSpeed, which follows RANK and WORLD_SIZE by itself.
 
     Raises:
-        ConfigError: says what to type.
+        ConfigError: says what to type; or such a name holds no number.
     """
     if deepspeed and {'RANK', 'WORLD_SIZE'} <= environment.keys():
         return
     for names, starter, option in _LAUNCHED:
         name = next((name for name in names if environment.get(name)), None)
-        if name is None or not environment[name].isdecimal() or int(environment[name]) < 2:
+        if name is None or count_in_environment(name, 1, environment=environment) < 2:
             continue
         follow = f'add {option} to train together' if option else 'start it with torchrun --nproc_per_node=N'
         raise ConfigError(
@@ -113,7 +114,7 @@ def shutdown() -> None:
 def wrap_ddp(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
     """``model`` under DistributedDataParallel: of its GPU, or of the CPU, where ``device_ids`` must be None."""
     device = next(model.parameters()).device
-    device_ids = [int(os.environ.get('LOCAL_RANK', 0))] if device.type == 'cuda' else None
+    device_ids = [count_in_environment('LOCAL_RANK', 0)] if device.type == 'cuda' else None
     return nn.parallel.DistributedDataParallel(
         model,
         device_ids=device_ids,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
 
 from mmft.checkpoint.load import as_dtype, build_meta
+from mmft.checks import count_in_environment
 from mmft.engine import memory
 from mmft.engine.build import grown_tune, plain_dict
 from mmft.engine.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
@@ -64,7 +64,7 @@ def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
 
 def _setting(cfg: Config, gpus: int | None) -> Setting:
     wrapper = cfg.get('optim_wrapper') or {}
-    gpus = gpus or int(os.environ.get('WORLD_SIZE', 8 if cfg.get('deepspeed') else 1))
+    gpus = gpus or count_in_environment('WORLD_SIZE', 8 if cfg.get('deepspeed') else 1, least=1)
     weight_bytes = (as_dtype(cfg.get('dtype') or 'float32') or as_dtype('bfloat16')).itemsize
     compute = wrapper.get('dtype')
     optimizer = wrapper.get('optimizer') or {}

@@ -61,14 +61,24 @@ class Child:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C is for the gateway, which then stops it."""
+        """Start the process, in a session of its own: Ctrl-C is for the gateway, which then stops it.
+
+        Raises:
+            ServerError: the system does not start it.
+        """
         launcher = [sys.executable, '-m', 'mmft.serve.child', str(os.getpid())]
         self.tail.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            *launcher, *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT, env={**os.environ, **_SAFE_PATH, **self.env}, cwd=_CWD,
-            start_new_session=True, limit=1 << 20,
-        )  # fmt: skip
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                *launcher, *self.command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT, env={**os.environ, **_SAFE_PATH, **self.env}, cwd=_CWD,
+                start_new_session=True, limit=1 << 20,
+            )  # fmt: skip
+        except OSError as error:
+            raise ServerError(
+                f'cannot start the process of {self.name}: {error.strerror or error}',
+                fix='if there are too many processes or open files (ulimit -u, ulimit -n), end some',
+            ) from error
         self._reader = asyncio.ensure_future(self._read(self.process.stdout))
 
     async def _read(self, stream: asyncio.StreamReader) -> None:

@@ -116,10 +116,13 @@ class _Server:
                 )  # fmt: skip
                 server = uvicorn.Server(config)
                 server.capture_signals = contextlib.nullcontext  # this class looks after them
-                reuse_address(self.listener)
-                serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
-                while not (server.started or serving.done()):  # uvicorn tells nobody
-                    await asyncio.sleep(0.01)
+                with _named('cannot listen on {}:{}'.format(*self.listener.getsockname()[:2])):
+                    reuse_address(self.listener)
+                    serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
+                    while not (server.started or serving.done()):  # uvicorn tells nobody
+                        await asyncio.sleep(0.01)
+                    if serving.done():
+                        serving.result()
                 if server.started:
                     self._announce()
                 await _first(serving, stop.wait(), fleet.lost.wait())
@@ -130,8 +133,6 @@ class _Server:
                 if fleet.lost.is_set():
                     raise ServerError('the backend cannot be kept alive', fix='its last lines stand above')
                 return self._status()
-            except OSError as error:
-                raise ServerError(f'cannot listen or start a process: {error}') from error
             finally:
                 await fleet.stop()
 
@@ -151,7 +152,8 @@ class _Server:
             return None
         from mmft.serve.counting import PromptCounter
 
-        return PromptCounter(self.directory)
+        with _named(f'cannot read {self.directory}'):
+            return PromptCounter(self.directory)
 
     def _allowed(self) -> Any:
         from mmft.data.kept_encoder import stored_background
@@ -210,6 +212,15 @@ class _Server:
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What the system refuses in the block, as an error of ours that says what failed."""
+    try:
+        yield
+    except OSError as error:
+        raise ServerError(f'{what}: {error.strerror or error}') from error
 
 
 async def _first(*awaitables: Any) -> None:

@@ -124,6 +124,29 @@ ODD = {
 }
 
 
+HUGE = {'num_hidden_layers': 10**6, 'hidden_size': 10**12, 'image_size': 10**9, 'intermediate_size': 10**12}
+
+
+@pytest.mark.parametrize('name', HUGE)
+def test_huge_numbers_end_soon_with_one_error(directories, tmp_path, name):
+    """Not with all memory taken, nor with minutes of building layers."""
+    files = [(source, file) for source in directories for file in json_files(source)]
+    found = [(*both, way) for both in files for way in places(json.loads(both[1].read_text())) if way[-1] == name]
+    refused = []
+    for number, (source, file, (*way, last)) in enumerate(found):
+        copied = Path(shutil.copytree(source, tmp_path / str(number)))
+        content = inner = json.loads(file.read_text())
+        for key in way:
+            inner = inner[key]
+        inner[last] = HUGE[name]
+        (copied / file.name).write_text(json.dumps(content))
+        try:
+            mmft.load(copied)
+        except MMFTError as error:
+            refused.append(error)
+    assert refused
+
+
 @pytest.mark.parametrize('name', ODD)
 def test_odd_weight_files(tmp_path, name):
     content, what = ODD[name]

@@ -59,7 +59,10 @@ def test_what_is_resumed_keeps_its_seed(config: Path, tmp_path: Path, capfd: pyt
         (tmp_path / file).unlink()
     capfd.readouterr()
     assert main([*run, '--resume']) == 0
-    assert 'the config is not the one' not in ''.join(capfd.readouterr())
+    said = ''.join(capfd.readouterr())
+    assert 'the config is not the one' not in said
+    assert 'seed = 0 of the config is not used: the run goes on with seed 3' in said
+    assert any('the run goes on with seed 3' in log.read_text() for log in tmp_path.rglob('*.log'))
     content = torch.load(tmp_path / 'iter_6.pth', weights_only=True)
     assert content['meta']['seed'] == 3
     assert all(torch.equal(tensor, content['state_dict'][name]) for name, tensor in whole.items())
@@ -177,6 +180,8 @@ ENVIRONMENT = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'SLURM_NTASKS'
         ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, ['--deepspeed', 'zero2'], '--launcher slurm'),
         ({'OMPI_COMM_WORLD_SIZE': '2'}, [], '--launcher mpi'),
         ({'PMI_SIZE': '2'}, [], 'torchrun'),
+        ({'WORLD_SIZE': 'two'}, [], "WORLD_SIZE='two' in the environment"),
+        ({'SLURM_NTASKS': '-4'}, [], "SLURM_NTASKS='-4' in the environment"),
         ({'SLURM_NTASKS': '1', 'WORLD_SIZE': '1', 'RANK': '0'}, [], ''),
         # A shell on one of several tasks' places, and a process that is to be alone.
         ({'SLURM_NTASKS': '4', 'SLURM_STEP_NUM_TASKS': '1'}, [], ''),
@@ -194,7 +199,7 @@ def test_a_launcher_that_is_not_followed_is_an_error(
         monkeypatch.setenv(name, value)
     command = ['train', *arguments, str(config), '--work-dir', str(tmp_path / 'run')]
     assert main([*command, '--dry-run']) == bool(advice)
-    assert advice in capsys.readouterr().out
+    assert advice in ''.join(capsys.readouterr())
     if advice:
         assert main(command) == 1
         assert advice in capsys.readouterr().err

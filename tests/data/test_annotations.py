@@ -74,6 +74,29 @@ def test_invalid_jsonl_names_line_and_column(tmp_path, text, line, column):
     assert 'correct this line' in str(caught.value)
 
 
+@pytest.mark.parametrize('on_bad', [None, list().append])
+@pytest.mark.parametrize('bom', ['', '\ufeff'])
+@pytest.mark.parametrize(
+    ('text', 'fix'),
+    [
+        (json.dumps({'a': [1, 2]}, indent=1), 'wrap it in [ ]'),
+        (json.dumps({'annotations': [{'a': 1}, {'a': 2}]}, indent=2), 'keep only that list'),
+        ('\n{"a": 1,\n"b": 2}\n{"a": 1,\n"b": 3}\n', 'jq -c'),
+    ],
+)
+def test_an_object_over_several_lines_is_one_error(tmp_path, text, fix, bom, on_bad):
+    with pytest.raises(DataError, match='spans several lines') as caught:
+        AnnotationFile(_write(tmp_path / 'a.json', bom + text), on_bad)
+    assert fix in caught.value.fix
+
+
+def test_a_first_line_that_is_broken_is_that_lines_error(tmp_path):
+    file = AnnotationFile(_write(tmp_path / 'a.jsonl', '{"a": 1\n{"a": 2}\n'))
+    assert file[1] == {'a': 2}
+    with pytest.raises(DataError, match='line 1'):
+        file[0]
+
+
 @pytest.mark.parametrize('tail', ['{"a": }]', '{"a": 2}', '{"a": 2} {"b": 3}]', ']]', '{"a": 2}] x', ''])
 def test_broken_array(tmp_path, tail):
     path = _write(tmp_path / 'a.json', '[{"a": 1},\n' + tail)

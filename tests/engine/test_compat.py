@@ -35,6 +35,30 @@ def test_a_launcher_that_did_not_start_the_process(
     assert f'{start} CONFIG --launcher {launcher}' in str(caught.value)
 
 
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+@pytest.mark.parametrize(
+    ('wrong', 'said'),
+    [
+        ({0: 'x'}, "='x' in the environment"),
+        ({1: '0'}, "='0' in the environment"),
+        ({1: '9' * 5000}, '(5,002 characters) in the environment'),
+        ({2: '-1'}, "='-1' in the environment"),
+        ({0: '2', 1: '2'}, 'ranks from 0 to 1'),
+    ],
+)
+def test_junk_in_a_launchers_environment(
+    launcher: str, wrong: dict, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, names, on_gpus = LAUNCHERS[launcher]
+    for name in on_gpus:
+        monkeypatch.setenv(name, '1')
+    for number, name in enumerate((*names, 'LOCAL_RANK')[:3]):
+        monkeypatch.setenv(name, wrong.get(number, str(number % 2)))
+    with pytest.raises(ConfigError) as caught:
+        init_distributed(launcher)
+    assert said in str(caught.value)
+
+
 def test_no_such_launcher() -> None:
     with pytest.raises(ConfigError, match=r"launcher = 'slrum'"):
         init_distributed('slrum')

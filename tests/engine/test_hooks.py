@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from mmengine.hooks import Hook
 from mmengine.logging.logger import MMFormatter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmft.engine.hooks import progress
+from mmft.engine.hooks import MovedPartsHook, progress
+from mmft.engine.hooks.moved import LIMIT
 from mmft.engine.log import without_colours
 from mmft.engine.validation import normalize_answer, question_of
 from mmft.errors import TrainingError
 from mmft.structures import IGNORE_INDEX, Sample
-from tests.engine.toy import toy_runner
+from tests.engine.toy import ToyVLM, toy_runner
 
 
 def log_of(work_dir: Path) -> str:
@@ -127,6 +129,22 @@ def test_a_part_that_does_not_move_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(TrainingError, match='projector should train, but did not move in 3'):
         runner.train()
+
+
+def test_a_part_that_never_sees_a_picture_is_not_watched_for_ever(tmp_path: Path) -> None:
+    hook = MovedPartsHook(patience=3)
+    model = ToyVLM()
+    model.vision.requires_grad_(False)
+    runner = SimpleNamespace(model=model, logger=mock.Mock())
+    for number in range(3 * LIMIT + 5):
+        hook.before_train_iter(runner, number)
+        with torch.no_grad():
+            model.llm['head'].weight.add_(1.0)
+        hook.after_train_iter(runner, number, [{'pixel_values': None}], {'grad_norm': 1.0})
+    assert not hook.before
+    (warning,) = (call.args[0] for call in runner.logger.warning.call_args_list)
+    assert 'projector' in warning
+    assert f'in {3 * LIMIT} iterations; 0 of them had pictures' in warning
 
 
 def test_a_frozen_part_that_moves_is_an_error(tmp_path: Path) -> None:

@@ -85,6 +85,16 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path, monkeypatch
     assert not (tmp_path / 'has-run').exists()
 
 
+def test_a_process_that_the_system_does_not_start(monkeypatch):
+    async def refused(*_, **__):
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+
+    monkeypatch.setattr(asyncio, 'create_subprocess_exec', refused)
+    with pytest.raises(ServerError, match='cannot start the process of server 3: Resource temporarily') as caught:
+        asyncio.run(Child('server 3', ['true'], 'http://127.0.0.1:1').start())
+    assert 'ulimit' in caught.value.fix
+
+
 def test_a_backend_that_does_not_listen_to_reason_is_killed_with_all_it_started():
     code = """
 import signal, subprocess, sys, time
