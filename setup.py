@@ -31,7 +31,7 @@ REQUIRES = [
     'tqdm>=4.66',
     'psutil>=5.9',
     'tensorboard>=2.16',
-    # setuptools 81 dropped pkg_resources, which mmengine's absolute read_base() imports need.
+    # mmengine imports pkg_resources for `_base_ = 'package::config.py'`; this is the bound that setuptools 80 advises.
     'setuptools<81',
 ]
 EXTRAS = {

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from mmft.errors import ConfigError
     from mmft.evaluation.metrics import find_metric
     from mmft.serve.answerer import check_target, open_answerer
-    from mmft.serve.asking import read_questions
+    from mmft.serve.asking import open_records, questions_in
     from mmft.serve.compare import compare
 
     find_metric(args.metric)
@@ -64,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
     named = [target if isinstance(target, str) else str(target[1]) for target, _ in models]
     out = _out(args, named)
     seed = args.seed or 0
-    questions = read_questions(dataset_of(args.dataset, args.image_root, args.cfg_options), args.limit, seed)
+    records = open_records(dataset_of(args.dataset, args.image_root, args.cfg_options), args.limit, seed)
     first, second = (functools.partial(open_answerer, target, **options) for target, options in models)
     found = compare(
         (first, second),
-        questions,
+        questions_in(records),
         args.metric,
         settings_of(args),
         check=functools.partial(check_target, models[1][0], **models[1][1]),
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         dataset=args.dataset,
         workers=args.workers,
         seed=seed,
+        left_out=sum(records.skipped.values()),
     )
     _write(found, out, args.shown)
     if isinstance(found.ended, KeyboardInterrupt):
@@ -130,6 +131,8 @@ def _write(found: Comparison, out: Path, shown: int) -> None:
         print(f'{printable(name)}: {found.metric} {value:.1%} ({low:.1%} to {high:.1%})')
     print(printable(verdict(found)))
     print(', '.join(f'{count} {kind}' for kind, count in found.counts().items()))
+    if found.left_out:
+        print(f'{count_of(found.left_out, "record")} of the dataset left out: mmft check-data says why')
     print(f'wrote {out} and {out.with_suffix(".json").name}')
     if found.failed or found.ended is not None:
         print(

@@ -97,10 +97,14 @@ def _examples(args: argparse.Namespace) -> Any:
         return None
     from mmft.cli.compare import dataset_of
     from mmft.serve.examples import Examples
+    from mmft.words import count_of, printable
 
     if Path(args.examples).is_dir():
         return Examples(args.examples)
-    return Examples(dataset_of(args.examples, args.image_root, args.cfg_options), Path(args.examples).name)
+    found = Examples(dataset_of(args.examples, args.image_root, args.cfg_options), Path(args.examples).name)
+    if found.left_out:
+        print(printable(f'{count_of(found.left_out, "record")} of {args.examples} left out: mmft check-data says why'))
+    return found
 
 
 def _wait() -> int:

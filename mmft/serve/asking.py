@@ -19,7 +19,7 @@ from mmft.serve.answerer import Answerer
 from mmft.serve.screen import one_line
 from mmft.structures import Message
 
-__all__ = ['NOT_ASKED', 'Answers', 'Question', 'ask_all', 'read_questions']
+__all__ = ['NOT_ASKED', 'Answers', 'Question', 'ask_all', 'open_records', 'questions_in', 'read_questions']
 
 NOT_ASKED = 'not asked'
 """The error of a question that the asking ended before."""
@@ -62,8 +62,8 @@ class Answers:
     ended: BaseException | None = None
 
 
-def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Question]:
-    """The last question of every record of a dataset.
+def open_records(dataset: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> Any:
+    """The ``ChatDataset`` whose records are asked.
 
     Args:
         dataset: arguments of ``ChatDataset``, such as ``ann_file`` and ``image_root``.
@@ -74,13 +74,22 @@ def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: i
         DataError: as ``ChatDataset``.
     """
     limits = {} if limit is None else {'max_samples': limit, 'seed': seed}
-    records = DATASETS.build({'type': 'ChatDataset', **dataset, **limits})
+    return DATASETS.build({'type': 'ChatDataset', **dataset, **limits})
+
+
+def questions_in(records: Any) -> list[Question]:
+    """The last question of every record of a ``ChatDataset``."""
     found = []
     for number in range(len(records)):
         record = records.record(number)
         own = record.meta.get('id', '')
         found.append(Question(number, *record.question, _references(record), str(own)))
     return found
+
+
+def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Question]:
+    """The last question of every record of a dataset; arguments and errors as of ``open_records``."""
+    return questions_in(open_records(dataset, limit, seed))
 
 
 def _references(record: Any) -> list[str]:

@@ -51,6 +51,7 @@ class Comparison:
         scores: mean score of each with its interval.
         difference: of the second to the first, by pairs.
         asked: how many questions there were to ask.
+        left_out: records of the dataset that cannot be used, where its config says to go on without them.
         ended: what ended the asking before that, if anything did; ``rows`` are then those that both have answered.
     """
 
@@ -63,6 +64,7 @@ class Comparison:
     difference: Interval
     asked: int
     ended: BaseException | None = None
+    left_out: int = 0
 
     @property
     def failed(self) -> int:
@@ -84,6 +86,7 @@ class Comparison:
             'questions': len(self.rows),
             'asked': self.asked,
             'failed': self.failed,
+            'left_out': self.left_out,
             'score': {
                 'a': self.scores[0]._asdict(),
                 'b': self.scores[1]._asdict(),
@@ -114,6 +117,7 @@ def compare(
     workers: int = 4,
     seed: int = 0,
     bar: bool = True,
+    left_out: int = 0,
 ) -> Comparison:
     """Ask two models, one after the other, so that they need not fit into memory together.
 
@@ -128,6 +132,7 @@ def compare(
         workers: questions at a time for a server.
         seed: of the intervals.
         bar: show progress bars, on a terminal.
+        left_out: as of ``Comparison``.
 
     Raises:
         MMFTError: a model that cannot be opened or does not answer.
@@ -165,6 +170,7 @@ def compare(
         difference=interval([y - x for x, y in zip(before, after, strict=True)], pictures, seed=seed),
         asked=len(questions),
         ended=b.ended,
+        left_out=left_out,
     )
 
 

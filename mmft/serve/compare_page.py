@@ -104,6 +104,9 @@ def _notice(found: Comparison) -> str:
         failed = 'One answer failed and counts' if found.failed == 1 else f'{found.failed:,} answers failed and count'
         notes.append(f'{failed} as wrong.')
         notes_zh.append(f'{found.failed:,} 个回答失败，按错误计。')
+    if found.left_out:
+        notes.append(f'{count_of(found.left_out, "record")} of the dataset left out: mmft check-data says why.')
+        notes_zh.append(f'跳过了 {found.left_out:,} 条有问题的记录，用 mmft check-data 查看原因。')
     return f'<p class="notice">{pages.both(" ".join(notes), "".join(notes_zh))}</p>' if notes else ''
 
 

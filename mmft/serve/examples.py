@@ -46,6 +46,9 @@ class Examples:
             arguments of ``ChatDataset``.
         name: what the page calls them; default: the source's.
 
+    Attributes:
+        left_out: how many records of the dataset cannot be used.
+
     Raises:
         DataError: no such file, or nothing to show in it.
     """
@@ -56,6 +59,7 @@ class Examples:
             if not found:
                 raise DataError(f'{source} holds no pictures', expected=f'files such as {", ".join(sorted(_SUFFIXES))}')
             self._items: Any = found
+            self.left_out = 0
         else:
             # Looked up here: with the datasets comes torch, which a folder of pictures does not need.
             import mmft.data.dataset  # noqa: F401
@@ -63,6 +67,7 @@ class Examples:
 
             dataset = source if isinstance(source, Mapping) else {'ann_file': source}
             self._items = DATASETS.build({'type': 'ChatDataset', **dataset, 'on_error': 'skip', 'check': 'records'})
+            self.left_out = sum(self._items.skipped.values())
         self.name = name or ('the dataset' if isinstance(source, Mapping) else Path(source).name)
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from mmft.serve.comparison import page
 from mmft.serve.examples import Example, Examples
 from mmft.serve.side_by_side import Conversation, Turn, check_pictures
 from mmft.serve.webui_host import PRIVATE, copied, guards, no_proxy_to_loopback, private_folder, small_copy
-from mmft.serve.webui_text import WORDS, error_html, head, messages_of, sampling_of, told_apart, verdict
+from mmft.serve.webui_text import WORDS, error_html, head, left_out_html, messages_of, sampling_of, told_apart, verdict
 
 __all__ = ['WebUI']
 
@@ -164,6 +164,8 @@ class WebUI:
 
     def _add_examples(self, blocks: gr.Blocks) -> None:
         with gr.Accordion(_SAY('examples') + f': {self.examples.name}', open=True, elem_id='examples'):
+            if self.examples.left_out:
+                gr.HTML(left_out_html(self.examples.left_out), padding=False, elem_id='left-out')
             self.gallery = gr.Gallery(
                 show_label=False, columns=_DRAWN, allow_preview=False, buttons=[], interactive=False, elem_id='gallery'
             )

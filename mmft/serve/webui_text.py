@@ -12,8 +12,10 @@ from mmft.errors import DataError
 from mmft.pages import both
 from mmft.serve.comparison import dataset_says, mark
 from mmft.serve.side_by_side import Reply, Turn
+from mmft.words import count_of
 
-__all__ = ['WORDS', 'error_html', 'head', 'literal', 'messages_of', 'sampling_of', 'told_apart', 'verdict']
+__all__ = ['WORDS', 'error_html', 'head', 'left_out_html', 'literal', 'messages_of', 'sampling_of', 'told_apart',
+           'verdict']  # fmt: skip
 
 # Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little. (A bar ends a cell
 # of a table, code or not; `marked` lets tildes close a fence of backticks.)
@@ -49,6 +51,14 @@ WORDS = {
 """What gradio's own parts say, in English and Chinese; all else on the page goes through ``mmft.pages.both``."""
 
 _DOTS = '<span class="mmft-note">…</span>'
+
+
+def left_out_html(count: int) -> str:
+    """How many records of the examples cannot be used."""
+    return both(
+        f'{count_of(count, "record")} left out: mmft check-data says why',
+        f'跳过了 {count:,} 条有问题的记录，用 mmft check-data 查看原因',
+    )
 
 
 def messages_of(turns: Sequence[Turn], model: int, shown: Callable[[Path], str | None]) -> list[dict[str, Any]]:

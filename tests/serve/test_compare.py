@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -348,6 +349,15 @@ def test_the_val_set_of_a_config(servers, records, tmp_path, monkeypatch, capsys
     assert main(['compare', a.url, b.url, str(config)]) == 0
     made = list((tmp_path / 'work_dirs' / 'compare').iterdir())
     assert len(made) == 2
+    assert 'left out' not in capsys.readouterr().out
+    with records.open('a') as file:
+        file.write('{"broken"\n')
+    text = config.read_text()
+    config.write_text(text.replace('ann_file', 'on_error="skip", ann_file'))
+    assert main(['compare', a.url, b.url, str(config), '--out', 'skip.html']) == 0
+    assert '1 record of the dataset left out' in capsys.readouterr().out
+    assert '1 record of the dataset left out' in Path('skip.html').read_text()
+    assert json.loads(Path('skip.json').read_text())['left_out'] == 1
     config.write_text('val_dataloader = None\n')
     assert main(['compare', a.url, b.url, str(config), '--force']) == 1
     assert 'has no val set' in capsys.readouterr().err

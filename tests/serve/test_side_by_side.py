@@ -18,7 +18,7 @@ from mmft.serve.comparison import page
 from mmft.serve.examples import Example, Examples
 from mmft.serve.side_by_side import Conversation, Reply, Turn, check_pictures
 from mmft.serve.webui_host import parse_auth
-from mmft.serve.webui_text import literal, messages_of, sampling_of, told_apart, verdict
+from mmft.serve.webui_text import left_out_html, literal, messages_of, sampling_of, told_apart, verdict
 from tests.serve.fakes import Said, save_picture, save_records
 
 
@@ -228,7 +228,13 @@ def test_examples_of_a_dataset(tmp_path):
         file.write('{"conversations": [{"from": "human", "value": "No picture?"}, {"from": "gpt", "value": "no"}]}\n')
     (tmp_path / '3.png').write_text('broken since')
     examples = Examples(tmp_path / 'set.jsonl')
-    assert (len(examples), examples.name) == (10, 'set.jsonl')
+    assert (len(examples), examples.name, examples.left_out) == (10, 'set.jsonl', 0)
+    with (tmp_path / 'set.jsonl').open('a', encoding='utf-8') as file:
+        file.write('{"broken"\n{}\n')
+    spoilt = Examples(tmp_path / 'set.jsonl')
+    assert (len(spoilt), spoilt.left_out) == (10, 2)
+    assert '2 records left out' in left_out_html(spoilt.left_out)
+    examples = Examples(tmp_path / 'set.jsonl')
     assert examples[0] == Example('Which dish? 0', (tmp_path / '0.png',), 'dish 0')
     drawn = examples.draw(20, seed=0)
     assert sorted(example.answer for example, _ in drawn) == [f'dish {n}' for n in range(9) if n != 3]
