@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -88,22 +89,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _printable_logs() -> Iterator[None]:
-    """Whatever is logged, by other libraries too, may hold names and values out of files: they command no terminal."""
+    """What is logged or warned of, by other libraries too, may hold text out of files: it commands no terminal."""
     from mmft.words import printable
 
-    make = logging.getLogRecordFactory()
+    make, write = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         made = make(*args, **kwargs)
         # The label mask's own colours stay.
         made.msg, made.args = re.sub(r'\\x1b\[(32|90|0)m', '\x1b[\\1m', printable(made.getMessage())), ()
+        if made.exc_info:
+            made.exc_text = printable(logging.Formatter().formatException(made.exc_info))
         return made
 
     logging.setLogRecordFactory(record)
+    warnings.formatwarning = lambda *args, **kwargs: printable(write(*args, **kwargs))
     try:
         yield
     finally:
         logging.setLogRecordFactory(make)
+        warnings.formatwarning = write
 
 
 def _reader_left() -> bool:

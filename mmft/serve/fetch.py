@@ -100,16 +100,16 @@ class _PublicNetwork(httpcore.AsyncNetworkBackend):
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError):
-            raise DataError(f'{host}: no such host') from None
+            raise DataError(f'{_short(host)}: no such host') from None
         addresses = list(dict.fromkeys(info[4][0] for info in found))
         private = [] if host in self._allowed else [address for address in addresses if not is_public(address)]
         if private:
             raise DataError(
-                f'{host} is at {private[0]}, a private address',
+                f'{_short(host)} is at {private[0]}, a private address',
                 expected='a picture at a public address',
                 fix='send the picture itself, as a base64 data URL',
             )
-        failed: Exception = DataError(f'{host}: no address')
+        failed: Exception = DataError(f'{_short(host)}: no address')
         for address in addresses:
             try:
                 return await self._inner.connect_tcp(address, port, *args, **kwargs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
+import warnings
 
 import pytest
 
@@ -73,6 +75,30 @@ def test_logs_of_other_libraries(tmp_path, capfd):
     said = ''.join(capfd.readouterr())
     assert r'a\x1b[2J' in said
     assert not obeyed(said)
+
+
+def test_errors_that_are_logged_and_warnings(monkeypatch, capsys):
+    """Both hold what another library says of a file."""
+
+    def run(args):
+        log, to = logging.getLogger('zz.planted'), logging.StreamHandler(sys.stderr)
+        log.addHandler(to)
+        try:
+            raise ValueError(NASTY)
+        except ValueError:
+            log.exception(NASTY)
+        finally:
+            log.removeHandler(to)
+        # Not warned: pytest would take it.
+        print(warnings.formatwarning(UserWarning(NASTY), UserWarning, 'x.py', 1), file=sys.stderr)
+
+    monkeypatch.setattr('mmft.cli.list_cfg.run', run)
+    before = warnings.formatwarning
+    assert main(['list-cfg']) == 0
+    said = capsys.readouterr().err
+    assert said.count(r'a\x1b[2J') == 3
+    assert not obeyed(said)
+    assert warnings.formatwarning is before
 
 
 def test_the_label_mask_has_colours_of_its_own_alone():
