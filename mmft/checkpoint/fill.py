@@ -63,6 +63,8 @@ def fill(
                     logger.info(f'{name}: {tuple(value.shape)} in {where}, {tuple(slots[name].shape)} here: left out')
                     continue
                 problems.append(f'{name}: {tuple(value.shape)} in the weights, {tuple(slots[name].shape)} in the model')
+            elif slots[name].is_floating_point() and not value.is_floating_point():
+                problems.append(f'{name}: whole numbers ({value.dtype}) in the weights')
             elif name in tied:
                 twins[name] = value
             else:

@@ -118,6 +118,8 @@ class InitFrom:
                 problems.append(f'{name}: not in the model')
             elif tuple(value.shape) != tuple(own[name].shape):
                 problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
+            elif own[name].is_floating_point() and not value.is_floating_point():
+                problems.append(f'{name}: whole numbers ({value.dtype}) there')
             else:
                 if value.dtype != own[name].dtype:
                     self.exact[name] = value

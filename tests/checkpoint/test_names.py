@@ -259,3 +259,15 @@ def test_quantised_parts_are_refused(tmp_path, dtype, said):
     (path / 'config.json').write_text(json.dumps(numbers))
     with pytest.raises(CheckpointError, match=r'1 weight is quantised.*, such as ' + name):
         mmft.load({'llm': path}, model=config)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'message'), [(torch.int8, '2 weights are quantised'), (torch.int64, 'whole numbers')]
+)
+def test_a_file_of_whole_numbers_is_no_projector(tmp_path, dtype, message):
+    file = tmp_path / 'mm_projector.bin'
+    torch.save({f'model.mm_projector.{name}': value.to(dtype) for name, value in values().items()}, file)
+    with pytest.raises(CheckpointError, match=message):
+        mmft.load({'projector': file}, model=llava_config('Llama'))
+    with pytest.raises(CheckpointError, match=message):
+        InitFrom(str(file), llava_config('Llama')).before_tune(built(llava_config('Llama')))

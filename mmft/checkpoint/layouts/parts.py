@@ -26,7 +26,7 @@ from mmft.checkpoint.layouts.projectors import PROJECTOR_IGNORED, any_projector_
 from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.checkpoint.names import unwrapped_tensors
 from mmft.checkpoint.source import Joined, TensorFiles, TensorSource
-from mmft.checkpoint.stages import projector_config, projector_file, without_embeddings
+from mmft.checkpoint.stages import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
 
 __all__ = ['PARTS', 'PartsLayout', 'read_parts']
@@ -141,6 +141,7 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         own, path = projector_config(path), file  # any other config.json is that of the whole model it belongs to
     if path.suffix in WEIGHT_SUFFIXES:
         tensors = unwrapped_tensors(TensorFiles([path]), path)
+        check_not_quantised(tensors, None, path)
         config: dict[str, Any] = {}
     else:
         directory = ModelDirectory(path)
