@@ -1,4 +1,4 @@
-"""mmft: fine-tune InternVL2-style vision-language models from Python configs, and hand them to LMDeploy.
+"""mmft: fine-tune InternVL2, LLaVA and other vision-language models from Python configs, export and serve them.
 
 ``import mmft`` does no work: torch and the rest are imported when a name below is first used.
 """

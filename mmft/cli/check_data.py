@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--headers',
         action='store_true',
-        help='picture headers and token counts only: several times as fast, and blind to what decoding finds',
+        help='picture headers and token counts only: several times as fast, but damage inside pictures is not found',
     )
     parser.add_argument('--allow', nargs='+', default=[], metavar='KIND', help='kinds that do not fail the check')
     parser.add_argument('--json', metavar='FILE', help="the whole report, every place named; '-': standard output")

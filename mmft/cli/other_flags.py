@@ -1,4 +1,4 @@
-"""Options that ``mmft train`` does not have, and where in a config what they set has its place.
+"""Options that ``mmft train`` does not have, and the place in a config of what they set.
 
 The names are those of transformers' ``Trainer``, of LLaVA's and InternVL's scripts, and of XTuner and mmengine.
 """

@@ -1,4 +1,4 @@
-"""Asks a model directory the held-out questions, through the public face of mmft: ``mmft.load`` and ``model.chat``."""
+"""Asks a model directory the held-out questions, as a user would: by ``mmft.load`` and ``model.chat``."""
 
 from __future__ import annotations
 

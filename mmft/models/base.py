@@ -86,7 +86,7 @@ class Projector(nn.Module, ABC):
 
 
 class LanguageModel(nn.Module, ABC):
-    """A thin skin over a causal language model.
+    """A thin wrapper over a causal language model.
 
     Attributes:
         hidden_size: Dl.

@@ -1,4 +1,4 @@
-"""Exports made in order to be served: kept, and made anew when anything they come from has changed."""
+"""Exports made in order to be served: kept, and made again when anything they come from has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weight files of a directory, looked at without reading a tensor: there, whole, and what they hold."""
+"""The weight files of a directory, checked without reading a tensor: there, whole, and what they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA's own layout (``LlavaLlamaForCausalLM`` and its kin), read as data: LLaVA-1.5, 1.6 and TinyLLaVABench.
+"""LLaVA's own layout (``LlavaLlamaForCausalLM`` and the like), read as data: LLaVA-1.5, 1.6 and TinyLLaVABench.
 
 The vision tower lies in the weights, or in a directory of its own that ``mm_vision_tower`` names.
 

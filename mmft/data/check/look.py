@@ -1,4 +1,4 @@
-"""One record, looked at: everything that is wrong with it, and what it would cost to train on."""
+"""One record, checked: everything that is wrong with it, and what it would cost to train on."""
 
 from __future__ import annotations
 

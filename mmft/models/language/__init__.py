@@ -1,4 +1,4 @@
-"""Language models: thin skins over transformers' causal language models."""
+"""Language models: thin wrappers over transformers' causal language models."""
 
 from mmft.models.language.causal_lm import CausalLM
 from mmft.models.language.families import Gemma, InternLM2, Llama, MiniCPM, Mistral, Phi, Phi3, Qwen2, StableLM

@@ -1,4 +1,4 @@
-"""CausalLM: the one skin over transformers' causal language models. The families are in ``families.py``."""
+"""CausalLM: the one wrapper over transformers' causal language models. The families are in ``families.py``."""
 
 from __future__ import annotations
 
