@@ -88,7 +88,7 @@ def folder_tensors(path: Path) -> TensorSource:
     packed = [key for key in found if not found.meta(key)[0].is_floating_point]
     if packed:
         raise CheckpointError(
-            f'{path}: {len(packed)} weights are quantised, such as {packed[0]} ({found.meta(packed[0])[0]})',
+            f'{path}: {count_of(len(packed), "quantised weight")}, such as {packed[0]} ({found.meta(packed[0])[0]})',
             expected='16 or 32 bit: this seems to be a QLoRA run',
             fix="merge it with TinyLLaVA Factory's own code, and load what that saves",
         )

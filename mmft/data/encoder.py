@@ -261,7 +261,7 @@ class ChatEncoder(KeptEncoder):
         return np.repeat(ids, repeats), np.repeat(trained, repeats)
 
     def _shorten(self, ids: np.ndarray, trained: np.ndarray, num_image: int) -> tuple[np.ndarray, np.ndarray]:
-        what = f'{len(ids)} tokens, {num_image} of them of pictures'
+        what = f'{count_of(len(ids), "token")}, {num_image} of them of pictures'
         expected = f'at most max_length={self.max_length}'
         if self.too_long == 'error':
             fix = (

@@ -21,6 +21,7 @@ from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
 from mmft.models.slots import check_slots, run_ends
 from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
 from mmft.structures import IGNORE_INDEX
+from mmft.words import count_of
 
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'VLM', 'TileNormalizer']
 
@@ -160,7 +161,7 @@ class VLM(BaseModel):
         features = self.picture_tokens(pixel_values, image_sizes, image_grids)
         if count != len(features):
             raise ShapeError(
-                f'{count} image placeholders in input_ids, but {len(pixel_values)} tiles of '
+                f'{count_of(count, "image placeholder")} in input_ids, but {count_of(len(pixel_values), "tile")} of '
                 f'{self.num_image_tokens(pixel_values.shape[-1])} tokens = {len(features)} image features'
                 + (', padding left out and newlines counted' if self.merge is not None else ''),
                 expected='as many placeholders as features',

@@ -22,6 +22,7 @@ from mmft.errors import ConfigError, ServerError
 from mmft.serve.answerer import Answerer, Picture, is_loopback
 from mmft.serve.portable import portable
 from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.words import count_of
 
 __all__ = ['RemoteAnswerer', 'chat_messages', 'data_url']
 
@@ -93,7 +94,7 @@ class RemoteAnswerer(Answerer):
             raise
         if len(found) != 1:
             raise ConfigError(
-                f'{self.url} has {len(found)} models{": " if found else ""}{", ".join(found[:20])}',
+                f'{self.url} has {count_of(len(found), "model")}{": " if found else ""}{", ".join(found[:20])}',
                 expected='one, or the name of one of them',
                 fix=name_it,
             )

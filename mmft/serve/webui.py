@@ -26,6 +26,7 @@ from mmft.serve.examples import Example, Examples
 from mmft.serve.side_by_side import Conversation, Turn, check_pictures
 from mmft.serve.webui_host import PRIVATE, copied, guards, no_proxy_to_loopback, private_folder, small_copy
 from mmft.serve.webui_text import WORDS, error_html, head, left_out_html, messages_of, sampling_of, told_apart, verdict
+from mmft.words import count_of
 
 __all__ = ['WebUI']
 
@@ -68,7 +69,7 @@ class WebUI:
         system: str | None = None,
     ) -> None:
         if names is not None and len(names) != len(answerers):
-            raise ConfigError(f'{len(names)} names', expected=f'{len(answerers)}, one for each model')
+            raise ConfigError(count_of(len(names), 'name'), expected=f'{len(answerers)}, one for each model')
         self.answerers, self.examples, self.system = list(answerers), examples, system
         self.names = list(names) if names is not None else told_apart([answerer.name for answerer in answerers])
         self.settings = {'max_new_tokens': 512, 'temperature': 0.0, 'top_p': 1.0, 'seed': None, **(settings or {})}

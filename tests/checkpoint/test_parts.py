@@ -115,7 +115,7 @@ def test_siglip_dinov2_and_phi(tmp_path):
     model, drawn = build_opened(open_pretrained(towers, both), both)
     assert torch.equal(model.vision.towers[1].tower.layernorm.weight, dino.layernorm.weight)
     assert not any(name.startswith('vision.') for name in drawn)
-    with pytest.raises(ConfigError, match='lists 1 directories for 2 towers'):
+    with pytest.raises(ConfigError, match='lists 1 directory for 2 towers'):
         open_pretrained({'vision': towers['vision'][:1]}, both)
 
 

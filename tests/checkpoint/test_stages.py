@@ -128,7 +128,7 @@ def test_a_base_in_8_bits_is_refused(tmp_path):
     tensors = torch.load(path, weights_only=True)
     name = next(key for key in tensors if '.base_layer.' in key)
     torch.save({**tensors, name: tensors[name].to(torch.int8)}, path)
-    with pytest.raises(CheckpointError, match=r'(?s)1 weights are quantised.*int8.*QLoRA'):
+    with pytest.raises(CheckpointError, match=r'(?s)1 quantised weight.*int8.*QLoRA'):
         mmft.load(run)
 
 

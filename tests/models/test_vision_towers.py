@@ -262,7 +262,7 @@ def test_timm_sides():
         ({'type': 'SigLIP', **SIZES, 'num_attention_heads': 5}, 'not divisible by num_attention_heads 5'),
         ({'type': 'CLIP', **SIZES, 'attention_dropout': 'much'}, 'transformers refuses'),
         ({'type': 'DINOv2', **SIZES, 'intermediate_size': 48}, 'a multiple of hidden_size'),
-        ({'type': 'MoFTower', 'towers': [{'type': 'CLIP', **SIZES}]}, '1 towers'),
+        ({'type': 'MoFTower', 'towers': [{'type': 'CLIP', **SIZES}]}, '1 tower'),
         (
             {
                 'type': 'MoFTower',

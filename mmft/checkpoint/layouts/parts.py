@@ -28,6 +28,7 @@ from mmft.checkpoint.names import unwrapped_tensors
 from mmft.checkpoint.source import Joined, TensorFiles, TensorSource
 from mmft.checkpoint.stages import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
+from mmft.words import count_of
 
 __all__ = ['PARTS', 'PartsLayout', 'read_parts']
 
@@ -126,7 +127,8 @@ def _read_towers(places: Sequence[Any], model_config: Mapping[str, Any]) -> dict
     towers = model_config['vision'].get('towers') or []
     if len(places) != len(towers):
         raise ConfigError(
-            f'pretrained.vision lists {len(places)} directories for {len(towers)} towers',
+            f'pretrained.vision lists {count_of(len(places), "directory", "directories")} for '
+            f'{count_of(len(towers), "tower")}',
             expected='one for each of model.vision.towers, or one directory',
         )
     return {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmft.errors import ConfigError
 from mmft.models.base import VisionTower
 from mmft.registry import VISION_TOWERS
+from mmft.words import count_of
 
 __all__ = ['MoFTower']
 
@@ -45,7 +46,7 @@ class MoFTower(VisionTower):
         self.towers = nn.ModuleList(VISION_TOWERS.build(tower) for tower in towers)
         if len(self.towers) < 2:
             raise ConfigError(
-                f'MoFTower: {len(self.towers)} towers', expected='two or more', fix='use the tower itself'
+                f'MoFTower: {count_of(len(self.towers), "tower")}', expected='two or more', fix='use the tower itself'
             )
         side = self.towers[0].image_size
         patches = [tower.num_patches(side) for tower in self.towers]
