@@ -135,8 +135,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = {**_read_json(path / 'special_tokens_map.json'), **_read_json(path / 'tokenizer_config.json')}
     try:
         for key, kinds in (('additional_special_tokens', list), ('extra_special_tokens', (list, dict))):
-            tokens = config.get(key)
-            if tokens is not None and not isinstance(tokens, kinds):
+            if (tokens := config.get(key)) is not None and not isinstance(tokens, kinds):
                 raise TypeError(f'{key} is {clipped(repr(tokens))}')
             for token in tokens.values() if isinstance(tokens, dict) else tokens or ():
                 _text(token)
