@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmft.cli.other_flags import place_of
 from mmft.errors import ConfigError
 from mmft.words import clipped
 
@@ -225,6 +226,8 @@ def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
     name = '.'.join(path)
     suggestion = f'did you mean {" or ".join(".".join([*path[:depth], n]) for n in near)}? ' if near else ''
     add = f'to add a new key write +{name}=...'
+    if len(path) == 1 and (place := place_of(name)):
+        suggestion = f'write --cfg-options {place} '
     return ConfigError(
         f'--cfg-options {name}: {where} has no {path[depth]!r}',
         expected=f'one of {sorted(map(str, known))}',

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-__all__ = ['PLACES', 'unknown_options']
+__all__ = ['PLACES', 'place_of', 'unknown_options']
 
 PLACES = {
     # Rates and steps.
@@ -84,7 +84,7 @@ def unknown_options(unknown: Sequence[str], argv: Sequence[str], parser: argpars
         following = argv[argv.index(word) + 1 :][:1]
         value = value or (following[0] if following and not following[0].startswith('--') else '...')
         name = re.sub(r'[-.]', '_', option.lstrip('-')).lower()
-        if configured and (place := _place(PLACES, name, value)):
+        if configured and (place := place_of(name, value)):
             lines.append(f'  {option}: write --cfg-options {place}')
         elif parser.prog.endswith('train') and (place := _place(_OPTIONS, name, value)):
             lines.append(f'  {option}: write {place}')
@@ -95,6 +95,11 @@ def unknown_options(unknown: Sequence[str], argv: Sequence[str], parser: argpars
                 f'  {option}: a setting of the config is changed with --cfg-options KEY=VALUE (docs/configs.md)'
             )
     return '\n'.join(lines)
+
+
+def place_of(name: str, value: str = '...') -> str:
+    """What to give ``--cfg-options`` for the setting that is called ``name`` elsewhere; '' where it is not known."""
+    return _place(PLACES, name, value)
 
 
 def _place(table: dict[str, str], name: str, value: str) -> str:

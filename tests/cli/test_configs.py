@@ -213,3 +213,11 @@ def test_an_absolute_base_is_found_without_a_warning(folder: Path, monkeypatch: 
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert load_config('good.py').z == 1
+
+
+def test_what_other_tools_call_a_setting_is_answered_with_its_place() -> None:
+    cfg = load_config('llava15_7b_lora')
+    with pytest.raises(ConfigError) as error:
+        apply_options(cfg, ['lr=1e-5', 'batch_size=4', 'nosuch=1'])
+    for place in ('optim_wrapper.optimizer.lr=', 'train_dataloader.batch_size=', '+nosuch=...'):
+        assert place in str(error.value)

@@ -152,6 +152,10 @@ def test_wrong_folders(kit, root, tmp_path):
         'folder', root, '--classes', 'OK', 'NG', 'SCRATCH', status=1
     )
     assert "no folder for the class ['ok']" in kit.convert('folder', root, '--names', 'ok=fine', status=1)
+    wording = kit.convert('folder', root, '--wording', 'zh-inspction', status=1)
+    assert '--wording zh-inspction' in wording
+    assert 'zh-inspection' in wording
+    assert 'ann_file' not in wording
     assert 'a folder per class' in kit.convert('folder', root / 'OK', status=1)
     assert 'no such folder' in kit.convert('folder', root / 'x', status=1)
     (root / 'empty').mkdir()

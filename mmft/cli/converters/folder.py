@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.cli.converters.common import add_common, convert_and_show, share
+from mmft.errors import ConfigError
 
 WORDINGS = ('en', 'zh', 'en-inspection', 'zh-inspection')
 
@@ -51,6 +52,12 @@ def run(args: argparse.Namespace) -> int:
     def work() -> Mapping[str, Any]:
         from mmft.data.convert.folder import WORDINGS, convert, read_wording
 
+        if unknown := [name for name in args.wording if name not in WORDINGS and not Path(name).is_file()]:
+            raise ConfigError(
+                f'--wording {unknown[0]}: neither a wording of this name nor such a file',
+                expected=f'one of {", ".join(WORDINGS)}, or a JSON file with questions and answers',
+                fix='correct the name; docs/data.md shows such a file',
+            )
         wordings = [WORDINGS[name] if name in WORDINGS else read_wording(Path(name)) for name in args.wording]
         return convert(
             args.source,
