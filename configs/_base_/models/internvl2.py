@@ -30,5 +30,7 @@ encoder = dict(
     type='ChatEncoder',
     # A tile of 448 px is 32 x 32 patches, and 16 x 16 = 256 tokens after the pixel shuffle.
     image_processor=dict(type='DynamicTiler', tile_size=448, min_tiles=1, max_tiles=12, thumbnail=True),
+    # Transparent pictures are laid on it; None drops their alpha, as the originals do.
+    background='white',
     max_length=4096,
 )

@@ -39,6 +39,8 @@ encoder = dict(
     type='ChatEncoder',
     template='internlm2-chat',
     image_processor=dict(type='DynamicTiler', tile_size=96, min_tiles=1, max_tiles=2, thumbnail=True),
+    # Transparent pictures are laid on it; None drops their alpha, as the originals do.
+    background='white',
     max_length=1024,
 )
 

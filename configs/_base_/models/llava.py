@@ -21,6 +21,8 @@ encoder = dict(
     image_end='',
     # Before the text of a question, wherever the data has them: LLaVA's training does so, and so do its servers.
     images_first=True,
+    # Transparent pictures are laid on it; None drops their alpha, as the originals do.
+    background='white',
     add_tokens=True,
     max_length=2048,
     # As the originals: a longer sample loses the end of its text, never a picture. 'error' refuses it.
