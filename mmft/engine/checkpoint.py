@@ -321,11 +321,22 @@ def get_rng() -> dict[str, Any]:
 
 
 def set_rng(state: Mapping[str, Any]) -> None:
-    """Put every generator back where ``get_rng`` found it."""
-    torch.set_rng_state(state['torch'])
-    if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
-    kind, keys, position, has_gauss, gauss = state['numpy']
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, internal, gauss_next = state['python']
-    random.setstate((version, tuple(internal), gauss_next))
+    """Put every generator back where ``get_rng`` found it.
+
+    Raises:
+        CheckpointError: these are not the states of generators.
+    """
+    try:
+        torch.set_rng_state(state['torch'])
+        if state['cuda'] and len(state['cuda']) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state['cuda'])
+        kind, keys, position, has_gauss, gauss = state['numpy']
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+        version, internal, gauss_next = state['python']
+        random.setstate((version, tuple(internal), gauss_next))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'the random state in the checkpoint cannot be read: {first_line(error)}',
+            expected='a checkpoint as mmft writes it',
+            fix='take another one of the same folder, or use init_from to start a new run with its weights',
+        ) from error

@@ -131,6 +131,8 @@ def _malformed(content: Mapping[str, Any]) -> list[str]:
     wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
     kinds = {'config': str, 'history': list, 'best': dict}
     wrong += [f'meta.{key}' for key, kind in kinds.items() if not isinstance(content['meta'].get(key), kind)]
+    rows = {'rng': content.get('rng'), 'meta.history': content['meta'].get('history')}
+    wrong += [key for key, row in rows.items() if key not in wrong and not all(isinstance(item, dict) for item in row)]
     if 'position' in wrong:
         return wrong
     position = content['position']

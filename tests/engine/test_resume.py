@@ -258,6 +258,24 @@ def test_a_checkpoint_that_does_not_say_where_it_stood(tmp_path: Path) -> None:
         toy_runner(tmp_path, resume=True).load_or_resume()
 
 
+@pytest.mark.parametrize(
+    ('place', 'key', 'value', 'what'),
+    [
+        ('meta', 'history', ['junk'], r'where a run stood: meta\.history'),
+        ('rng', 0, 'junk', 'where a run stood: rng'),
+        ('rng', 0, {}, 'random state'),
+        ('rng', 0, {'torch': 5}, 'random state'),
+    ],
+)
+def test_junk_in_what_resuming_needs(tmp_path: Path, place, key, value, what) -> None:
+    toy_runner(tmp_path, train_cfg={'max_epochs': 1}).train()
+    content = torch.load(tmp_path / 'iter_4.pth', weights_only=True)
+    content[place][key] = value
+    torch.save(content, tmp_path / 'iter_4.pth')
+    with pytest.raises(CheckpointError, match=what):
+        toy_runner(tmp_path, resume=True).load_or_resume()
+
+
 def test_init_from_takes_weights_only(tmp_path: Path) -> None:
     toy_runner(tmp_path / 'a').train()
     for source in ('a/iter_8.pth', 'a', 'a/last'):

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -388,14 +387,13 @@ def test_a_kill_in_the_middle_leaves_no_output(run, tmp_path):
         'from mmft.disk import LargeFile\n'
         'from mmft.export import convert\n'
         'write = LargeFile.put\n'
-        'def slow(*a):\n    print("writing", flush=True); time.sleep(0.2); write(*a)\n'
+        'def slow(*a):\n    write(*a); print("written", flush=True); time.sleep(600)\n'
         'LargeFile.put = slow\n'
         'convert(json.loads(sys.argv[1]), sys.argv[2], sys.argv[3])\n'
     )
     command = [sys.executable, '-c', script, json.dumps(cfg), str(path), str(tmp_path / 'out')]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    child.stdout.readline()
-    time.sleep(0.3)
+    assert child.stdout.readline() == b'written\n'
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (tmp_path / 'out').exists()
