@@ -231,5 +231,5 @@ def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
     return ConfigError(
         f'--cfg-options {name}: {where} has no {path[depth]!r}',
         expected=f'one of {sorted(map(str, known))}',
-        fix=f'{suggestion}({add})' if near else add,
+        fix=f'{suggestion}({add})' if suggestion else add,
     )
