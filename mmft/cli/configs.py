@@ -59,7 +59,7 @@ def find_config(name: str) -> Path:
     raise ConfigError(
         f'no config {name!r}',
         expected=f'a file, or a name from {", ".join(map(str, config_folders())) or "a folder ./configs"}',
-        fix=f'did you mean {" or ".join(near)}?' if near else 'see the folder for what there is',
+        fix=f'did you mean {" or ".join(near)}?' if near else '`mmft list-cfg` lists them',
     )
 
 

@@ -162,7 +162,7 @@ class Layout(ABC):
             steps.setdefault(inputs, Step(inputs, outputs, rule.join if ours else rule.split))
         if unknown:
             raise CheckpointError(
-                f'{type(self).__name__} has no rule for {count_of(len(unknown), "tensor")}, such as {min(unknown)}',
+                f'{count_of(len(unknown), "tensor")} without a place in the model, such as {min(unknown)}',
                 expected=f'the tensors of {self.architecture}',
                 fix='the directory may belong to another architecture, or hold an unmerged adapter',
             )
