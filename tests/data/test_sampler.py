@@ -150,7 +150,7 @@ def test_registered():
         (dict(batch_size=0), 'batch_size=0'),
         (dict(batch_size=2.0), 'batch_size=2.0'),
         (dict(shuffle=False, group_by_length=True), 'shuffle=True'),
-        (dict(batch_size=11, drop_last=True), 'make no batch'),
+        (dict(batch_size=11, drop_last=True), '10 samples cannot fill a batch of 11'),
         (dict(rank=2, world_size=2), 'rank 2 of 2'),
         (dict(group_by_length=True), 'needs `lengths`'),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,16 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def end(status: int) -> None:
         raise Ended(status)
 
     monkeypatch.setattr(os, '_exit', end)
+    # Under nohup, SIGHUP is ignored from the start.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('number', ENDING)

@@ -253,13 +253,13 @@ def test_missing_and_surplus_tensors_are_refused(change, run, tmp_path):
 
 def test_what_is_no_checkpoint_is_refused(run, tmp_path):
     cfg, _, _, _ = run()
-    for name, content in {
-        'weights': {'a': torch.zeros(3)},
-        'list': [1, 2],
-        'meta': {'state_dict': {}, 'meta': {}},
-    }.items():
+    for name, content, what in (
+        ('weights', {'a': torch.zeros(3)}, 'not a training checkpoint of mmft'),
+        ('list', [1, 2], 'not a training checkpoint of mmft'),
+        ('meta', {'state_dict': {}, 'meta': {}}, 'does not say what was trained'),
+    ):
         torch.save(content, tmp_path / f'{name}.pth')
-        with pytest.raises(CheckpointError, match='not a training checkpoint of mmft'):
+        with pytest.raises(CheckpointError, match=what):
             convert(cfg, tmp_path / f'{name}.pth', tmp_path / 'out')
     (tmp_path / 'text.pth').write_text('hello')
     with pytest.raises(CheckpointError, match='cannot be read'):
@@ -267,7 +267,7 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match='no file'):
         convert(cfg, tmp_path / 'none.pth', tmp_path / 'out')
     torch.save({'state_dict': {}, 'meta': {'tune': {}}, 'code': Path}, tmp_path / 'code.pth')
-    with pytest.raises(CheckpointError, match='plain values only'):
+    with pytest.raises(CheckpointError, match='only tensors and plain values'):
         convert(cfg, tmp_path / 'code.pth', tmp_path / 'out')
 
 
