@@ -101,7 +101,7 @@ WRONG = {
     'very many fields': (question(**{f'temperatur{i}': 1 for i in range(64)}), 400, '65 fields; expected at most 64'),
     'hot': (question(temperature=3), 400, 'from 0 to 2'),
     'not a number': (question(temperature='hot'), 400, 'expected a number'),
-    'NaN': (b'{"messages": [{"role": "user", "content": "x"}], "top_p": NaN}', 400, 'NaN is no number'),
+    'NaN': (b'{"messages": [{"role": "user", "content": "x"}], "top_p": NaN}', 400, 'NaN is not a number'),
     'infinity': (b'{"messages": [{"role": "user", "content": "x"}], "top_p": 1e999}', 400, 'top_p=Infinity'),
     'a key twice': (b'{"messages": [{"role": "user", "content": "x"}], "seed": 1, "seed": 2}', 400, 'stands twice'),
     'another server\'s fields': (question(session_id=5, image_data='/etc/passwd'), 400, 'session_id=5 is not'),

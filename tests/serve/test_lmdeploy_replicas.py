@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -25,9 +26,9 @@ KEY = 'a-key'
 def server(made):
     command = [sys.executable, '-m', 'tests.serve.mmft_on_cpu', 'serve', str(made(CASE).path), '--port', '0',
                '--replicas', '2', '--max-batch-size', '4', '--api-key', KEY, '--verbose']  # fmt: skip
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
-    )
+    # Backends do not look for modules in the current directory; the stand-in for LMDeploy lies in the tests.
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[2])}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     said = []
     try:
         for line in running.stdout:
