@@ -84,4 +84,5 @@ def _unspaced(decoders: list[dict[str, Any]], tokens: list[str]) -> list[dict[st
     if fused is None:
         return decoders
     steps = [{'type': 'Replace', 'pattern': {'String': token + ' '}, 'content': token} for token in tokens]
-    return [*decoders[:fused], *steps, *decoders[fused:]]
+    new = [step for step in steps if step not in decoders]  # an export that is exported again has them
+    return [*decoders[:fused], *new, *decoders[fused:]]

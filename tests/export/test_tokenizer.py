@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from mmft.data import ChatEncoder
 from mmft.export.tokenizer import write_tokenizer
+from mmft.serve.with_tags import with_tags
 from tests.data.test_decode import ANSWERS, KINDS, make, trained
 from tests.export.tiny import make_base, make_encoder, model_config, picture
 from tests.export.tiny_llava import llava_config, llava_encoder
@@ -50,6 +51,17 @@ def test_ids_stay_and_padding_is_on_the_left(kind, exported):
     assert all(row == sorted(row) for row in mask)
     assert not all(all(row) for row in mask)
     assert ChatEncoder.from_pretrained(directory).prompt('Hi').input_ids.equal(encoder.prompt('Hi').input_ids)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_export_needs_no_second_correction(kind, exported, tmp_path):
+    """It is served as it is, and exported again with the same files."""
+    _, directory, _ = exported(kind)
+    assert with_tags(directory, tmp_path / 'cache', lambda line: pytest.fail(line)) == directory
+    again = ChatEncoder.from_pretrained(directory)
+    again.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, again)
+    assert (tmp_path / 'tokenizer.json').read_text() == (directory / 'tokenizer.json').read_text()
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
