@@ -104,7 +104,7 @@ def _without_auto(own: dict[str, Any], run: Mapping[str, Any]) -> list[str]:
     for part in ('optimizer', 'scheduler'):
         named = own.pop(part, None) or {}
         given = named.get('params') if isinstance(named, Mapping) else {'type': named}
-        for name, value in (given or {}).items():
+        for name, value in (given if isinstance(given, Mapping) else {'params': given} if given else {}).items():
             if value != 'auto':
                 problems.append(
                     f"deepspeed: {part}.params.{name} = {value!r}, but the run's {part} is the config's own"
@@ -124,7 +124,8 @@ def _without_auto(own: dict[str, Any], run: Mapping[str, Any]) -> list[str]:
             if value != run[name]:
                 problems.append(f'deepspeed: {name} = {value!r}, but the config says {run[name]!r}; write "auto"')
             del inside[leaf]
-    zero = own.get('zero_optimization') or {}
+    zero = own.get('zero_optimization')
+    zero = zero if isinstance(zero, Mapping) else {}
     left = [*(key for key in own if own[key] == 'auto'), *(key for key in zero if zero[key] == 'auto')]
     problems += [f'deepspeed: {key} = "auto", which nothing here resolves' for key in left if key not in _SIZES]
     return problems
