@@ -104,7 +104,9 @@ def _without_auto(own: dict[str, Any], run: Mapping[str, Any]) -> list[str]:
     for part in ('optimizer', 'scheduler'):
         named = own.pop(part, None) or {}
         given = named.get('params') if isinstance(named, Mapping) else {'type': named}
-        for name, value in (given if isinstance(given, Mapping) else {'params': given} if given else {}).items():
+        if not isinstance(given, Mapping):
+            given = {'params': given} if given else {}
+        for name, value in given.items():
             if value != 'auto':
                 problems.append(
                     f"deepspeed: {part}.params.{name} = {value!r}, but the run's {part} is the config's own"
