@@ -11,7 +11,7 @@ help:  ## this list
 install: $(VENV)/.installed  ## make .venv with all that training, serving and the tests need (once)
 
 # Editable: a later edit of the code needs no new install; an edit of the requirements or the C file does.
-$(VENV)/.installed: setup.py pyproject.toml mmft/data/_tiling.c
+$(VENV)/.installed: setup.py pyproject.toml mmft/data/pictures/_tiling.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else \
 	  "mmft needs Python 3.10 to 3.12, this is %d.%d: make PYTHON=python3.11 ..." % v)'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)

@@ -64,19 +64,20 @@ setup(
         'mmft._configs': ['*.py', '**/*.py'],
         'mmft': [
             'pages.html',
-            'data/*.c',
+            'data/pictures/*.c',
             'data/check/*.html',
             'demo/tokenizer/*',
             'demo/*.html',
-            'serve/*.html',
-            'serve/*.css',
+            'compare/*.html',
+            'talk/*.html',
+            'talk/*.css',
         ],
     },
     # Optional: without a compiler pictures are tiled through PIL, to the same pixels.
     ext_modules=[
         Extension(
-            'mmft.data._tiling',
-            ['mmft/data/_tiling.c'],
+            'mmft.data.pictures._tiling',
+            ['mmft/data/pictures/_tiling.c'],
             extra_compile_args=['-O3', '-ffp-contract=off'],
             optional=True,
         )

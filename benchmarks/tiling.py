@@ -33,9 +33,9 @@ from PIL import Image
 from torchvision import transforms
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 
-from mmft.data.images import DynamicTiler, load_image
-from mmft.data.tiling import native
-from mmft.data.tiling import resize as pillow13_resize
+from mmft.data.pictures.images import DynamicTiler, load_image
+from mmft.data.pictures.tiling import native
+from mmft.data.pictures.tiling import resize as pillow13_resize
 
 MEGAPIXELS = (0.2, 0.4, 0.8, 1.2, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmft.cli.configs import list_configs, load_config
 from mmft.cli.main import COMMANDS
-from mmft.engine.validate import find_problems
+from mmft.engine.judging.config import find_problems
 
 ROOT = Path(__file__).parent.parent
 ROWS = [

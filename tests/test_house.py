@@ -18,12 +18,12 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # A package may import from its own level and from those below it; models and data never import each other.
 LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'geometry', 'missing', 'pages', 'quiet',
            'words'},
-          {'models', 'data'}, {'checkpoint'}, {'engine', 'evaluation'}, {'export'}, {'serve'}, {'demo'},
-          {'cli'}]  # fmt: skip
+          {'models', 'data'}, {'checkpoint', 'layouts'}, {'engine', 'evaluation'}, {'export'}, {'talk'},
+          {'serve', 'compare'}, {'demo'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.
 FILES_OF = {'peft': {'models/lora.py', 'models/lora_linear.py'}, 'lmdeploy': set(),
             'deepspeed': {'engine/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},
-            'timm': {'models/vision/timm_vit.py'}, 'gradio': {'serve/webui.py'}}  # fmt: skip
+            'timm': {'models/vision/timm_vit.py'}, 'gradio': {'talk/webui.py'}}  # fmt: skip
 
 
 def imports(path: Path) -> list[str]:

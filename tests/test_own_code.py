@@ -26,9 +26,9 @@ from mmengine.hooks import Hook
 from mmengine.optim import LinearLR
 from mmengine.visualization import LocalVisBackend
 from mmft.data import ChatDataset, ChatEncoder
-from mmft.data.collate import PadCollator
-from mmft.data.sampler import EpochBatchSampler
-from mmft.data.images import DynamicTiler
+from mmft.data.batches.collate import PadCollator
+from mmft.data.batches.sampler import EpochBatchSampler
+from mmft.data.pictures.images import DynamicTiler
 from mmft.models.projectors.linear import Linear
 from mmft.registry import IMAGE_PROCESSORS, PROJECTORS
 from subprocess import Popen

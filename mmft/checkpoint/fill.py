@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mmft.checkpoint.idle import idle_and_absent
-from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
+from mmft.layouts import Layout
 from mmft.models.buffers import is_buffer, tensors_of
 from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.idle import idle_and_absent
-from mmft.checkpoint.layouts import Layout
 from mmft.checkpoint.source import TensorSource
+from mmft.layouts import Layout
 from mmft.models.vlm import VLM
 
 __all__ = ['misfits']

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from mmft.checkpoint.layouts import Layout
+from mmft.layouts import Layout
 from mmft.registry import VISION_TOWERS
 
 __all__ = ['idle_and_absent']

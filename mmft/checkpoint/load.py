@@ -13,11 +13,11 @@ import torch
 from mmft.checkpoint.border import reading
 from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.fill import fill
-from mmft.checkpoint.layouts import Layout, layout_of
-from mmft.checkpoint.layouts.parts import read_parts
+from mmft.checkpoint.parts import read_parts
 from mmft.checkpoint.same import check_same
 from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype, read_json
 from mmft.errors import CheckpointError, ConfigError, MMFTError, first_line
+from mmft.layouts import Layout, layout_of
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
 from mmft.words import clipped

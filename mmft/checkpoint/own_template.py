@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.layouts import matches_any
-from mmft.data.templates import ChatTemplate, build_template
-from mmft.data.templates.foreign import (
+from mmft.data.text.templates import ChatTemplate, build_template
+from mmft.data.text.templates.foreign import (
     FIRST,
     SYSTEM,
     TURNS,
@@ -23,8 +22,9 @@ from mmft.data.templates.foreign import (
     read_jinja,
     same_but_for_system,
 )
-from mmft.data.tokenizers import LEADING_SPACE
+from mmft.data.text.tokenizers import LEADING_SPACE
 from mmft.errors import MMFTError
+from mmft.layouts import matches_any
 from mmft.registry import TEMPLATES
 from mmft.structures import Message
 from mmft.words import clipped

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mmft.checkpoint.foreign import STATES, foreign_content, is_deepspeed, of_mmengine
-from mmft.checkpoint.layouts import Layout, Rule
-from mmft.checkpoint.layouts.internvl_official import InternVLOfficial, llm_rules
-from mmft.checkpoint.layouts.projectors import any_projector_rules
-from mmft.checkpoint.layouts.vision import tower_ignored, tower_rules
 from mmft.checkpoint.merged import lora_layers
 from mmft.errors import CheckpointError
+from mmft.layouts import Layout, Rule
+from mmft.layouts.internvl_official import InternVLOfficial, llm_rules
+from mmft.layouts.projectors import any_projector_rules
+from mmft.layouts.vision import tower_ignored, tower_rules
 from mmft.models.tuning import part_of
 
 __all__ = ['Trained', 'read_trained']

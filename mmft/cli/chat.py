@@ -131,8 +131,8 @@ def key_for(target: Any, given: str | None) -> str | None:
     Raises:
         ConfigError: a file without a key.
     """
-    from mmft.serve.answerer import is_loopback
-    from mmft.serve.target import is_url
+    from mmft.export.model_path import is_url
+    from mmft.talk.answerer import is_loopback
 
     if not is_url(target) or given == '-':
         return None
@@ -180,8 +180,8 @@ def target_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the input ends."""
-    from mmft.serve.answerer import open_answerer
-    from mmft.serve.chat import Chat
+    from mmft.talk.answerer import open_answerer
+    from mmft.talk.terminal_chat import Chat
 
     target = target_of(args)
     options = {name: getattr(args, name) for name in ('base', 'device', 'dtype', 'model')}

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from mmft.data.check import KINDS, survey
     from mmft.data.check.page import page
     from mmft.data.check.report import text, to_json
-    from mmft.data.splits import write_text
+    from mmft.data.records.splits import write_text
     from mmft.errors import ConfigError
 
     if unknown := [kind for kind in args.allow if kind not in KINDS]:

@@ -16,7 +16,7 @@ from mmft.cli.targets import MODEL
 from mmft.words import count_of
 
 if TYPE_CHECKING:
-    from mmft.serve.compare import Comparison
+    from mmft.compare.results import Comparison
 
 __all__ = ['INTERMIXED', 'add_arguments', 'dataset_of', 'run']
 
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, and write. The status is 1 where answers failed, 130 where Ctrl-C came before the last."""
+    from mmft.compare.questions import open_records, questions_in
+    from mmft.compare.results import compare
     from mmft.errors import ConfigError
     from mmft.evaluation.metrics import find_metric
-    from mmft.serve.answerer import check_target, open_answerer
-    from mmft.serve.asking import open_records, questions_in
-    from mmft.serve.compare import compare
+    from mmft.talk.answerer import check_target, open_answerer
 
     find_metric(args.metric)
     if args.workers < 1 or args.shown < 0:
@@ -120,8 +120,8 @@ def _paths_where_names_are_equal(a: str, b: str) -> tuple[str, str] | None:
 
 
 def _write(found: Comparison, out: Path, shown: int) -> None:
-    from mmft.data.splits import write_text
-    from mmft.serve.compare_page import page, verdict
+    from mmft.compare.page import page, verdict
+    from mmft.data.records.splits import write_text
     from mmft.words import printable
 
     out.parent.mkdir(parents=True, exist_ok=True)

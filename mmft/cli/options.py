@@ -193,7 +193,7 @@ def _set(cfg: Any, path: list[str], value: Any, new: bool) -> None:
 
 def _is_setting(key: str) -> bool:
     """Whether every config may have this key: it needs no plus to be new."""
-    from mmft.engine.validate import KNOWN_KEYS
+    from mmft.engine.judging.config import KNOWN_KEYS
 
     return key in KNOWN_KEYS
 

@@ -75,7 +75,7 @@ def _source(args: argparse.Namespace) -> tuple[Any, Any, str]:
     """What ``convert`` takes: the config, the checkpoint or None, and where to write."""
     from mmft.cli.configs import load_config
     from mmft.errors import ConfigError
-    from mmft.serve.target import is_url
+    from mmft.export.model_path import is_url
 
     *words, out = args.words
     if len(words) == 2 and words[1] == 'none':

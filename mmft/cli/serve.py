@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def _target(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that say what is served."""
     from mmft.errors import ConfigError
-    from mmft.serve.target import is_url
+    from mmft.export.model_path import is_url
 
     words = [*args.model, *([args.checkpoint] if args.checkpoint else [])]
     if len(groups := grouped(words)) != 1:

@@ -55,7 +55,7 @@ def named_target(words: Sequence[str], args: argparse.Namespace, config: str | N
     from mmft.cli.configs import load_config
     from mmft.cli.options import apply_options
     from mmft.errors import ConfigError
-    from mmft.serve.target import find_target
+    from mmft.export.model_path import find_target
 
     if len(words) == 1 and _is_config(words[0]):
         raise ConfigError(

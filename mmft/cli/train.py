@@ -13,7 +13,7 @@ from mmft.errors import ConfigError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmft.engine.validate import Problems
+    from mmft.engine.judging.config import Problems
 
 __all__ = ['add_arguments', 'prepare', 'run']
 
@@ -96,7 +96,7 @@ def _names_seed(args: argparse.Namespace) -> bool:
 def _problems(args: argparse.Namespace, cfg: Config) -> Problems:
     """Those of the config, and a launcher whose other processes nothing in the command or the config follows."""
     from mmft.engine.distributed import check_launched_alone
-    from mmft.engine.validate import find_problems
+    from mmft.engine.judging.config import find_problems
 
     problems = find_problems(cfg)
     if args.launcher is None and (cfg.get('launcher') or 'none') == 'none':
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = prepare(args)
     note = keep_seed(args, cfg)
     if args.dry_run:
-        from mmft.engine.plan import plan
+        from mmft.engine.planning.dry_run import plan
 
         problems = _problems(args, cfg)
         print(plan(cfg, args.gpus, problems), *filter(None, [note]), sep='\n')

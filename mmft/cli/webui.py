@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     from mmft.errors import ConfigError
-    from mmft.serve.child import bound_socket
-    from mmft.serve.webui_host import LOOPBACK, parse_auth
+    from mmft.talk.child_process import bound_socket
+    from mmft.talk.webui_host import LOOPBACK, parse_auth
     from mmft.words import printable
 
     if importlib.util.find_spec('gradio') is None:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             port = held.getsockname()[1]
             examples = _examples(args)
             answerers = [stack.enter_context(_open(target, options)) for target, options in models]
-            from mmft.serve.webui import WebUI
+            from mmft.talk.webui import WebUI
 
             page = WebUI(answerers, args.names or _names(args, answerers), examples, settings_of(args), args.system)
         url = page.start(args.host, port, auth, args.open)
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(target: Any, options: dict[str, Any]) -> Any:
-    from mmft.serve.answerer import open_answerer
+    from mmft.talk.answerer import open_answerer
 
     print(f'opening {target if isinstance(target, str) else target[1]}', file=sys.stderr)
     return open_answerer(target, **options)
@@ -96,7 +96,7 @@ def _examples(args: argparse.Namespace) -> Any:
     if args.examples is None:
         return None
     from mmft.cli.compare import dataset_of
-    from mmft.serve.examples import Examples
+    from mmft.talk.examples import Examples
     from mmft.words import count_of, printable
 
     if Path(args.examples).is_dir():

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from mmft.checks import is_whole
-from mmft.data.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
-from mmft.data.label_mask import describe, render_mask
-from mmft.data.templates import ChatTemplate, build_template
-from mmft.data.templates.chat_template import check_message
-from mmft.data.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
-from mmft.data.transparency import as_colour
+from mmft.data.pictures.images import MAX_PIXELS, ImageProcessor, image_size, load_image
+from mmft.data.pictures.transparency import as_colour
+from mmft.data.text.label_mask import describe, render_mask
+from mmft.data.text.templates import ChatTemplate, build_template
+from mmft.data.text.templates.chat_template import check_message
+from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
 from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample

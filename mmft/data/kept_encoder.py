@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mmft.data.text_encoder import TextEncoder
-from mmft.data.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
+from mmft.data.text.text_encoder import TextEncoder
+from mmft.data.text.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
 from mmft.own_code import code_of, name_of, require_code

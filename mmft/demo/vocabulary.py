@@ -51,7 +51,7 @@ def build(out_dir: str | Path = TOKENIZER_DIR) -> None:
 
 def _corpus() -> list[str]:
     """The demo's texts, and the system prompt they are asked with (often: it stands in every sample)."""
-    from mmft.data.templates import build_template
+    from mmft.data.text.templates import build_template
 
     prompt = build_template('internlm2-chat').text([{'role': 'user', 'content': ''}], add_generation_prompt=True)
     return [*all_texts()] * 4 + [prompt] * 50

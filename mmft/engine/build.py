@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mmft.checkpoint.load import as_dtype, build_opened, has_tokenizer, open_pretrained, tokenizer_directory
 from mmft.checkpoint.own_template import other_template
 from mmft.checkpoint.source import fingerprint
-from mmft.data.templates import ChatTemplate
+from mmft.data.text.templates import ChatTemplate
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
 from mmft.engine.vocabulary import check_rows, grow

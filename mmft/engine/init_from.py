@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.checkpoint.foreign import is_deepspeed
-from mmft.checkpoint.layouts.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.load import open_pretrained
+from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.source import fingerprint
 from mmft.checkpoint.stages import projector_file
 from mmft.checkpoint.xtuner import read_trained

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.optim import _ParamScheduler
 
 from mmft.checks import is_number, is_whole
-from mmft.engine.validate_parts import nearest, value_problem
+from mmft.engine.judging.common import nearest, value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
 from mmft.words import count_of

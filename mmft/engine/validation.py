@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmft.data.collate import pictures
+from mmft.data.batches.collate import pictures
 from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap
 from mmft.engine.exchange import measure
 from mmft.engine.loops import trained_weight

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmft.engine.validate_parts import nearest
+from mmft.engine.judging.common import nearest
 from mmft.errors import ConfigError
 
 __all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config', 'of_run', 'read_setting']

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.layouts import LAYOUT_NAMES, Layout
 from mmft.checkpoint.names import module_name
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import write_json
@@ -25,6 +24,7 @@ from mmft.export.stored import stored_safetensors
 from mmft.export.targets import Family
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
+from mmft.layouts import LAYOUT_NAMES, Layout
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
 from mmft.words import count_of

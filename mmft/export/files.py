@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.checkpoint.layouts.vision import PIXELS
 from mmft.export.tokenizer import write_tokenizer
+from mmft.layouts.vision import PIXELS
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
 
 if TYPE_CHECKING:

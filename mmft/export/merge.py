@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.idle import idle_and_absent
-from mmft.checkpoint.layouts import Step
 from mmft.errors import CheckpointError
 from mmft.export.sources import Base, TrainingCheckpoint
 from mmft.export.stored import Computed, Stored
+from mmft.layouts import Step
 from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
 from mmft.words import count_of

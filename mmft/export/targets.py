@@ -7,7 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmft.checkpoint.layouts import (
+from mmft.errors import ConfigError
+from mmft.export import internvl_hf, internvl_official, llava_hf, llava_official, native, tinyllava
+from mmft.export.files import Contents
+from mmft.export.fit import Fit
+from mmft.layouts import (
     LAYOUT_NAMES,
     InternVLHF,
     InternVLOfficial,
@@ -19,10 +23,6 @@ from mmft.checkpoint.layouts import (
     TinyLlava,
     layout_for,
 )
-from mmft.errors import ConfigError
-from mmft.export import internvl_hf, internvl_official, llava_hf, llava_official, native, tinyllava
-from mmft.export.files import Contents
-from mmft.export.fit import Fit
 
 __all__ = ['FAMILIES', 'Family', 'choose_target']
 

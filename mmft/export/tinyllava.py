@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.layouts.llava_official import unpadded
 from mmft.errors import ConfigError
 from mmft.export.files import (
     Contents,
@@ -21,6 +20,7 @@ from mmft.export.files import (
 )
 from mmft.export.fit import Fit
 from mmft.export.llava_official import projector_name
+from mmft.layouts.llava_official import unpadded
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.layouts import Layout, Step
 from mmft.errors import ConfigError
 from mmft.export.fit import Fit
 from mmft.export.merge import TrainedWeights, gather
 from mmft.export.shards import ShardWriter
 from mmft.export.sources import most_bytes
 from mmft.export.stored import Stored
+from mmft.layouts import Layout, Step
 from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 

@@ -1,1 +1,1 @@
-"""Talking to models: in this process, or on servers; and serving them."""
+"""Serving a model to other programs: an OpenAI-compatible gateway, and the backends behind it."""

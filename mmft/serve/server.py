@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import ServerError
-from mmft.serve.backend import Choice, choose_backend
-from mmft.serve.check import HF_NATIVE, ServedDirectory, check_directory, served_as_it_is
-from mmft.serve.child import bound_socket, reuse_address
+from mmft.export.model_path import find_target
+from mmft.serve.backends.choose import Choice, choose_backend
+from mmft.serve.backends.directory_check import HF_NATIVE, ServedDirectory, check_directory, served_as_it_is
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
-from mmft.serve.target import find_target
+from mmft.talk.child_process import bound_socket, reuse_address
 from mmft.words import printable
 
 __all__ = ['ServeSettings', 'serve']
@@ -62,8 +62,8 @@ def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
         CheckpointError: what no backend serves as it is, and mmft cannot read either.
     """
     from mmft.checkpoint.load import open_pretrained
-    from mmft.serve.cache import cached_export
-    from mmft.serve.with_tags import with_tags
+    from mmft.export.kept_exports import cached_export
+    from mmft.serve.backends.with_tags import with_tags
 
     target = settings.directory
     if target is not None:
@@ -96,10 +96,10 @@ class _Server:
         """Start, serve, stop."""
         import uvicorn
 
-        from mmft.serve.gateway import Gateway
-        from mmft.serve.http import PatientProtocol
-        from mmft.serve.launch import build_fleet
-        from mmft.serve.upstream import Pool
+        from mmft.serve.backends.launch import build_fleet
+        from mmft.serve.gateway.app import Gateway
+        from mmft.serve.gateway.http import PatientProtocol
+        from mmft.serve.gateway.upstream import Pool
 
         fleet = build_fleet(self.settings, self.served, self.choice, self.name, self.log)
         stop = asyncio.Event()
@@ -150,16 +150,16 @@ class _Server:
         """For HF-native directories; LMDeploy looks after the session's length of the others."""
         if self.served.architecture not in HF_NATIVE:
             return None
-        from mmft.serve.counting import PromptCounter
+        from mmft.serve.gateway.counting import PromptCounter
 
         with _named(f'cannot read {self.directory}'):
             return PromptCounter(self.directory)
 
     def _allowed(self) -> Any:
         from mmft.data.kept_encoder import stored_background
-        from mmft.data.transparency import as_colour
-        from mmft.serve.counting import session_length, text_config
-        from mmft.serve.gateway import GatewaySettings
+        from mmft.data.pictures.transparency import as_colour
+        from mmft.serve.gateway.app import GatewaySettings
+        from mmft.serve.gateway.counting import session_length, text_config
 
         settings = self.settings
         session = settings.session_len or session_length(self.served.config)

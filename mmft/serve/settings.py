@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import ConfigError
-from mmft.serve.backend import Choice, gpu_count
-from mmft.serve.counting import session_length, text_config
+from mmft.serve.backends.choose import Choice, gpu_count
+from mmft.serve.gateway.counting import session_length, text_config
 
 __all__ = ['ServeSettings', 'check_fit', 'check_settings', 'gpus']
 

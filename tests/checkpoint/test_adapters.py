@@ -17,7 +17,7 @@ import mmft
 from mmft.checkpoint import build_pretrained, open_pretrained
 from mmft.checkpoint.load import tokenizer_directory
 from mmft.engine.init_from import InitFrom
-from mmft.engine.validate_weights import missing_weights
+from mmft.engine.judging.weights import missing_weights
 from mmft.errors import CheckpointError
 from mmft.export import convert
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import mmft
 from mmft.checkpoint import TensorDirectory, build_meta, read_layout
-from mmft.checkpoint.layouts import LlavaOfficial, TinyLlava, layout_for
-from mmft.checkpoint.layouts.llava_official import image_processor
-from mmft.checkpoint.layouts.vision import vision_tower
 from mmft.errors import CheckpointError, ConfigError, MMFTError
+from mmft.layouts import LlavaOfficial, TinyLlava, layout_for
+from mmft.layouts.llava_official import image_processor
+from mmft.layouts.vision import vision_tower
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN, golden_json, golden_tensors
 from tests.models.test_llava_golden import CASES, IMAGE, batch, compare_logits, mode, samples

@@ -18,7 +18,7 @@ from transformers import (
 
 import mmft
 from mmft.checkpoint import TensorDirectory, read_layout
-from mmft.checkpoint.layouts import layout_for
+from mmft.layouts import layout_for
 from mmft.registry import IMAGE_PROCESSORS
 from tests.checkpoint.test_llava import convert
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 import mmft
 from mmft.checkpoint.load import load_encoder, read_layout
-from mmft.data.templates import build_template
+from mmft.data.text.templates import build_template
 from mmft.errors import ConfigError
 from tests.data.llama3 import LLAMA_3, write_llama3
 from tests.export.tiny import make_base, make_encoder, model_config

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import mmft
 from mmft.checkpoint import read_layout
-from mmft.checkpoint.layouts import TinyLlava
 from mmft.errors import CheckpointError, ConfigError
+from mmft.layouts import TinyLlava
 from tests.helpers import GOLDEN, golden_json, golden_tensors
 
 TINY = GOLDEN / 'tinyllava_model'

@@ -13,10 +13,11 @@ from mmengine.config import Config
 
 from mmft.checkpoint.load import build_meta
 from mmft.cli.configs import apply_options
-from mmft.engine import Runner, memory, validate_config
+from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_dataloader, build_encoder, build_model
 from mmft.engine.optim import build_optim_wrapper
-from mmft.engine.plan import GIB, MARGIN, make_plan
+from mmft.engine.planning import memory
+from mmft.engine.planning.dry_run import GIB, MARGIN, make_plan
 from mmft.errors import ConfigError
 from mmft.models import VLM
 from mmft.models.lora import is_lora_key

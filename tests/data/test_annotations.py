@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmft.data.annotations import AnnotationFile, read_json
+from mmft.data.records.annotations import AnnotationFile, read_json
 from mmft.errors import DataError
 
 RECORDS = [{'id': 0, 'text': '肠粉 {"a": ['}, {'id': 1, 'nested': {'a': [1, 2, {'b': '\n'}]}}, {'id': 2, 'emoji': '🍜'}]

@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import LlavaNextProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmft.data.anyres import AnyResTiler, select_best_resolution
-from mmft.data.images import CenterCrop, PadSquare, load_image
-from mmft.data.tiling import native
+from mmft.data.pictures.anyres import AnyResTiler, select_best_resolution
+from mmft.data.pictures.images import CenterCrop, PadSquare, load_image
+from mmft.data.pictures.tiling import native
 from mmft.errors import ConfigError, DataError
 from mmft.geometry import arranged_tokens
 from mmft.models.normalizer import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, TileNormalizer
@@ -54,7 +54,7 @@ def test_the_default_is_llava_next():
 @pytest.mark.parametrize('case', CASES['images'], ids=lambda case: case['image'])
 def test_pixels_of_the_original(case, compiled, monkeypatch):
     library = native() if compiled else None
-    monkeypatch.setattr('mmft.data.tiling.native', lambda: library)
+    monkeypatch.setattr('mmft.data.pictures.tiling.native', lambda: library)
     image, size = load_image(GOLDEN / 'llava_images' / case['image']), CASES['crop']
     tiler = AnyResTiler(CASES['pinpoints'], size)
     pad = PadSquare(size, OPENAI_CLIP_MEAN)
@@ -77,7 +77,7 @@ def test_pixels_of_the_original(case, compiled, monkeypatch):
 
 @pytest.mark.parametrize(('width', 'height'), [(3, 90), (97, 41), (60, 97), (50, 50), (24, 24), (200, 31)])
 def test_pixels_of_clip_in_transformers(width, height):
-    # Sizes for which every Pillow resamples rows first (see mmft/data/tiling.py).
+    # Sizes for which every Pillow resamples rows first (see mmft/data/pictures/tiling.py).
     clip = CLIPImageProcessorPil(size={'shortest_edge': 24}, crop_size={'height': 24, 'width': 24})
     image = noise(width, height)
     want = clip(image, return_tensors='pt', input_data_format='channels_last')['pixel_values']

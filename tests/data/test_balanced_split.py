@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from mmft.data.balanced_split import split_balanced
+from mmft.data.records.balanced_split import split_balanced
 from mmft.errors import ConfigError, DataError
 
 

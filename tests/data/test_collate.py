@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmft.data.collate import PackCollator, PadCollator
+from mmft.data.batches.collate import PackCollator, PadCollator
 from mmft.errors import ConfigError, ShapeError
 from mmft.registry import COLLATORS
 from mmft.structures import IGNORE_INDEX, Sample

@@ -20,11 +20,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from mmft.data.collate import PadCollator
-from mmft.data.dataset import ChatDataset
+from mmft.data.batches.collate import PadCollator
+from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.data.encoder import ChatEncoder
-from mmft.data.images import DynamicTiler
-from mmft.data.sampler import EpochBatchSampler
+from mmft.data.pictures.images import DynamicTiler
+from mmft.data.records.dataset import ChatDataset
 from mmft.engine.validation import question_of
 from mmft.errors import ConfigError, DataError
 from mmft.registry import DATASETS
@@ -593,8 +593,8 @@ def test_pickling(many):
 
 
 def test_many_records_are_checked_in_parallel(root, encoder, monkeypatch):
-    monkeypatch.setattr('mmft.data.dataset._PARALLEL_FROM', 100)
-    monkeypatch.setattr('mmft.data.dataset._cores', lambda: 2)
+    monkeypatch.setattr('mmft.data.records.dataset._PARALLEL_FROM', 100)
+    monkeypatch.setattr('mmft.data.records.dataset._cores', lambda: 2)
     state = torch.get_rng_state()
     lines = [ask(str(i)) if i % 50 else ask('') for i in range(200)]
     dataset = ChatDataset(write(root / 'a.jsonl', *lines), encoder=encoder, on_error='skip')

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from mmft.data import ChatEncoder
-from mmft.data.images import DynamicTiler
-from mmft.data.tokenizers import add_special_tokens, load_tokenizer
+from mmft.data.pictures.images import DynamicTiler
+from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
 from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS
 from mmft.structures import IGNORE_INDEX

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmft.data import formats
-from mmft.data.formats import format_names, parse_record, register_format
-from mmft.data.record_keys import PICTURE_KEYS, REFUSED
+from mmft.data.records import formats
+from mmft.data.records.formats import format_names, parse_record, register_format
+from mmft.data.records.record_keys import PICTURE_KEYS, REFUSED
 from mmft.errors import ConfigError, DataError
 
 ASK = [{'role': 'user', 'content': '<image>\nWhat is it?'}, {'role': 'assistant', 'content': 'Rice noodle rolls.'}]

@@ -11,7 +11,7 @@ from PIL import Image
 from mmft.data.check import source_of, survey
 from mmft.data.check.page import page
 from mmft.data.check.report import text, to_json
-from mmft.data.dataset import ChatDataset
+from mmft.data.records.dataset import ChatDataset
 from mmft.errors import MMFTError
 from tests.data.junk import VALUES, spoilt, spoilt_bytes
 from tests.data.test_check import make_encoder

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmft.data.images import DynamicTiler, ImageProcessor, PadSquare, Resize, candidate_grids, load_image
-from mmft.data.tiling import native
+from mmft.data.pictures.images import DynamicTiler, ImageProcessor, PadSquare, Resize, candidate_grids, load_image
+from mmft.data.pictures.tiling import native
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 from tests.helpers import GOLDEN, golden_json, golden_tensors
@@ -69,7 +69,7 @@ def test_pixels_of_the_original(key, monkeypatch):
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in NORMALIZE[case['normalize_type']])
     image, processor = load_image(GOLDEN / PIXELS / case['image'], background=None), processor_of(case)
     for library in (native(), None):  # compiled, and through Pillow
-        monkeypatch.setattr('mmft.data.tiling.native', lambda library=library: library)
+        monkeypatch.setattr('mmft.data.pictures.tiling.native', lambda library=library: library)
         tiles = processor(image)
         assert tiles.dtype == torch.uint8
         assert len(tiles) == processor.num_tiles(*image.size) == case.get('tiles', 1)

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmft.data.collate import PadCollator
-from mmft.data.dataset import ChatDataset
+from mmft.data.batches.collate import PadCollator
 from mmft.data.encoder import ChatEncoder
+from mmft.data.records.dataset import ChatDataset
 from tests.helpers import GOLDEN, golden_json
 
 GROUPS = golden_json('internvl_dataset', 'items.json')

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from mmft.data.encoder import ChatEncoder
-from mmft.data.images import ImageProcessor
-from mmft.data.tokenizers import load_tokenizer
+from mmft.data.pictures.images import ImageProcessor
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN, golden_json, golden_names

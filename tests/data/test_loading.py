@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from mmft.data.loading import MAX_SIDE, image_size, load_image, to_rgb
+from mmft.data.pictures.loading import MAX_SIDE, image_size, load_image, to_rgb
 from mmft.errors import DataError
 from mmft.words import printable
 

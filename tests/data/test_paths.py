@@ -11,8 +11,8 @@ from PIL import Image
 from mmft.data import ChatDataset
 from mmft.data.check import source_of, survey
 from mmft.data.check.report import text
-from mmft.data.loading import image_size, load_image
-from mmft.data.paths import inside
+from mmft.data.pictures.loading import image_size, load_image
+from mmft.data.pictures.paths import inside
 from mmft.errors import DataError
 from tests.export.tiny import make_encoder
 

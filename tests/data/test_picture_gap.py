@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmft.data import ChatEncoder, load_tokenizer
-from mmft.data.tokenizers import LEADING_SPACE, add_special_tokens
+from mmft.data.text.tokenizers import LEADING_SPACE, add_special_tokens
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from mmft.data.loading import image_size, load_image
-from mmft.data.pillow_rules import own_rules
+from mmft.data.pictures.loading import image_size, load_image
+from mmft.data.pictures.pillow_rules import own_rules
 from mmft.errors import DataError
 from tests.data.test_transparency import encoded, png
 

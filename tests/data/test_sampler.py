@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from mmft.data.sampler import EpochBatchSampler
+from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.errors import ConfigError
 from mmft.registry import SAMPLERS
 

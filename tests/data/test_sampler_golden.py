@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmft.data.sampler import EpochBatchSampler
+from mmft.data.batches.sampler import EpochBatchSampler
 from tests.helpers import golden_json
 
 CASES = [(name, case) for name in ('llava_sampler', 'tinyllava_sampler')

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mmft.data.splits import linked_groups, split_apart, write_jsonl
+from mmft.data.records.splits import linked_groups, split_apart, write_jsonl
 from mmft.errors import ConfigError, DataError
 
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mmft.data.encoder import ChatEncoder
-from mmft.data.images import Resize
-from mmft.data.templates import ChatTemplate, build_template, register_template
-from mmft.data.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
+from mmft.data.pictures.images import Resize
+from mmft.data.text.templates import ChatTemplate, build_template, register_template
+from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
 from mmft.errors import ConfigError, DataError
 from mmft.registry import TEMPLATES
 from mmft.structures import IGNORE_INDEX

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from mmft.data.templates import ChatTemplate, build_template, register_template
-from mmft.data.tokenizers import load_tokenizer
+from mmft.data.text.templates import ChatTemplate, build_template, register_template
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import ConfigError, DataError
 from mmft.registry import TEMPLATES
 from tests.helpers import GOLDEN, golden_json

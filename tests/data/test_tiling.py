@@ -10,8 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mmft.data import tiling
-from mmft.data.tiling import Place, columns_first, cut_tiles, native, place_native, place_pillow, place_tiles, resize
+from mmft.data.pictures import tiling
+from mmft.data.pictures.tiling import (
+    Place,
+    columns_first,
+    cut_tiles,
+    native,
+    place_native,
+    place_pillow,
+    place_tiles,
+    resize,
+)
 
 
 def random_picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -37,7 +46,7 @@ def in_grid(columns: int, rows: int, size: int, thumbnail: bool = False) -> tupl
 
 
 def test_the_kernel_is_built_and_used(monkeypatch):
-    assert native() is not None, 'mmft/data/_tiling.c was not compiled at installation'
+    assert native() is not None, 'mmft/data/pictures/_tiling.c was not compiled at installation'
     image = random_picture(np.random.default_rng(0), 30, 20)
     want = cut_tiles(image, 2, 1, 16, True)
     monkeypatch.setattr(tiling, 'native', lambda: None)

@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, GPT2Tokenizer, Qwen2Tokenizer
 
-from mmft.data.tokenizers import (
+from mmft.data.text.tokenizers import (
     INTERNVL_TOKENS,
     add_special_tokens,
     give_pad_token,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.data.collate import PadCollator
-from mmft.data.sampler import EpochBatchSampler
+from mmft.data.batches.collate import PadCollator
+from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.engine.distributed import is_main
 from mmft.engine.validation import WithSamples
 from mmft.geometry import arranged_tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmft.data.collate import PadCollator
+from mmft.data.batches.collate import PadCollator
 from mmft.engine.loops import trained_weight
 from tests.engine.arranged import Pictures, runner, tiny_model, train
 

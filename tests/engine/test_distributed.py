@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmft.engine.deepspeed import deepspeed_config
-from mmft.engine.memory import Sharding
+from mmft.engine.planning.memory import Sharding
 from mmft.errors import ConfigError
 from tests.engine.ddp import main
 

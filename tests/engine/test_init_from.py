@@ -15,8 +15,8 @@ from mmft.cli.configs import apply_options, load_config
 from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_model
 from mmft.engine.checkpoint import read_checkpoint
-from mmft.engine.measure import make_plan
-from mmft.engine.plan import plan
+from mmft.engine.planning.dry_run import plan
+from mmft.engine.planning.measure import make_plan
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
 from tests.engine.tiny import write_tiny

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmft.cli.configs import apply_options, load_config
 from mmft.data import ChatDataset
 from mmft.engine.build import build_encoder
-from mmft.engine.plan import GIB, make_plan, plan
+from mmft.engine.planning.dry_run import GIB, make_plan, plan
 from mmft.errors import ConfigError
 from mmft.registry import MODELS
 from tests.configs.shrink import shrink

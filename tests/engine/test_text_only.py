@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmft.data.collate import PadCollator
+from mmft.data.batches.collate import PadCollator
 from mmft.errors import TrainingError
 from tests.engine.arranged import Pictures, runner, tiny_model
 from tests.engine.test_hooks import log_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmft.engine.validate import find_problems, validate_config
+from mmft.engine.judging.config import find_problems, validate_config
 from mmft.errors import ConfigError
 from mmft.models.projectors import Linear
 from tests.engine.tiny import TOKENIZER

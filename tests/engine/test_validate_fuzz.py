@@ -12,8 +12,8 @@ import pytest
 from mmengine.config import Config
 
 from mmft.cli.configs import load_config
-from mmft.engine.plan import plan
-from mmft.engine.validate import find_problems
+from mmft.engine.judging.config import find_problems
+from mmft.engine.planning.dry_run import plan
 from mmft.errors import MMFTError
 from tests.engine.tiny import TOKENIZER, write_tiny
 

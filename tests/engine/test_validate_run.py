@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from mmengine.config import ConfigDict
 
+from mmft.engine.judging.config import find_problems, validate_config
 from mmft.engine.schedule import schedule_problems
-from mmft.engine.validate import find_problems, validate_config
 from tests.engine.test_validate import config, problems
 
 ADAM = dict(type='AdamW', lr=1e-3)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmft.cli.configs import load_config
-from mmft.engine.validate import find_problems, validate_config
+from mmft.engine.judging.config import find_problems, validate_config
 from tests.engine.test_validate import ENCODER, config, problems
 from tests.engine.tiny import TOKENIZER
 from tests.export.tiny import make_base, model_config

@@ -12,9 +12,9 @@ import torch
 import mmft
 from mmft.cli.configs import load_config
 from mmft.cli.main import main
-from mmft.data.tokenizers import load_tokenizer, save_tokenizer
+from mmft.data.text.tokenizers import load_tokenizer, save_tokenizer
 from mmft.engine.build import build_model
-from mmft.engine.validate import validate_config
+from mmft.engine.judging.config import validate_config
 from mmft.errors import ConfigError
 from mmft.export.gate import logits_of
 from mmft.registry import LANGUAGE_MODELS

@@ -7,12 +7,12 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmft.checkpoint.layouts.internvl_official import InternVLOfficial
 from mmft.cli.configs import load_config
 from mmft.engine.checkpoint import read_checkpoint
 from mmft.engine.init_from import InitFrom
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
+from mmft.layouts.internvl_official import InternVLOfficial
 from mmft.models import VLM
 from mmft.models.lora import lora_delta
 from tests.export.tiny import make_base, make_encoder, model_config, random_model

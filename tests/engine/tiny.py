@@ -48,7 +48,7 @@ default_hooks.update(progress=dict(interval=1))
 
 def write_tiny(folder: Path) -> Path:
     """Pictures, jsonl and config in ``folder``; returns the config's path."""
-    from mmft.data.tokenizers import load_tokenizer
+    from mmft.data.text.tokenizers import load_tokenizer
 
     data = folder / 'data'
     data.mkdir(parents=True)

@@ -14,8 +14,8 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.data.collate import PadCollator
-from mmft.data.sampler import EpochBatchSampler
+from mmft.data.batches.collate import PadCollator
+from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.structures import IGNORE_INDEX, Sample
 
 VOCAB, WIDTH, STOP = 24, 16, 1

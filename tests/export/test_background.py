@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 import mmft
-from mmft.serve.backend import Choice
+from mmft.serve.backends.choose import Choice
 from mmft.serve.server import _Server
 from mmft.serve.settings import ServeSettings
 from tests.export.tiny import make_base, make_encoder, model_config

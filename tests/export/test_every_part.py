@@ -14,9 +14,9 @@ import torch
 from mmengine.config import Config
 
 import mmft
-from mmft.data.tokenizers import load_tokenizer
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.engine import Runner
-from mmft.engine.validate import validate_config
+from mmft.engine.judging.config import validate_config
 from mmft.export import convert
 from mmft.registry import MERGES
 from tests.engine.tiny import TOKENIZER, write_tiny

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from mmft.data import ChatEncoder
 from mmft.export.tokenizer import write_tokenizer
-from mmft.serve.with_tags import with_tags
+from mmft.serve.backends.with_tags import with_tags
 from tests.data.test_decode import ANSWERS, KINDS, make, trained
 from tests.export.tiny import make_base, make_encoder, model_config, picture
 from tests.export.tiny_llava import llava_config, llava_encoder

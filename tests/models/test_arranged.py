@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from mmft.data import ChatEncoder
-from mmft.data.collate import PackCollator, PadCollator
-from mmft.data.tokenizers import add_special_tokens, load_tokenizer
+from mmft.data.batches.collate import PackCollator, PadCollator
+from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
 from mmft.engine.validation import answer_samples
 from mmft.errors import ShapeError
 from mmft.models import VLM

@@ -13,7 +13,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmft.data.collate import PackCollator, PadCollator, pictures
+from mmft.data.batches.collate import PackCollator, PadCollator, pictures
 from mmft.errors import ShapeError
 from mmft.geometry import MERGE_MODES, arranged_tokens
 from mmft.models import VLM

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-from mmft.data.anyres import AnyResTiler
+from mmft.data.pictures.anyres import AnyResTiler
 from mmft.errors import ConfigError, ShapeError
 from mmft.geometry import MERGE_MODES, arranged_tokens
 from mmft.models import VLM

@@ -27,9 +27,9 @@ from transformers import (
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
-from mmft.checkpoint.layouts.base import Layout
-from mmft.checkpoint.layouts.projectors import any_projector_rules, connector_rules, llava_projector_rules
 from mmft.errors import ConfigError
+from mmft.layouts.base import Layout
+from mmft.layouts.projectors import any_projector_rules, connector_rules, llava_projector_rules
 from mmft.models.projectors import MLP, BenchResampler, Identity, Linear, MoEMLP, MoFMLP, QFormer, Resampler
 from mmft.models.projectors.moe_mlp import balance_loss
 from tests.helpers import GOLDEN, golden_json, golden_tensors

@@ -13,12 +13,12 @@ from PIL import Image
 
 import mmft
 from mmft.data import ChatDataset, ChatEncoder
-from mmft.data.loading import load_image
+from mmft.data.pictures.loading import load_image
 from mmft.errors import DataError, MMFTError
-from mmft.serve.api_error import ApiError
-from mmft.serve.check import check_directory
-from mmft.serve.counting import PromptCounter
-from mmft.serve.protocol import parse_request
+from mmft.serve.backends.directory_check import check_directory
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.counting import PromptCounter
+from mmft.serve.gateway.protocol import parse_request
 from tests.engine.tiny import write_tiny
 from tests.security.planted import ELSEWHERE, MODELS_OF, MODULE, NAMES, plants, watched, write_layouts, write_module
 

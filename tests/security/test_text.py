@@ -12,13 +12,13 @@ import pytest
 
 from mmft.cli.converters.common import show
 from mmft.cli.main import main
-from mmft.data.label_mask import render_mask
+from mmft.data.text.label_mask import render_mask
 from mmft.errors import CheckpointError, ConfigError, DataError
-from mmft.serve.backend import Choice
-from mmft.serve.check import ServedDirectory
-from mmft.serve.launch import build_fleet
-from mmft.serve.screen import Screen
+from mmft.serve.backends.choose import Choice
+from mmft.serve.backends.directory_check import ServedDirectory
+from mmft.serve.backends.launch import build_fleet
 from mmft.serve.settings import ServeSettings
+from mmft.talk.screen import Screen
 from tests.security.planted import MODEL, write_native
 
 NASTY = 'a\x1b[2J\x1b]0;title\x07\rb\x9b31m\u202ec'

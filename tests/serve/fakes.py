@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmft.serve.answerer import Answerer
+from mmft.talk.answerer import Answerer
 
 
 class Said(Answerer):

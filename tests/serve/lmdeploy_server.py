@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmft.serve.child import end_with, free_port
+from mmft.talk.child_process import end_with, free_port
 
 __all__ = ['Servers', 'run']
 

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mmft.cli.main import main
-from mmft.serve import backend, launch, settings
+from mmft.serve import settings
+from mmft.serve.backends import choose as backend
+from mmft.serve.backends import launch
 
 
 def on_cpu(command: Callable[..., list[str]]) -> Callable[..., list[str]]:

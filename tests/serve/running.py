@@ -23,11 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mmft.serve.child import bound_socket
-from mmft.serve.dialects import LMDeployDialect, TransformersDialect
-from mmft.serve.gateway import Gateway, GatewaySettings
-from mmft.serve.protocol import ApiError
-from mmft.serve.upstream import Pool, Upstream
+from mmft.serve.gateway.app import Gateway, GatewaySettings
+from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.gateway.protocol import ApiError
+from mmft.serve.gateway.upstream import Pool, Upstream
+from mmft.talk.child_process import bound_socket
 
 __all__ = ['ANSWER', 'HEAD', 'FakeBackend', 'Setup', 'data_url', 'encoded', 'eventually', 'question', 'running']
 

@@ -1,4 +1,4 @@
-"""One tiny model for each kind of directory in ``mmft/serve/support.py``: taught a few answers, and exported.
+"""One tiny model for each kind of directory in ``mmft/serve/backends/support.py``: taught a few answers, and exported.
 
     python -m tests.serve.served          # writes the table of docs/serving.md
 
@@ -24,7 +24,7 @@ from mmft.data import ChatEncoder
 from mmft.export import convert
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
-from mmft.serve.support import BACKENDS, TABLE, Support
+from mmft.serve.backends.support import BACKENDS, TABLE, Support
 from mmft.structures import IGNORE_INDEX
 from tests.export.tiny import make_encoder, model_config, random_model
 from tests.export.tiny_llava import ANYRES, PIXELS, llava_config, llava_encoder

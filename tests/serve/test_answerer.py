@@ -16,9 +16,9 @@ from PIL import Image
 
 import mmft
 from mmft.errors import CheckpointError, ConfigError, DataError, MMFTError, ServerError
-from mmft.serve.answerer import check_target, open_answerer, place_pictures
-from mmft.serve.local import LocalAnswerer, _Gumbel
-from mmft.serve.remote import chat_messages, data_url
+from mmft.talk.answerer import check_target, open_answerer, place_pictures
+from mmft.talk.local_model import LocalAnswerer, _Gumbel
+from mmft.talk.remote_server import chat_messages, data_url
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
 from tests.serve.fakes import FakeServer, Said, event, save_picture
 
@@ -121,7 +121,7 @@ def test_questions_wait_for_each_other(local):
 def test_a_question_that_is_stopped_while_it_waits_is_never_begun(local, monkeypatch):
     begun, decoded = [], []
     monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: begun.append(arguments[1]) or 'yes')
-    monkeypatch.setattr('mmft.serve.local.load_image', lambda image, **_: decoded.append(image) or image)
+    monkeypatch.setattr('mmft.talk.local_model.load_image', lambda image, **_: decoded.append(image) or image)
     stop, said = threading.Event(), []
     with local._busy:
         waiting = threading.Thread(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmft.serve.gateway import Gateway, GatewaySettings
-from mmft.serve.upstream import Pool
+from mmft.serve.gateway.app import Gateway, GatewaySettings
+from mmft.serve.gateway.upstream import Pool
 from tests.serve.running import FakeBackend, eventually, question, running
 
 

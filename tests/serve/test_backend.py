@@ -8,10 +8,10 @@ import os
 import pytest
 
 from mmft.errors import ConfigError
-from mmft.serve import backend as module
-from mmft.serve.backend import choose_backend, devices, lmdeploy_command, proxy_command, transformers_command
-from mmft.serve.cache import cached_export
-from mmft.serve.check import Problem
+from mmft.export.kept_exports import cached_export
+from mmft.serve.backends import choose as module
+from mmft.serve.backends.choose import choose_backend, devices, lmdeploy_command, proxy_command, transformers_command
+from mmft.serve.backends.directory_check import Problem
 from mmft.serve.server import servable
 from mmft.serve.settings import ServeSettings
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from mmft.cli.main import main
-from mmft.data.formats import parse_record
+from mmft.data.records.formats import parse_record
 from mmft.errors import ServerError
-from mmft.serve.chat import COMMANDS, Chat
-from mmft.serve.screen import Screen
+from mmft.talk.screen import Screen
+from mmft.talk.terminal_chat import COMMANDS, Chat
 from tests.serve.fakes import FakeServer, Said, event, save_picture
 
 ROOT = Path(__file__).parents[2]

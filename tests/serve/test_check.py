@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from mmft.errors import ConfigError
 from mmft.export import convert
-from mmft.serve.backend import choose_backend
-from mmft.serve.check import ENGINES, check_directory, needs_export, served_as_it_is
+from mmft.serve.backends.choose import choose_backend
+from mmft.serve.backends.directory_check import ENGINES, check_directory, needs_export, served_as_it_is
 from tests.checkpoint.test_junk import json_files, spoilt
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.helpers import GOLDEN

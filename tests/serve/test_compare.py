@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from mmft.cli.main import main
+from mmft.compare import questions as asking
+from mmft.compare.page import page, verdict
+from mmft.compare.questions import ask_all, read_questions
+from mmft.compare.results import compare
 from mmft.errors import DataError, ServerError
 from mmft.evaluation.bootstrap import interval
-from mmft.serve import asking
-from mmft.serve.answerer import open_answerer
-from mmft.serve.asking import ask_all, read_questions
-from mmft.serve.compare import compare
-from mmft.serve.compare_page import page, verdict
+from mmft.talk.answerer import open_answerer
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.serve.fakes import FakeServer, Said, save_picture, save_records
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from mmft.errors import ServerError
-from mmft.serve import fleet as module
-from mmft.serve.dialects import TransformersDialect
-from mmft.serve.fleet import MOST_RESTARTS, Fleet, Member
-from mmft.serve.upstream import Upstream
+from mmft.serve.backends import fleet as module
+from mmft.serve.backends.fleet import MOST_RESTARTS, Fleet, Member
+from mmft.serve.gateway.dialects import TransformersDialect
+from mmft.serve.gateway.upstream import Upstream
 
 
 class StandIn:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mmft.serve import launch
-from mmft.serve.backend import Choice
-from mmft.serve.check import ServedDirectory
-from mmft.serve.launch import build_fleet
+from mmft.serve.backends import launch
+from mmft.serve.backends.choose import Choice
+from mmft.serve.backends.directory_check import ServedDirectory
+from mmft.serve.backends.launch import build_fleet
 from mmft.serve.settings import ServeSettings
 
 

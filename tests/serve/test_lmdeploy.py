@@ -1,4 +1,4 @@
-"""Every row of ``mmft/serve/support.py`` in LMDeploy 0.18: what it serves answers as ``model.chat`` does, by HTTP too.
+"""Every row of ``mmft/serve/backends/support.py`` in LMDeploy 0.18: what it serves answers as ``model.chat`` does.
 
 Its own preprocessing, weight loader, model classes and api_server, on the CPU; see ``lmdeploy_cpu.py`` for what that
 cannot show.
@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from mmft.export.gate import logits_of
-from mmft.serve.remote import RemoteAnswerer, chat_messages
-from mmft.serve.support import support_of
+from mmft.serve.backends.support import support_of
+from mmft.talk.remote_server import RemoteAnswerer, chat_messages
 from tests.export.tiny import make_base
 from tests.export.tiny_llava import llava_config, llava_encoder
 from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt

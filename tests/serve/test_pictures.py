@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mmft.data.loading import load_image
-from mmft.serve.remote import RemoteAnswerer
+from mmft.data.pictures.loading import load_image
+from mmft.talk.remote_server import RemoteAnswerer
 from tests.export.tiny import picture
 from tests.serve.running import ANSWER, data_url, encoded, question
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmft.data.loading import load_image
+from mmft.data.pictures.loading import load_image
+from mmft.data.pictures.portable import portable
 from mmft.errors import DataError
-from mmft.serve.portable import portable
 from tests.data.test_pillow_rules import CHUNKS, ROWS
 from tests.data.test_transparency import png
 from tests.export.tiny import picture

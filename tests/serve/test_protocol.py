@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, RepetitionPenaltyLogitsProcessor
 
-from mmft.serve.dialects import LMDeployDialect, TransformersDialect
-from mmft.serve.protocol import ApiError, parse_request
+from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.gateway.protocol import ApiError, parse_request
 from tests.export.tiny import picture
 from tests.serve.running import ANSWER, data_url, question
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mmft.serve.protocol import ApiError
-from mmft.serve.reply import Reply
+from mmft.serve.gateway.protocol import ApiError
+from mmft.serve.gateway.reply import Reply
 
 
 def replied(work, leaves=False, patience=60.0, send=None):

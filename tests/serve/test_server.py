@@ -10,14 +10,14 @@ import socket
 import pytest
 
 from mmft.errors import ServerError
-from mmft.serve import launch
-from mmft.serve.backend import Choice
-from mmft.serve.child import bound_socket, reuse_address
-from mmft.serve.dialects import TransformersDialect
-from mmft.serve.fleet import Fleet, Member
+from mmft.serve.backends import launch
+from mmft.serve.backends.choose import Choice
+from mmft.serve.backends.fleet import Fleet, Member
+from mmft.serve.gateway.dialects import TransformersDialect
+from mmft.serve.gateway.upstream import Upstream
 from mmft.serve.server import _Server
 from mmft.serve.settings import ServeSettings
-from mmft.serve.upstream import Upstream
+from mmft.talk.child_process import bound_socket, reuse_address
 from tests.serve.test_fleet import StandIn
 
 

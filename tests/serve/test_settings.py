@@ -7,7 +7,7 @@ import pytest
 from mmft.cli.main import main
 from mmft.errors import ConfigError
 from mmft.serve import settings as module
-from mmft.serve.backend import Choice
+from mmft.serve.backends.choose import Choice
 from mmft.serve.settings import ServeSettings, check_fit, check_settings
 
 TRANSFORMERS, TURBOMIND = Choice('transformers', ''), Choice('turbomind', '')

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from mmft.errors import ConfigError, DataError, ServerError
-from mmft.serve.answerer import Answerer
-from mmft.serve.comparison import page
-from mmft.serve.examples import Example, Examples
-from mmft.serve.side_by_side import Conversation, Reply, Turn, check_pictures
-from mmft.serve.webui_host import parse_auth
-from mmft.serve.webui_text import left_out_html, literal, messages_of, sampling_of, told_apart, verdict
+from mmft.talk.answerer import Answerer
+from mmft.talk.conversation_page import page
+from mmft.talk.examples import Example, Examples
+from mmft.talk.side_by_side import Conversation, Reply, Turn, check_pictures
+from mmft.talk.webui_host import parse_auth
+from mmft.talk.webui_text import left_out_html, literal, messages_of, sampling_of, told_apart, verdict
 from tests.serve.fakes import Said, save_picture, save_records
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 import mmft
 from mmft.cli.main import main
 from mmft.errors import CheckpointError
+from mmft.export.model_path import find_target
 from mmft.export.same_model import literal_config
-from mmft.serve.target import find_target
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.helpers import GOLDEN
 
@@ -89,8 +89,8 @@ def opened(made, monkeypatch):
             return seen[0]
 
     monkeypatch.chdir(made)
-    monkeypatch.setattr('mmft.serve.local.LocalAnswerer.__init__', lambda self, *a, **k: stop(*a))
-    monkeypatch.setattr('mmft.serve.cache.cached_export', stop)
+    monkeypatch.setattr('mmft.talk.local_model.LocalAnswerer.__init__', lambda self, *a, **k: stop(*a))
+    monkeypatch.setattr('mmft.export.kept_exports.cached_export', stop)
     monkeypatch.setattr('mmft.export.convert', stop)
     return run
 

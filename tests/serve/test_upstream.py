@@ -9,9 +9,9 @@ import httpx
 import openai
 import pytest
 
-from mmft.serve import upstream
-from mmft.serve.gateway import Gateway, GatewaySettings
-from mmft.serve.upstream import Pool
+from mmft.serve.gateway import upstream
+from mmft.serve.gateway.app import Gateway, GatewaySettings
+from mmft.serve.gateway.upstream import Pool
 from tests.serve.running import FakeBackend, eventually, question, running
 
 REFUSALS = {

@@ -19,11 +19,11 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from mmft.errors import ConfigError, ServerError
-from mmft.serve import webui
-from mmft.serve.answerer import open_answerer
-from mmft.serve.child import free_port
-from mmft.serve.examples import Examples
-from mmft.serve.webui import WebUI
+from mmft.talk import webui
+from mmft.talk.answerer import open_answerer
+from mmft.talk.child_process import free_port
+from mmft.talk.examples import Examples
+from mmft.talk.webui import WebUI
 from tests.serve.fakes import FakeServer, Said, save_picture, save_records
 from tests.serve.running import eventually
 

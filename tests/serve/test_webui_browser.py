@@ -18,10 +18,10 @@ import time
 import pytest
 from PIL import Image
 
-from mmft.serve.answerer import open_answerer
-from mmft.serve.child import free_port
-from mmft.serve.examples import Examples
-from mmft.serve.webui import WebUI
+from mmft.talk.answerer import open_answerer
+from mmft.talk.child_process import free_port
+from mmft.talk.examples import Examples
+from mmft.talk.webui import WebUI
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.serve.browser import Browser, find_chromium
 from tests.serve.fakes import FakeServer, save_picture, save_records

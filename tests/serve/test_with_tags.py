@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
 from mmft.data import ChatEncoder
-from mmft.data.tokenizers import INTERNVL_TOKENS, tokenizer_to_files
-from mmft.serve.check import check_directory
-from mmft.serve.with_tags import with_tags
+from mmft.data.text.tokenizers import INTERNVL_TOKENS, tokenizer_to_files
+from mmft.serve.backends.directory_check import check_directory
+from mmft.serve.backends.with_tags import with_tags
 from tests.data.test_decode import trained
 from tests.export.tiny import make_base, make_encoder, model_config
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmft.cli.main import main
-from mmft.data.dataset import ChatDataset
+from mmft.data.records.dataset import ChatDataset
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mmft.cli.main import main
-from mmft.data.dataset import ChatDataset
+from mmft.data.records.dataset import ChatDataset
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'data' / 'foodieqa.py'
 DISHES = [

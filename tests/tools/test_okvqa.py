@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from mmft.cli.compare import dataset_of
+from mmft.compare.questions import read_questions
 from mmft.errors import DataError
-from mmft.serve.asking import read_questions
 
 ANSWERS = ['race', 'race', 'race', 'race', 'ride', 'ride', 'fun', 'fun', 'fun', 'motocross']
 TYPES = {'four': 'Sports and Recreation', 'five': 'Cooking and Food', 'other': 'Other'}

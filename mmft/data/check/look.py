@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmft.data.formats import Record
-from mmft.data.images import image_size, load_image
-from mmft.data.loading import is_spoilt_without_alpha
-from mmft.data.subset import Subset
-from mmft.data.transparency import WHITE
+from mmft.data.pictures.images import image_size, load_image
+from mmft.data.pictures.loading import is_spoilt_without_alpha
+from mmft.data.pictures.transparency import WHITE
+from mmft.data.records.formats import Record
+from mmft.data.records.subset import Subset
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
 from mmft.words import count_of

@@ -15,8 +15,8 @@ from PIL import Image
 from mmft import pages
 from mmft.data.check.report import Histogram, different_answers, histogram, span, too_long
 from mmft.data.check.survey import Part, Survey
-from mmft.data.images import AnyResTiler
-from mmft.data.label_mask import describe
+from mmft.data.pictures.images import AnyResTiler
+from mmft.data.text.label_mask import describe
 from mmft.errors import DataError
 from mmft.pages import both
 from mmft.structures import IGNORE_INDEX, Sample

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.images import MAX_PIXELS
-from mmft.data.mixture import SetSpec, read_meta
-from mmft.data.options import check_options
+from mmft.data.pictures.images import MAX_PIXELS
+from mmft.data.records.mixture import SetSpec, read_meta
+from mmft.data.records.options import check_options
 from mmft.errors import ConfigError
 
 __all__ = ['Source', 'source_of']

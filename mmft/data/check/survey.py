@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmft.data.check.look import KINDS, Look, Problem, look
 from mmft.data.check.sources import Source
 from mmft.data.convert.output import progress
-from mmft.data.subset import Subset
+from mmft.data.records.subset import Subset
 from mmft.errors import DataError
 
 __all__ = ['Group', 'Part', 'Survey', 'survey']

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.annotations import read_json
 from mmft.data.convert.output import Output, chat_record, progress, require
 from mmft.data.convert.pictures import Pictures
+from mmft.data.records.annotations import read_json
 from mmft.errors import ConfigError, DataError
 
 __all__ = ['CHOICES', 'PROMPTS', 'convert']

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.annotations import read_json
 from mmft.data.convert.output import Output, chat_record, progress
 from mmft.data.convert.pictures import PICTURE_ENDINGS
-from mmft.data.images import image_size
-from mmft.data.splits import split_apart
+from mmft.data.pictures.images import image_size
+from mmft.data.records.annotations import read_json
+from mmft.data.records.splits import split_apart
 from mmft.errors import ConfigError, DataError
 
 __all__ = ['WORDINGS', 'Wording', 'convert', 'read_wording']

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmft.data.annotations import AnnotationFile
-from mmft.data.balanced_split import split_balanced
 from mmft.data.convert.output import Output
-from mmft.data.images import image_size
-from mmft.data.subset import inside
+from mmft.data.pictures.images import image_size
+from mmft.data.records.annotations import AnnotationFile
+from mmft.data.records.balanced_split import split_balanced
+from mmft.data.records.subset import inside
 from mmft.errors import DataError
 
 __all__ = ['FILES', 'Item', 'convert', 'find_release', 'read_release']

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.annotations import AnnotationFile
 from mmft.data.convert.output import Output, progress
 from mmft.data.convert.pictures import Pictures
-from mmft.data.formats import parse_record
+from mmft.data.records.annotations import AnnotationFile
+from mmft.data.records.formats import parse_record
 from mmft.errors import ConfigError, DataError
 from mmft.words import count_of
 

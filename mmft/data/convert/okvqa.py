@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.annotations import read_json
 from mmft.data.convert.output import Output, chat_record, progress, require
 from mmft.data.convert.pictures import Pictures
-from mmft.data.images import image_size
+from mmft.data.pictures.images import image_size
+from mmft.data.records.annotations import read_json
 from mmft.errors import ConfigError, DataError
 
 __all__ = ['POLICIES', 'SHORT_ANSWER', 'Question', 'choose', 'convert']

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mmft.data.splits import write_text
+from mmft.data.records.splits import write_text
 from mmft.errors import ConfigError, DataError
 
 __all__ = ['LEFT_OUT', 'Output', 'chat_record', 'progress', 'require']

@@ -1,7 +1,7 @@
 """The language-model families: one small class each, over transformers' own modeling code.
 
 No modeling code of ours and none from a hub: InternLM2 is a Llama with packed attention weights (the layouts unpack
-them, see ``mmft/checkpoint/layouts``), MiniCPM is a Granite under other names.
+them, see ``mmft/layouts``), MiniCPM is a Granite under other names.
 """
 
 from __future__ import annotations

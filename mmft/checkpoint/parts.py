@@ -1,0 +1,181 @@
+"""``pretrained`` as a dict: each part of a model from a directory of its own.
+
+    pretrained = dict(vision='pretrained/clip-vit-large-patch14-336', llm='pretrained/vicuna-7b-v1.5')
+
+A directory holds just the part (CLIP, SigLIP, DINOv2, timm's, InternViT; a causal language model; a projector or
+BLIP-2's Q-Former, which may also be one file), or a whole model, of which the part is taken. Parts that are not named
+start with random weights. ``vision`` takes a list where the tower is made of several.
+
+On this layout's side a tensor is called by its part and its name there: ``vision/vision_model.post_layernorm.weight``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.names import unwrapped_tensors
+from mmft.checkpoint.source import Joined, TensorFiles, TensorSource
+from mmft.checkpoint.stages import check_not_quantised, projector_config, projector_file, without_embeddings
+from mmft.errors import CheckpointError, ConfigError
+from mmft.layouts import layout_of, matches_any
+from mmft.layouts.base import Layout, Rule, pattern
+from mmft.layouts.blip2 import blip2_tower, is_blip2
+from mmft.layouts.internvl_official import llm_rules
+from mmft.layouts.language import family_of, family_of_keys, language_model
+from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
+from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.words import count_of
+
+__all__ = ['PARTS', 'PartsLayout', 'read_parts']
+
+PARTS = ('vision', 'projector', 'llm')
+WEIGHT_SUFFIXES = ('.bin', '.pth', '.pt', '.safetensors')
+
+
+@dataclass(frozen=True)
+class Part:
+    """One directory, read as a part.
+
+    Attributes:
+        settings: of the part's dict in ``model``, as far as the directory says them.
+        rules: its names, behind the part's prefix, and ours.
+        ignored: its names, behind the prefix, that belong to no part.
+    """
+
+    settings: dict[str, Any]
+    rules: list[Rule]
+    ignored: tuple[str, ...]
+    tensors: TensorSource
+
+
+class PartsLayout(Layout):
+    """The names of several directories together."""
+
+    architecture = 'parts'
+
+    def __init__(self, model: dict[str, Any], parts: Mapping[str, Part]) -> None:
+        self._model, self._parts = model, dict(parts)
+        self.ignored = tuple(name for part in parts.values() for name in part.ignored)
+        self.covered = {prefix.split('/')[0] for prefix in parts}
+        self._optional = [pattern(name) for name in optional_names(model['projector']['type'])]
+
+    @classmethod
+    def matches(cls, config: dict[str, Any]) -> bool:
+        return False
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> PartsLayout:
+        raise CheckpointError('parts have no config.json together', expected='a dict of directories')
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> PartsLayout:
+        raise ConfigError('a model cannot be written as parts', expected='--layout hf, official or native')
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        raise CheckpointError('parts say nothing of an encoder', expected='`encoder` in the config')
+
+    @property
+    def rules(self) -> list[Rule]:
+        return [rule for part in self._parts.values() for rule in part.rules]
+
+    def may_draw(self, name: str) -> bool:
+        """Whether the tensor may start with random values: of a part without a directory, or optional in its file."""
+        part = 'projector' if name.startswith('merge.') else name.split('.', 1)[0]
+        return part not in self.covered or any(p.fullmatch(name) for p in self._optional) or name.startswith('merge.')
+
+
+def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -> tuple[PartsLayout, TensorSource]:
+    """The layout and the tensors of a ``pretrained`` dict.
+
+    Args:
+        pretrained: part -> directory, file or, for ``vision``, a list of directories.
+        model_config: the config's ``model`` dict.
+
+    Raises:
+        CheckpointError: a directory that cannot be read as that part.
+        ConfigError: an unknown part.
+    """
+    model = {**model_config}
+    parts: dict[str, Part] = {}
+    for name, place in pretrained.items():
+        if name not in PARTS:
+            raise ConfigError(f'pretrained names the part {name!r}', expected=f'some of {list(PARTS)}')
+        if isinstance(place, (list, tuple)):
+            towers = _read_towers(place, model_config)
+            parts |= towers
+            read = [{**tower, **part.settings} for tower, part in
+                    zip(model_config['vision']['towers'], towers.values(), strict=True)]  # fmt: skip
+            model['vision'] = {**model_config['vision'], 'towers': read}
+            continue
+        part = _read_part(name, Path(place), f'{name}/', model_config)
+        parts[f'{name}/'] = part
+        # A language model's directory says all of it; a tower's knows nothing of select_layer and the like.
+        model[name] = part.settings if name == 'llm' else {**model_config[name], **part.settings}
+    layout = PartsLayout(model, parts)
+    return layout, Joined.of({prefix: part.tensors for prefix, part in parts.items()})
+
+
+def _read_towers(places: Sequence[Any], model_config: Mapping[str, Any]) -> dict[str, Part]:
+    towers = model_config['vision'].get('towers') or []
+    if len(places) != len(towers):
+        raise ConfigError(
+            f'pretrained.vision lists {count_of(len(places), "directory", "directories")} for '
+            f'{count_of(len(towers), "tower")}',
+            expected='one for each of model.vision.towers, or one directory',
+        )
+    return {
+        f'vision/{i}/': _read_part('vision', Path(place), f'vision/{i}/', model_config, f'vision.towers.{i}.')
+        for i, place in enumerate(places)
+    }
+
+
+def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, Any], ours: str = 'vision.') -> Part:
+    own: dict[str, Any] = {}
+    if name == 'projector' and (file := projector_file(path)) is not None:
+        own, path = projector_config(path), file  # any other config.json is that of the whole model it belongs to
+    if path.suffix in WEIGHT_SUFFIXES:
+        tensors = unwrapped_tensors(TensorFiles([path]), path)
+        check_not_quantised(tensors, None, path)
+        config: dict[str, Any] = {}
+    else:
+        directory = ModelDirectory(path)
+        config = directory.json('config.json')
+        if matches_any(config):
+            return _of_whole_model(name, directory, prefix)
+        tensors = directory.tensors
+    where = str(path)
+    if name == 'vision' and is_blip2(config):
+        return Part(*blip2_tower(config, prefix, ours), tensors)
+    if name == 'vision':
+        settings = vision_tower(config, where, tensors)
+        kind = settings['type']
+        return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix), tensors)
+    if name == 'llm':
+        settings = language_model(config, where, family_of(config) or family_of_keys(tensors))
+        ignored = tuple(prefix + pattern for pattern in Layout.ignored)
+        return Part(settings, llm_rules(settings, prefix), ignored, tensors)
+    kind = model_config['projector']['type']
+    ignored = tuple(prefix + p for p in PROJECTOR_IGNORED)
+    settings = {'act': own['hidden_act']} if own.get('hidden_act') else {}
+    return Part(settings, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
+
+
+def _of_whole_model(name: str, directory: ModelDirectory, prefix: str) -> Part:
+    """One part of a directory that holds a whole model."""
+    layout = layout_of(directory.config, str(directory.path), directory)
+    source = layout.open(directory)
+    starts = ('projector.', 'merge.') if name == 'projector' else (f'{name}.',)
+    steps = [step for step in layout.to_ours(source) if step.outputs[0].startswith(starts)]
+    rules = [
+        Rule(tuple(prefix + n for n in rule.side(False)), rule.ours, rule.split, rule.join) for rule in layout.rules
+    ]
+    tensors = Joined({key: (source, key) for step in steps for key in step.inputs})
+    return Part(dict(layout.model_config[name]), rules, (), tensors)

@@ -1,0 +1,1 @@
+"""Samples to batches: which samples form one, and how they lie in it."""

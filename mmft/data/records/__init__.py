@@ -1,0 +1,1 @@
+"""Text on disk to records: annotation files, the formats of a record, mixtures and splits."""

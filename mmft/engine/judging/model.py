@@ -1,0 +1,158 @@
+"""Whether a config's model can be built, tuned and filled with weights: on the meta device, in a second or two."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmft.checkpoint.load import build_meta, has_tokenizer
+from mmft.checks import is_whole
+from mmft.data.pictures.image_processor import ImageProcessor
+from mmft.data.text.templates import build_template
+from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
+from mmft.engine.judging.common import attempt, is_path, nearest, part_problems, value_problem
+from mmft.engine.judging.weights import check_base
+from mmft.engine.planning.memory import Sharding, tune_on_meta
+from mmft.errors import ConfigError
+from mmft.models.tuning import check_tune
+from mmft.models.vlm import VLM
+from mmft.registry import ENCODERS, IMAGE_PROCESSORS, LANGUAGE_MODELS, MERGES, PROJECTORS, VISION_TOWERS
+
+__all__ = ['model_problems']
+
+
+# In the order in which they are built, and what a part's dict need not say: the widths of its neighbours.
+_PARTS = {'vision': VISION_TOWERS, 'llm': LANGUAGE_MODELS, 'projector': PROJECTORS, 'merge': MERGES}
+_WIDTHS = {'projector': {'in_dim': 'vision', 'out_dim': 'llm'}, 'merge': {'dim': 'llm'}}
+
+
+def model_problems(cfg: Config) -> list[str]:
+    """All that keeps the parts of a config from being one model, tuned as it says."""
+    tuning, encoding = [*_tune(cfg)], [*_encoder(cfg)]
+    problems = [*_language_model(cfg), *encoding, *tuning]
+    if not isinstance(cfg.get('model'), Mapping):
+        return problems
+    model = _model(plain_dict(cfg.model), problems)
+    key, encoder = 'encoder.image_processor', plain_value(cfg.get('encoder'))
+    pictures = encoder.get('image_processor') if isinstance(encoder, Mapping) else None
+    processor = attempt(key, lambda: IMAGE_PROCESSORS.build(pictures), problems)
+    if model is not None and processor is not None:
+        problems += attempt(key, lambda: [*_pictures(processor, model)], problems) or []
+    if model is None:
+        return problems
+    attempt('pretrained', lambda: check_base(cfg, model), problems)
+    tune = None if encoding else _with_tokenizer(cfg, model, problems)
+    if not tuning:
+        attempt('tune', lambda: tune_on_meta(model, tune or plain_dict(cfg.get('tune') or {})), problems)
+    return problems
+
+
+def _with_tokenizer(cfg: Config, model: VLM, problems: list[str]) -> dict[str, Any] | None:
+    """What only the tokenizer knows, where it is there: the tokens that the encoder asks for, and a row for each.
+
+    Returns:
+        ``tune`` as ``grown_tune`` gives it, of a model that has grown.
+    """
+    settings = plain_value(cfg.get('encoder'))
+    if not settings or not has_tokenizer(encoder_settings(cfg)['tokenizer'] or ''):
+        return None
+
+    def build() -> dict[str, Any]:
+        tune = grown_tune(cfg, model)
+        checked_encoder(cfg, model)
+        return tune
+
+    return attempt('encoder', build, problems)
+
+
+def _model(settings: Mapping[str, Any], problems: list[str]) -> VLM | None:
+    """The model on the meta device. Each part is built by itself first, so that the problems of all are reported."""
+    built: dict[str, Any] = {}
+    before = len(problems)
+    for key, registry in _PARTS.items():
+        part = settings.get(key)
+        if not isinstance(part, Mapping):
+            continue  # it is missing, and the model says so, or it has none
+        widths = {name: _width(built.get(of, settings.get(of))) for name, of in _WIDTHS.get(key, {}).items()}
+        config = {**widths, **{name: value for name, value in part.items() if name not in _unknown_names(key, part)}}
+        if all(config[name] is not None for name in widths):
+            with torch.device('meta'):
+                made = attempt(f'model.{key}', functools.partial(registry.build, config), problems)
+            built |= {} if made is None else {key: made}
+    return attempt('model', lambda: build_meta({**settings, **built}), problems) if len(problems) == before else None
+
+
+def _width(part: Any) -> int | None:
+    """``hidden_size`` of a part, or of the dict of one that could not be built, where that names a width."""
+    width = part.get('hidden_size') if isinstance(part, Mapping) else getattr(part, 'hidden_size', None)
+    return width if is_whole(width, least=1) else None
+
+
+def _language_model(cfg: Config) -> Iterator[str]:
+    model = cfg.get('model')
+    llm = model.get('llm') if isinstance(model, Mapping) else None
+    if not isinstance(llm, Mapping):
+        return
+    for key in _unknown_names('llm', llm):
+        near = nearest(key, LANGUAGE_MODELS.get(llm['type']).config_names())
+        yield f'model.llm.{key}: {llm["type"]} has no such setting{near}'
+
+
+def _unknown_names(part: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a language model that transformers does not know: each is reported by its own name."""
+    kind = LANGUAGE_MODELS.get(settings['type']) if part == 'llm' and isinstance(settings.get('type'), str) else None
+    known = kind.config_names() if hasattr(kind, 'config_names') else settings
+    return [name for name in settings if name not in known]
+
+
+def _encoder(cfg: Config) -> Iterator[str]:
+    """Its type, settings and template. What a token of it is, its tokenizer has to say."""
+    encoder = plain_value(cfg.get('encoder'))
+    if encoder is None:
+        return
+    yield from part_problems('encoder', ENCODERS, encoder, given=('tokenizer', 'tokens_per_tile'))
+    tokenizer = encoder.get('tokenizer') if isinstance(encoder, Mapping) else None
+    yield from value_problem('encoder.tokenizer', tokenizer, tokenizer is None or is_path(tokenizer), 'a directory')
+    if isinstance(encoder, Mapping) and encoder.get('template') is not None:
+        problems: list[str] = []
+        attempt('encoder.template', lambda: build_template(encoder['template']), problems)
+        yield from problems
+
+
+def _tune(cfg: Config) -> Iterator[str]:
+    try:
+        check_tune(cfg.get('tune') or {})
+    except ConfigError as error:
+        yield from error.problems
+    except Exception as error:
+        yield f'tune = {cfg.get("tune")!r}: {error}'
+
+    tune = cfg.get('tune')
+    specs = tune.values() if isinstance(tune, Mapping) else ()
+    kinds = [spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs]
+    if 'qlora' in kinds and _shards_weights(cfg.get('deepspeed')):
+        yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
+
+
+def _shards_weights(deepspeed: Any) -> bool:
+    # What cannot be read is reported where the setting itself is checked.
+    with suppress(ConfigError, AttributeError, TypeError, ValueError):
+        return Sharding.of(deepspeed, 1).stage == 3
+    return False
+
+
+def _pictures(processor: ImageProcessor, model: VLM) -> Iterator[str]:
+    """An image processor whose tiles the model does not take, or arranges otherwise."""
+    model.num_image_tokens(processor.tile_size)
+    mode = getattr(processor, 'mode', 'flat')
+    merge = 'flat' if model.merge is None else model.merge.mode
+    if (getattr(processor, 'arranges', False) and mode != merge) or (model.merge is not None and mode == 'flat'):
+        yield (
+            f'encoder.image_processor: {type(processor).__name__}(mode={mode!r}) counts the tokens, but the model puts '
+            f'tiles together as {merge!r} (model.merge); the two must be alike'
+        )

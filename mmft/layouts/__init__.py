@@ -1,0 +1,89 @@
+"""Layouts of model directories: how each is recognised by its ``config.json``, and which of them holds a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmft.checkpoint.border import reading
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.foreign import xtuner_folders
+from mmft.errors import CheckpointError, ConfigError
+from mmft.layouts.base import Layout, Rule, Step
+from mmft.layouts.internvl_hf import InternVLHF
+from mmft.layouts.internvl_official import InternVLOfficial
+from mmft.layouts.llava_hf import LlavaHF, LlavaNextHF
+from mmft.layouts.llava_official import LlavaOfficial
+from mmft.layouts.native import Native
+from mmft.layouts.tinyllava import TinyLlava
+from mmft.words import clipped
+
+__all__ = [
+    'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
+    'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_of', 'matches_any',
+]  # fmt: skip
+
+LAYOUT_NAMES: dict[str, tuple[type[Layout], ...]] = {
+    'hf': (InternVLHF, LlavaHF, LlavaNextHF),
+    'official': (InternVLOfficial, LlavaOfficial, TinyLlava),
+    'native': (Native,),
+}
+"""The names of ``--layout``, and the layouts that each stands for; the first that can hold a model is taken."""
+
+LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for names in LAYOUT_NAMES.values() for cls in names}
+"""Every layout by the name of its architecture."""
+
+
+def layout_for(name: str, model_config: Mapping[str, Any]) -> Layout:
+    """The layout of that name that can hold a model.
+
+    Args:
+        name: of ``LAYOUT_NAMES``.
+
+    Raises:
+        ConfigError: why each of them cannot.
+    """
+    if name not in LAYOUT_NAMES:
+        raise ConfigError(f'layout {name!r}', expected=f'one of {list(LAYOUT_NAMES)}')
+    problems: list[str] = []
+    for kind in LAYOUT_NAMES[name]:
+        try:
+            return kind.from_model(dict(model_config))
+        except ConfigError as error:
+            problems.append(f'{kind.architecture}: {error}')
+    reasons = '\n'.join(problems)
+    raise ConfigError(
+        f'no layout of --layout {name} can hold this model:\n{reasons}',
+        fix='--layout native holds every model' if name != 'native' else '',
+    )
+
+
+def matches_any(config: dict[str, Any]) -> bool:
+    """Whether ``config`` (a ``config.json``) is that of a whole model."""
+    return any(kind.matches(config) for kind in LAYOUTS.values())
+
+
+def layout_of(config: dict[str, Any], where: str, directory: ModelDirectory | None = None) -> Layout:
+    """The layout that ``config`` (a ``config.json``) declares.
+
+    Args:
+        directory: the directory itself, where there is one.
+    """
+    named = config.get('architectures') or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CheckpointError(
+            f'{where}: config.json has architectures = {clipped(repr(named))}',
+            expected='a list with the name of a class',
+        )
+    for name, kind in LAYOUTS.items():
+        if kind.matches(config):
+            with reading(f'{where}: config.json of {name}'):
+                return kind.from_config(config, directory)
+    if directory is not None and (foreign := xtuner_folders(directory.path)) is not None:
+        raise foreign
+    raise CheckpointError(
+        f'{where}: config.json has architectures = {config.get("architectures") or []}',
+        expected=f'one of {sorted(LAYOUTS)}',
+        fix='mmft reads the models above; a directory of one part (a tower, a Q-Former or projector, a language model) '
+        'goes into a dict, pretrained=dict(vision=..., projector=..., llm=...) or mmft.load(dict(...), model=...)',
+    )

@@ -1,0 +1,168 @@
+"""transformers' own layout of InternVL (``InternVLForConditionalGeneration``), which LMDeploy and vLLM read too.
+
+Source: ``transformers/models/internvl``. Names are those ``save_pretrained`` writes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.errors import CheckpointError, ConfigError
+from mmft.layouts.base import Layout, Rule
+from mmft.layouts.language import is_tied
+
+__all__ = ['InternVLHF']
+
+LLM_TYPES = {'llama': 'Llama', 'qwen2': 'Qwen2', 'phi3': 'Phi3'}
+_BOILERPLATE = {'architectures', 'model_type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'type'}
+
+
+def _split3(packed: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.contiguous() for part in packed.chunk(3))
+
+
+def _join3(*parts: Tensor) -> tuple[Tensor]:
+    return (torch.cat(parts),)
+
+
+def _side(value: int | list[int], name: str) -> int:
+    sides = [value] if isinstance(value, int) else list(value)
+    if len(set(sides)) != 1:
+        raise CheckpointError(f'vision_config.{name} = {value}', expected='a square')
+    return sides[0]
+
+
+def _check_fixed(config: dict[str, Any], vision: dict[str, Any]) -> None:
+    """What a config can say and mmft's classes have fixed."""
+    if (act := config.get('projector_hidden_act', 'gelu')) != 'gelu':
+        raise CheckpointError(f'projector_hidden_act = {act!r}', expected="'gelu', which PixelShuffleMLP has")
+    if vision.get('use_qk_norm') and (eps := vision.get('layer_norm_eps', 1e-6)) != 1e-6:
+        what = f'vision_config.use_qk_norm with layer_norm_eps = {eps}'
+        raise CheckpointError(
+            what, expected='1e-6: transformers fixes that of the q/k norms, InternViT has one for all'
+        )
+
+
+def _language_model(text: dict[str, Any]) -> dict[str, Any]:
+    """``text_config`` with the rope in the words that configs use: ``rope_theta`` and ``rope_scaling``."""
+    fields = {
+        key: value
+        for key, value in text.items()
+        if key not in _BOILERPLATE and (value is not None or key.endswith('_token_id'))
+    }
+    rope = dict(fields.pop('rope_parameters', {}))
+    fields |= {key: rope.pop(key) for key in ('rope_theta', 'partial_rotary_factor') if key in rope}
+    if rope.get('rope_type', 'default') != 'default':
+        fields['rope_scaling'] = rope
+    return fields
+
+
+class InternVLHF(Layout):
+    """HF-native InternVL. It has no pixel shuffle v1 and always takes the last block's features."""
+
+    architecture = 'InternVLForConditionalGeneration'
+    chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
+
+    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+        self._model, self.options = model, options or {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:
+        vision, text = config['vision_config'], config['text_config']
+        kind = text.get('model_type')
+        if kind not in LLM_TYPES:
+            raise CheckpointError(f'text_config.model_type = {kind!r}', expected=f'one of {sorted(LLM_TYPES)}')
+        _check_fixed(config, vision)
+        # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
+        said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
+        keys = [] if directory is None else list(directory.tensors)
+        tie = is_tied(any(said) if said else None, LLM_TYPES[kind], keys)
+        model = {
+            'type': 'VLM',
+            'vision': {
+                'type': 'InternViT',
+                'hidden_size': vision['hidden_size'],
+                'num_hidden_layers': vision['num_hidden_layers'],
+                'num_attention_heads': vision['num_attention_heads'],
+                'intermediate_size': vision['intermediate_size'],
+                'image_size': _side(vision['image_size'], 'image_size'),
+                'patch_size': _side(vision['patch_size'], 'patch_size'),
+                'qkv_bias': vision.get('attention_bias', False),
+                'qk_normalization': vision.get('use_qk_norm', False),
+                'norm_type': vision.get('norm_type', 'layer_norm'),
+                'layer_norm_eps': vision.get('layer_norm_eps', 1e-6),
+                'hidden_act': vision.get('hidden_act', 'gelu'),
+                'select_layer': config.get('vision_feature_layer', -1),
+            },
+            'projector': {'type': 'PixelShuffleMLP', 'scale': config.get('downsample_ratio', 0.5), 'version': 'v2'},
+            'llm': {'type': LLM_TYPES[kind], **_language_model(text), 'tie_word_embeddings': tie},
+            'image_token_id': config.get('image_token_id'),
+        }
+        return cls(model, config)
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> InternVLHF:
+        vision, projector, llm = (model_config[part] for part in ('vision', 'projector', 'llm'))
+        problems = []
+        if vision['type'] != 'InternViT' or projector['type'] != 'PixelShuffleMLP':
+            problems.append(f'{vision["type"]} + {projector["type"]}: it holds InternViT + PixelShuffleMLP')
+        if llm['type'] not in (*LLM_TYPES.values(), 'InternLM2'):
+            problems.append(f'{llm["type"]}: it holds {sorted(LLM_TYPES.values())} and InternLM2')
+        if projector.get('version', 'v2') != 'v2':
+            problems.append('pixel shuffle v1: transformers has v2 only; use --layout official')
+        if vision.get('select_layer', -1) != -1:
+            # transformers would take hidden_states[select_layer], but LMDeploy serves the last layer whatever it says.
+            problems.append(
+                f'select_layer {vision["select_layer"]}: LMDeploy takes the last layer; use --layout official'
+            )
+        if vision.get('qk_normalization') and vision.get('layer_norm_eps', 1e-6) != 1e-6:
+            problems.append('q/k norm with an eps other than 1e-6, which transformers fixes; use --layout official')
+        if problems:
+            raise ConfigError.gather([f'HF-native InternVL cannot hold {p}' for p in problems])
+        return cls(model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        # Newer directories carry the tiler's numbers in (pre)processor_config.json.
+        files = ModelDirectory(directory)
+        read = files.json('processor_config.json') or files.json('preprocessor_config.json')
+        numbers = read.get('image_processor', read)
+        size = numbers.get('size') or {}
+        tiler = {
+            'type': 'DynamicTiler',
+            'tile_size': size.get('height') or self._model['vision']['image_size'],
+            'min_tiles': numbers.get('min_patches', 1),
+            'max_tiles': numbers.get('max_patches', 12),
+            'thumbnail': True,
+        }
+        return {'type': 'ChatEncoder', 'template': 'internvl2_5', 'image_processor': tiler}
+
+    @property
+    def rules(self) -> list[Rule]:
+        block, ours = 'vision_tower.encoder.layer.{n}.', 'vision.encoder.layers.{n}.'
+        renames = {
+            'attention.projection_layer': 'attn.proj',
+            'attention.q_norm': 'attn.q_norm', 'attention.k_norm': 'attn.k_norm',
+            'mlp.fc1': 'mlp.fc1', 'mlp.fc2': 'mlp.fc2', 'layernorm_before': 'norm1', 'layernorm_after': 'norm2',
+        }  # fmt: skip
+        return [
+            Rule(tuple(f'{block}attention.{p}_proj.{{k}}' for p in 'qkv'), ours + 'attn.qkv.{k}', _join3, _split3),
+            *(Rule(f'{block}{a}.{{k}}', f'{ours}{b}.{{k}}') for a, b in renames.items()),
+            Rule(block + 'lambda_1', ours + 'ls1'),
+            Rule(block + 'lambda_2', ours + 'ls2'),
+            Rule('vision_tower.embeddings.cls_token', 'vision.embeddings.class_embedding'),
+            Rule('vision_tower.embeddings.position_embeddings', 'vision.embeddings.position_embedding'),
+            Rule('vision_tower.embeddings.patch_embeddings.projection.{k}', 'vision.embeddings.patch_embedding.{k}'),
+            Rule('multi_modal_projector.layer_norm.{k}', 'projector.mlp.0.{k}'),
+            Rule('multi_modal_projector.linear_1.{k}', 'projector.mlp.1.{k}'),
+            Rule('multi_modal_projector.linear_2.{k}', 'projector.mlp.3.{k}'),
+            Rule('language_model.{x}', 'llm.lm.{x}'),
+        ]

@@ -1,0 +1,60 @@
+"""mmft's own layout (``MMFTForConditionalGeneration``): any model, tensors under the names they have in the model.
+
+``config.json`` holds the ``model`` dict of the config, and under ``code`` the modules of parts that are not mmft's. No
+other program reads it; it is there for models that no published class can hold, such as a mixture-of-experts projector.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.errors import ConfigError
+from mmft.layouts.base import Layout, Rule
+from mmft.layouts.llava_official import llava_encoder
+from mmft.own_code import require_code
+from mmft.registry import MODELS
+
+__all__ = ['Native']
+
+
+class Native(Layout):
+    """Every combination of parts, as it is."""
+
+    architecture = 'MMFTForConditionalGeneration'
+
+    def __init__(self, model: dict[str, Any]) -> None:
+        self._model = model
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Native:
+        require_code(config.get('code'), directory.path if directory is not None else 'config.json')
+        return cls(_checked(config['model']))
+
+    @classmethod
+    def from_model(cls, model_config: dict[str, Any]) -> Native:
+        return cls(model_config)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        # Directories that mmft writes hold encoder.json; this is for one that lost it.
+        vision = self._model['vision']
+        return llava_encoder(self._model, {'type': 'Resize', 'tile_size': vision.get('image_size', 336)})
+
+    @property
+    def rules(self) -> list[Rule]:
+        return [Rule('{x}', '{x}')]
+
+
+def _checked(model: Any) -> dict[str, Any]:
+    """The ``model`` dict of a ``config.json``, if it is one: what reads it further takes its parts for granted."""
+    kind = model.get('type') if isinstance(model, dict) else None
+    if MODELS.get(kind) is None:
+        raise MODELS.unknown(kind)
+    if missing := [part for part in ('vision', 'projector', 'llm') if not isinstance(model.get(part), dict)]:
+        raise ConfigError(f'`model` has no dict {" and ".join(map(repr, missing))}', fix='download config.json again')
+    return model

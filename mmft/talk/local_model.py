@@ -1,0 +1,242 @@
+"""``LocalAnswerer``: a model in this process, its tokens handed over while they are made."""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+import mmft.engine.compat
+from mmft.checkpoint.directory import ModelDirectory
+from mmft.checkpoint.load import as_device, as_dtype, encoder_places, has_tokenizer, open_pretrained
+from mmft.data import image_size, load_image
+from mmft.errors import CheckpointError, DataError
+from mmft.structures import Message
+from mmft.talk.answerer import Answerer, Picture
+
+if TYPE_CHECKING:
+    from mmft.data import ChatEncoder
+    from mmft.models import VLM
+
+__all__ = ['LocalAnswerer', 'check_directory']
+
+_LOOK_UP = 0.1  # seconds after which a question that waits for its turn looks whether it is still wanted
+
+
+class LocalAnswerer(Answerer):
+    """Answers as ``model.chat`` does; one question at a time, others wait.
+
+    Args:
+        path, base, dtype: as of ``mmft.load``.
+        device: None: the GPU, if there is one.
+        name: default: the directory's.
+
+    Attributes:
+        model, encoder: as ``mmft.load`` gave them.
+
+    Raises:
+        CheckpointError: the directory cannot be read, or holds no tokenizer.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        base: str | os.PathLike | None = None,
+        device: str | None = None,
+        dtype: str = 'auto',
+        name: str | None = None,
+    ) -> None:
+        self.name = name or Path(path).resolve().name
+        self.model: VLM
+        self.encoder: ChatEncoder
+        self.model, self.encoder = mmft.load(path, dtype=dtype, device=_device(device), base=base)
+        if self.encoder is None:
+            raise _no_tokenizer(path)
+        self._busy = threading.Lock()
+
+    def _pieces(
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
+    ) -> Iterator[str]:
+        room = self._room(messages, images)
+        said: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
+        watch = _Watch(said.put, stop)
+
+        def work() -> None:
+            try:
+                said.put(self._in_turn(messages, images, settings, room, watch))
+            except BaseException as error:  # raised again where the answer is read
+                said.put(error)
+
+        worker = threading.Thread(target=work, name=f'answer of {self.name}', daemon=True)
+        worker.start()
+        try:
+            yield from self._read(said)
+        finally:
+            watch.closed = True
+            worker.join()
+
+    def _in_turn(
+        self,
+        messages: list[Message],
+        images: list[Picture],
+        settings: Mapping[str, Any],
+        room: int | None,
+        watch: _Watch,
+    ) -> str:
+        """The answer, when those before are over; nothing if it is stopped before."""
+        while not self._busy.acquire(timeout=_LOOK_UP):
+            if watch.stopped:
+                return ''
+        try:
+            if watch.stopped:
+                return ''
+            # Decoded now: the photos of all who wait would not fit into memory.
+            pictures = [load_image(image, background=self.encoder.background) for image in images]
+            return self._chat(messages, pictures, settings, room, watch)
+        finally:
+            self._busy.release()
+
+    def _read(self, said: queue.SimpleQueue[list[int] | str | BaseException]) -> Iterator[str]:
+        shown = ''
+        while True:
+            news = said.get()
+            if isinstance(news, torch.OutOfMemoryError):
+                raise DataError(
+                    f'no memory on {self.model.device} is left for this conversation',
+                    fix='begin a new one, show fewer or smaller pictures, or load with dtype bfloat16',
+                ) from news
+            if isinstance(news, BaseException):
+                raise news
+            last = isinstance(news, str)
+            text = news if last else self.encoder.decode(news)
+            # A character whose bytes have not all come yet reads as U+FFFD.
+            if text.startswith(shown) and (last or not text.endswith('\ufffd')):
+                yield text[len(shown) :]
+                shown = text
+            if last:
+                return
+
+    def _chat(
+        self,
+        messages: list[Message],
+        pictures: list[Any],
+        settings: Mapping[str, Any],
+        room: int | None,
+        watch: _Watch,
+    ) -> str:
+        most = settings['max_new_tokens'] if room is None else min(settings['max_new_tokens'], room)
+        return self.model.chat(
+            self.encoder,
+            messages[-1]['content'],
+            pictures,
+            messages[:-1],
+            max_new_tokens=most,
+            stopping_criteria=StoppingCriteriaList([watch]),
+            logits_processor=_sampling(settings['temperature'], settings['top_p'], settings['seed']),
+        )
+
+    def _room(self, messages: list[Message], images: list[Picture]) -> int | None:
+        """Tokens that fit after the conversation; None where the language model does not say."""
+        config = getattr(getattr(self.model.llm, 'lm', None), 'config', None)
+        limit = getattr(config, 'max_position_embeddings', None)
+        if not limit:
+            return None
+        sizes = [image_size(image) for image in images]
+        used = self.encoder.num_tokens(messages, sizes, add_generation_prompt=True)
+        if used >= limit:
+            raise DataError(
+                f'a conversation of {used} tokens',
+                expected=f'fewer than {limit}, the most that {self.name} takes',
+                fix='begin a new conversation, or show fewer pictures',
+            )
+        return limit - used
+
+    def close(self) -> None:
+        with self._busy:
+            del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def check_directory(
+    path: str | os.PathLike, base: str | os.PathLike | None = None, device: str | None = None, dtype: str = 'auto'
+) -> None:
+    """Raise what ``LocalAnswerer`` would of a directory, as far as one sees without reading its weights."""
+    as_device(_device(device))
+    as_dtype(dtype)
+    open_pretrained(path, base=base)
+    if not any(map(has_tokenizer, encoder_places(ModelDirectory(path, base)))):
+        raise _no_tokenizer(path)
+
+
+def _no_tokenizer(path: str | os.PathLike) -> CheckpointError:
+    return CheckpointError(
+        f'{path} holds no tokenizer',
+        expected='tokenizer.json or tokenizer.model beside the weights',
+        fix='copy the files of the tokenizer of its language model into the directory',
+    )
+
+
+def _device(named: str | None) -> str:
+    return named or ('cuda' if torch.cuda.is_available() else 'cpu')
+
+
+class _Watch(StoppingCriteria):
+    """Tells of every new token, and stops generation when whoever reads it has gone, or another thread says so."""
+
+    def __init__(self, tell: Callable[[list[int]], None], stop: threading.Event) -> None:
+        self.tell, self.closed, self._stop = tell, False, stop
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nobody wants the answer any more."""
+        return self.closed or self._stop.is_set()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.tell(input_ids[0].tolist())
+        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
+
+
+class _Gumbel(LogitsProcessor):
+    """Adds noise under which the largest score is a draw from softmax(scores).
+
+    transformers draws from torch's global generator: a seed there would disturb, and be disturbed by, whatever else
+    the process draws.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.generator = torch.Generator()
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.rand(scores.shape, generator=self.generator, dtype=torch.float64).clamp_(min=1e-300)
+        return scores - (-uniform.log()).log().to(scores)
+
+
+def _sampling(temperature: float, top_p: float, seed: int | None) -> LogitsProcessorList:
+    """Nothing for temperature 0: generation is greedy."""
+    if temperature == 0:
+        return LogitsProcessorList()
+    warpers = [TemperatureLogitsWarper(float(temperature))]
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    return LogitsProcessorList([*warpers, _Gumbel(seed)])
