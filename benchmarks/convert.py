@@ -26,10 +26,10 @@ import torch
 from mmengine.config import Config
 
 from mmft.checkpoint import build_meta, fingerprint
-from mmft.checkpoint.source import TensorDirectory
 from mmft.export.files import Contents
 from mmft.export.shards import ShardWriter
 from mmft.export.targets import choose_target
+from mmft.files.tensors import TensorDirectory
 from mmft.models.tuning import apply_tune, check_tune
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / '_base_' / 'models'

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmft.checkpoint.idle import idle_and_absent
-from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
+from mmft.files.tensors import TensorSource
 from mmft.layouts import Layout
 from mmft.models.buffers import is_buffer, tensors_of
 from mmft.models.tuning import part_of

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from mmft.checkpoint.border import reading
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.fill import fill
 from mmft.checkpoint.parts import read_parts
-from mmft.checkpoint.same import check_same
-from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype, read_json
+from mmft.checkpoint.silent_settings import check_same
 from mmft.errors import CheckpointError, ConfigError, MMFTError, first_line
+from mmft.files.directory import ModelDirectory
+from mmft.files.reading import reading
+from mmft.files.tensors import TensorSource, fingerprint, main_dtype, read_json
 from mmft.layouts import Layout, layout_of
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.data.text.templates import ChatTemplate, build_template
 from mmft.data.text.templates.foreign import (
     FIRST,
@@ -24,6 +23,7 @@ from mmft.data.text.templates.foreign import (
 )
 from mmft.data.text.tokenizers import LEADING_SPACE
 from mmft.errors import MMFTError
+from mmft.files.directory import ModelDirectory
 from mmft.layouts import matches_any
 from mmft.registry import TEMPLATES
 from mmft.structures import Message

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.names import unwrapped_tensors
-from mmft.checkpoint.source import Joined, TensorFiles, TensorSource
-from mmft.checkpoint.stages import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ModelDirectory
+from mmft.files.names import unwrapped_tensors
+from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
+from mmft.files.tensors import Joined, TensorFiles, TensorSource
 from mmft.layouts import layout_of, matches_any
 from mmft.layouts.base import Layout, Rule, pattern
 from mmft.layouts.blip2 import blip2_tower, is_blip2

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.foreign import is_mmengines, of_xtuner
 from mmft.errors import CheckpointError
+from mmft.files.foreign_checkpoints import is_mmengines, of_xtuner
 from mmft.words import clipped
 
 __all__ = ['check_training_file']

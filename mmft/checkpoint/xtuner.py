@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mmft.checkpoint.foreign import STATES, foreign_content, is_deepspeed, of_mmengine
-from mmft.checkpoint.merged import lora_layers
 from mmft.errors import CheckpointError
+from mmft.files.foreign_checkpoints import STATES, foreign_content, is_deepspeed, of_mmengine
+from mmft.files.peft_adapter import lora_layers
 from mmft.layouts import Layout, Rule
 from mmft.layouts.internvl_official import InternVLOfficial, llm_rules
 from mmft.layouts.projectors import any_projector_rules

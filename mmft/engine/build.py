@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 
 from mmft.checkpoint.load import as_dtype, build_opened, has_tokenizer, open_pretrained, tokenizer_directory
 from mmft.checkpoint.own_template import other_template
-from mmft.checkpoint.source import fingerprint
 from mmft.data.text.templates import ChatTemplate
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
 from mmft.engine.vocabulary import check_rows, grow
+from mmft.files.tensors import fingerprint
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune

@@ -38,12 +38,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmft.checkpoint.foreign import foreign_training
-from mmft.checkpoint.places import unreadable
 from mmft.checkpoint.training_file import check_training_file
 from mmft.disk import check_zip, fsync_path
 from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError, first_line
+from mmft.files.foreign_checkpoints import foreign_training
+from mmft.files.path_errors import unreadable
 from mmft.models.buffers import moving_buffers
 
 __all__ = [

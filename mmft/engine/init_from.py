@@ -23,16 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
-from mmft.checkpoint.foreign import is_deepspeed
 from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, read_parts
-from mmft.checkpoint.source import fingerprint
-from mmft.checkpoint.stages import projector_file
 from mmft.checkpoint.xtuner import read_trained
 from mmft.engine.checkpoint import find_last, read_checkpoint
 from mmft.engine.optim import trained_parameters
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
+from mmft.files.foreign_checkpoints import is_deepspeed
+from mmft.files.partial import projector_file
+from mmft.files.tensors import fingerprint
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import add_lora_, is_lora_key, plain_key
 from mmft.models.tuning import part_of

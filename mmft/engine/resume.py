@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.checkpoint.foreign import foreign_training
 from mmft.checks import is_whole
 from mmft.engine.checkpoint import (
     POINTER,
@@ -20,6 +19,7 @@ from mmft.engine.checkpoint import (
     read_pointer,
 )
 from mmft.errors import CheckpointError
+from mmft.files.foreign_checkpoints import foreign_training
 
 if TYPE_CHECKING:
     from mmft.engine.runner import Runner

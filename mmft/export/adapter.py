@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.names import module_name
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.files import write_json
-from mmft.export.merge import TrainedWeights
 from mmft.export.shards import ShardWriter
 from mmft.export.stored import stored_safetensors
 from mmft.export.targets import Family
+from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
+from mmft.files.names import module_name
 from mmft.layouts import LAYOUT_NAMES, Layout
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of

@@ -14,9 +14,9 @@ from mmft.disk import check_zip
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate
 from mmft.export.adapter import AdapterExport
-from mmft.export.merge import TrainedWeights
 from mmft.export.output import check_out, made_whole, unfinished
 from mmft.export.targets import choose_target
+from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
 from mmft.models.buffers import tensors_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.export.tokenizer import write_tokenizer
+from mmft.layouts.tokenizer_files import write_tokenizer
 from mmft.layouts.vision import PIXELS
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
 

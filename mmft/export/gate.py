@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.load import build_opened, load, read_layout
-from mmft.checkpoint.source import TensorDirectory
 from mmft.errors import CheckpointError
 from mmft.export.adapter import AdapterExport
-from mmft.export.sources import plain_tune
+from mmft.export.inputs import plain_tune
 from mmft.export.stored import stored_tensors
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport, run_in_threads
+from mmft.files.tensors import TensorDirectory
 from mmft.layouts import Step
 from mmft.models.buffers import tensors_of
 from mmft.models.lora import is_lora_key, load_adapter

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, text_config, write_encoder, write_json
-from mmft.export.fit import Fit
+from mmft.layouts.adjust import Fit
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'processor_config', 'write_files']
 

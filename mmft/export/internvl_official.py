@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.source import read_json
 from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
-from mmft.export.fit import Fit
+from mmft.files.tensors import read_json
+from mmft.layouts.adjust import Fit
 from mmft.layouts.architectures import ARCHITECTURES
 from mmft.layouts.internvl_official import VISION_DEFAULTS
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmft import __version__
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.places import not_a_model
 from mmft.errors import ConfigError
+from mmft.files.directory import ModelDirectory
+from mmft.files.path_errors import not_a_model
 
 __all__ = ['cached_export', 'default_cache']
 

@@ -21,7 +21,7 @@ from mmft.export.files import (
     write_encoder,
     write_json,
 )
-from mmft.export.fit import Fit
+from mmft.layouts.adjust import Fit
 from mmft.models.vlm import VLM
 from mmft.registry import IMAGE_PROCESSORS
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.source import read_json
 from mmft.errors import ConfigError
 from mmft.export.files import (
     Contents,
@@ -22,7 +21,8 @@ from mmft.export.files import (
     write_encoder,
     write_json,
 )
-from mmft.export.fit import Fit
+from mmft.files.tensors import read_json
+from mmft.layouts.adjust import Fit
 from mmft.layouts.vision import KNOWN_TOWERS
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']

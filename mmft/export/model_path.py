@@ -35,7 +35,7 @@ def find_target(target: Target, log: Callable[[str], None] | None = None) -> Tar
         return target[0], find_checkpoint(target[1], log)
     if is_url(target):
         return target
-    from mmft.checkpoint.places import not_a_model  # torch comes with it, which no server's client needs
+    from mmft.files.path_errors import not_a_model  # torch comes with it, which no server's client needs
 
     path = Path(target).expanduser()
     is_folder = os.path.isdir(path)  # false, too, for names that no file can have
@@ -53,8 +53,8 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
     Raises:
         CheckpointError: there is none.
     """
-    from mmft.checkpoint.foreign import foreign_training
-    from mmft.checkpoint.places import lfs_pointer, not_a_model
+    from mmft.files.foreign_checkpoints import foreign_training
+    from mmft.files.path_errors import lfs_pointer, not_a_model
 
     path = Path(path).expanduser()
     if os.path.isdir(path):
@@ -89,8 +89,8 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
         CheckpointError: no checkpoint of mmft, one whose config cannot be read in this way, or one of a model with
             parts of other code than mmft's that the user has not allowed.
     """
+    from mmft.export.inputs import TrainingCheckpoint
     from mmft.export.same_model import literal_config
-    from mmft.export.sources import TrainingCheckpoint
     from mmft.own_code import require_code
 
     meta = TrainingCheckpoint.read(checkpoint).meta

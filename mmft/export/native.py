@@ -12,8 +12,8 @@ from typing import Any
 
 from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
-from mmft.export.fit import Fit
 from mmft.layouts import Native
+from mmft.layouts.adjust import Fit
 from mmft.own_code import code_of
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from mmft.checkpoint.same import same_value
+from mmft.checkpoint.silent_settings import same_value
 from mmft.errors import CheckpointError
 
 __all__ = ['check_trained_model', 'literal_config']

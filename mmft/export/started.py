@@ -10,7 +10,7 @@ import torch
 
 from mmft.checkpoint.load import build_meta, build_opened
 from mmft.engine.init_from import InitFrom
-from mmft.export.sources import TrainingCheckpoint
+from mmft.export.inputs import TrainingCheckpoint
 from mmft.export.stored import Computed
 from mmft.models.buffers import tensors_of
 from mmft.models.lora import is_lora_key
@@ -18,7 +18,7 @@ from mmft.models.tuning import apply_tune
 from mmft.registry import MODELS
 
 if TYPE_CHECKING:
-    from mmft.export.sources import Base
+    from mmft.export.inputs import Base
 
 __all__ = ['started']
 

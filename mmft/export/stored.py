@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.places import unreadable
-from mmft.checkpoint.source import TensorSource
 from mmft.errors import CheckpointError
+from mmft.files.path_errors import unreadable
+from mmft.files.tensors import TensorSource
 
 __all__ = [
     'DTYPE_NAMES',

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from mmft.errors import ConfigError
 from mmft.export import internvl_hf, internvl_official, llava_hf, llava_official, native, tinyllava
 from mmft.export.files import Contents
-from mmft.export.fit import Fit
 from mmft.layouts import (
     LAYOUT_NAMES,
     InternVLHF,
@@ -23,6 +22,7 @@ from mmft.layouts import (
     TinyLlava,
     layout_for,
 )
+from mmft.layouts.adjust import Fit
 
 __all__ = ['FAMILIES', 'Family', 'choose_target']
 

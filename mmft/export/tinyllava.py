@@ -18,8 +18,8 @@ from mmft.export.files import (
     write_encoder,
     write_json,
 )
-from mmft.export.fit import Fit
 from mmft.export.llava_official import projector_name
+from mmft.layouts.adjust import Fit
 from mmft.layouts.llava_official import unpadded
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mmft.errors import ConfigError
-from mmft.export.fit import Fit
-from mmft.export.merge import TrainedWeights, gather
+from mmft.export.inputs import most_bytes
 from mmft.export.shards import ShardWriter
-from mmft.export.sources import most_bytes
 from mmft.export.stored import Stored
+from mmft.export.trained_weights import TrainedWeights, gather
 from mmft.layouts import Layout, Step
+from mmft.layouts.adjust import Fit
 from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmft.checkpoint.border import reading
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.foreign import xtuner_folders
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ModelDirectory
+from mmft.files.foreign_checkpoints import xtuner_folders
+from mmft.files.reading import reading
 from mmft.layouts.base import Layout, Rule, Step
 from mmft.layouts.internvl_hf import InternVLHF
 from mmft.layouts.internvl_official import InternVLOfficial

@@ -21,8 +21,8 @@ from mmft.errors import CheckpointError
 from mmft.words import count_of
 
 if TYPE_CHECKING:
-    from mmft.checkpoint.directory import ModelDirectory
-    from mmft.checkpoint.source import TensorSource
+    from mmft.files.directory import ModelDirectory
+    from mmft.files.tensors import TensorSource
 
 __all__ = ['Layout', 'Rule', 'Step', 'pattern']
 

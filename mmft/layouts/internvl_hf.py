@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import is_tied
 

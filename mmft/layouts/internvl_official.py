@@ -13,8 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ModelDirectory
 from mmft.layouts.architectures import ARCHITECTURES
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import HEADS

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.directory import ModelDirectory, first_key
 from mmft.errors import CheckpointError
+from mmft.files.directory import ModelDirectory, first_key
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import family_of, is_tied, language_model
 from mmft.layouts.llava_official import llava_encoder, refuse, unpadded

@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.source import Joined, TensorSource
 from mmft.errors import CheckpointError, ConfigError
+from mmft.files.directory import ModelDirectory
+from mmft.files.tensors import Joined, TensorSource
 from mmft.geometry import MERGE_MODES
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import family_of_keys, family_of_name, language_model

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.errors import ConfigError
+from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.llava_official import llava_encoder
 from mmft.own_code import require_code

@@ -1,6 +1,6 @@
 """TinyLLaVA Factory's layout (``TinyLlavaForConditionalGeneration``): any of its towers, connectors and LLMs.
 
-Whole, or in the folders that ``stages.py`` of the package above reads.
+Whole, or in the folders that ``mmft/files/partial.py`` reads.
 
 Sources: ``tinyllava/model/{modeling,configuration}_tinyllava.py``, ``vision_tower/mof.py`` and ``connector/*.py`` of
 TinyLLaVA/TinyLLaVA_Factory.
@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.errors import CheckpointError
+from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import family_of, family_of_keys, language_model
 from mmft.layouts.llava_official import image_processor, llava_encoder, refuse

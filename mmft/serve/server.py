@@ -38,7 +38,7 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
         ServerError: the port is taken, or the backend does not start or stay.
     """
     log = log or (lambda line: print(printable(line), flush=True))
-    from mmft.checkpoint.border import reading
+    from mmft.files.reading import reading
 
     check_settings(settings)
     # First of all: it would be a pity to load a model and find the port taken.

@@ -22,10 +22,10 @@ from transformers import (
 )
 
 import mmft.engine.compat
-from mmft.checkpoint.directory import ModelDirectory
 from mmft.checkpoint.load import as_device, as_dtype, encoder_places, has_tokenizer, open_pretrained
 from mmft.data import image_size, load_image
 from mmft.errors import CheckpointError, DataError
+from mmft.files.directory import ModelDirectory
 from mmft.structures import Message
 from mmft.talk.answerer import Answerer, Picture
 

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 import mmft
-from mmft.checkpoint.source import TensorDirectory, TensorFiles
 from mmft.engine.checkpoint import read_checkpoint
 from mmft.errors import CheckpointError, MMFTError
-from mmft.export.sources import TrainingCheckpoint
+from mmft.export.inputs import TrainingCheckpoint
 from mmft.export.stored import stored_tensors
+from mmft.files.tensors import TensorDirectory, TensorFiles
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.helpers import GOLDEN
 

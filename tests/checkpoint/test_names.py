@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmft
-from mmft.checkpoint.names import unwrapped
 from mmft.engine.init_from import InitFrom
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
+from mmft.files.names import unwrapped
 from mmft.models import VLM
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.export.tiny_llava import llava_config, llava_encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmft.checkpoint.same import check_same
+from mmft.checkpoint.silent_settings import check_same
 from mmft.errors import ConfigError
 
 LLM = dict(

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mmft.checkpoint.load import build_meta
-from mmft.checkpoint.same import check_same
+from mmft.checkpoint.silent_settings import check_same
 from mmft.cli.configs import load_config
 from mmft.layouts import layout_of
 from mmft.models.buffers import tensors_of

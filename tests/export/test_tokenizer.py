@@ -8,7 +8,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from mmft.data import ChatEncoder
-from mmft.export.tokenizer import write_tokenizer
+from mmft.layouts.tokenizer_files import write_tokenizer
 from mmft.serve.backends.with_tags import with_tags
 from tests.data.test_decode import ANSWERS, KINDS, make, trained
 from tests.export.tiny import make_base, make_encoder, model_config, picture

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import mmft
-from mmft.checkpoint.source import read_json
 from mmft.cli.main import main
 from mmft.errors import MMFTError
+from mmft.files.tensors import read_json
 from tests.engine.tiny import write_tiny
 from tests.security.planted import MODEL, MODULE, PROGRAM, watched, write_module, write_native
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.fits import misfits
 from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, open_pretrained, tokenizer_directory
+from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
-from mmft.checkpoint.source import WEIGHT_FILES, has_weights, shards_of
-from mmft.checkpoint.stages import has_folders, projector_file
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.checkpoint import find_last
 from mmft.engine.init_from import find_source
 from mmft.engine.judging.common import is_path, nearest
 from mmft.errors import ConfigError, MMFTError
+from mmft.files.directory import ModelDirectory
+from mmft.files.partial import has_folders, projector_file
+from mmft.files.tensors import WEIGHT_FILES, has_weights, shards_of
 from mmft.models.vlm import VLM
 
 __all__ = ['check_base', 'missing_weights', 'weight_problems']

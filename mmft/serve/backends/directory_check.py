@@ -137,7 +137,7 @@ def check_directory(path: str | Path) -> list[Problem]:
     Returns:
         The problems; none: each engine that knows the model serves it.
     """
-    from mmft.checkpoint.border import reading
+    from mmft.files.reading import reading
 
     try:
         with reading(f'{path}: one of its JSON files'):
@@ -162,7 +162,7 @@ def _problems(directory: ServedDirectory) -> list[Problem]:
 
 def needs_export(path: str | Path) -> bool:
     """Whether no backend serves a directory as it is, but mmft reads it, and so can export it for them."""
-    from mmft.checkpoint.stages import has_folders
+    from mmft.files.partial import has_folders
     from mmft.layouts import matches_any
 
     directory = ServedDirectory(path)

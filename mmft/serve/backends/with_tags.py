@@ -1,9 +1,9 @@
 """``with_tags``: a directory whose answers keep their tags, whatever else its tokenizer marks as special.
 
 Backends leave every special token out of an answer, and ``transformers serve`` has no switch for that. Exports of mmft
-mark only control tokens (``mmft.export.tokenizer``); InternVL3's own directories also mark ``<ref>`` and ``<box>``.
-Such a directory, and one whose tokenizer appends an end token to prompts, is served from a folder of links to its
-files, in which only the tokenizer's files are new.
+mark only control tokens (``mmft.layouts.tokenizer_files``); InternVL3's own directories also mark ``<ref>`` and
+``<box>``. Such a directory, and one whose tokenizer appends an end token to prompts, is served from a folder of links to
+its files, in which only the tokenizer's files are new.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from mmft.checkpoint.load import load_encoder
 from mmft.errors import MMFTError
 from mmft.export.kept_exports import default_cache
-from mmft.export.tokenizer import served_tokenizer, served_tokenizer_config
+from mmft.layouts.tokenizer_files import served_tokenizer, served_tokenizer_config
 from mmft.words import clipped
 
 __all__ = ['with_tags']

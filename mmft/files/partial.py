@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.names import unwrapped_tensors
-from mmft.checkpoint.source import (
+from mmft.errors import CheckpointError
+from mmft.files.names import unwrapped_tensors
+from mmft.files.tensors import (
     WEIGHT_FILES,
     Joined,
     TensorDirectory,
@@ -26,7 +27,6 @@ from mmft.checkpoint.source import (
     has_weights,
     read_json,
 )
-from mmft.errors import CheckpointError
 from mmft.words import clipped, count_of
 
 __all__ = ['check_not_quantised', 'folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_config',

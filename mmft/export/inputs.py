@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from mmft.checkpoint.directory import ModelDirectory
-from mmft.checkpoint.foreign import foreign_training
 from mmft.checkpoint.load import Pretrained, open_pretrained
-from mmft.checkpoint.source import TensorSource, fingerprint, main_dtype
 from mmft.checkpoint.training_file import check_training_file
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
+from mmft.files.directory import ModelDirectory
+from mmft.files.foreign_checkpoints import foreign_training
+from mmft.files.tensors import TensorSource, fingerprint, main_dtype
 from mmft.layouts import Layout
 from mmft.models.buffers import moving_buffers
 from mmft.models.tuning import apply_tune

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator
 
-from mmft.checkpoint.source import Joined, TensorSource
 from mmft.errors import CheckpointError
+from mmft.files.tensors import Joined, TensorSource
 
 __all__ = ['UNTRAINED', 'file_names', 'module_name', 'unwrapped', 'unwrapped_tensors']
 

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from mmft.checkpoint.foreign import foreign_training
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
+from mmft.files.foreign_checkpoints import foreign_training
 from mmft.missing import MODEL_EXPECTED, listed, missing
 from mmft.words import clipped, printable
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmft.checkpoint.idle import idle_and_absent
-from mmft.checkpoint.source import TensorSource
+from mmft.files.tensors import TensorSource
 from mmft.layouts import Layout
 from mmft.models.vlm import VLM
 

@@ -8,17 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.border import reading
-from mmft.checkpoint.names import unwrapped_tensors
-from mmft.checkpoint.places import not_a_model
-from mmft.checkpoint.source import TensorDirectory, TensorSource, read_json
-from mmft.checkpoint.stages import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
 from mmft.errors import CheckpointError
+from mmft.files.names import unwrapped_tensors
+from mmft.files.partial import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
+from mmft.files.path_errors import not_a_model
+from mmft.files.peft_adapter import ADAPTER_CONFIG, merged_adapter
+from mmft.files.reading import reading
+from mmft.files.tensors import TensorDirectory, TensorSource, read_json
 from mmft.words import clipped
 
 __all__ = ['ModelDirectory']
-
-ADAPTER_CONFIG = 'adapter_config.json'
 
 
 class ModelDirectory:
@@ -60,13 +59,40 @@ class ModelDirectory:
             CheckpointError: it is not where the adapter says.
         """
         if self.is_adapter and not has_folders(self.path):
-            from mmft.checkpoint.merged import adapter_base
-
             with reading(f'{self.path / ADAPTER_CONFIG}'):
-                return adapter_base(self)
+                return self._adapter_base()
         if projector_alone(self.path) and self.base is not None:
             return ModelDirectory(self.base, vision=self.vision)
         return None
+
+    def _adapter_base(self) -> ModelDirectory:
+        """The directory that this adapter was trained on.
+
+        Raises:
+            CheckpointError: it is not where the adapter says, or is an adapter itself.
+        """
+        name = read_json(self.path / ADAPTER_CONFIG).get('base_model_name_or_path')
+        if (not name or not isinstance(name, str)) and self.base is None:
+            raise CheckpointError(
+                f'{self.path / ADAPTER_CONFIG}: base_model_name_or_path is {clipped(repr(name))}',
+                expected='the model that the adapter was trained on',
+                fix='pass its directory: mmft.load(path, base=...), --base on the command line',
+            )
+        path = self.find(
+            str(name),
+            self.base,
+            'the base it was trained on',
+            'put the base beside it under this name, or pass its directory: mmft.load(path, base=...), --base on the '
+            'command line',
+        )
+        base = ModelDirectory(path, vision=self.vision)
+        if base.is_adapter:
+            raise CheckpointError(
+                f'{self.path} is an adapter over {path}, which is an adapter too',
+                expected='whole weights as the base',
+                fix='write that one out first: mmft pth_to_hf with pretrained set to it, and none as the checkpoint',
+            )
+        return base
 
     @property
     def described(self) -> Path:
@@ -83,10 +109,10 @@ class ModelDirectory:
             CheckpointError: they cannot be read, or are quantised.
         """
         if self.is_adapter:
-            from mmft.checkpoint.merged import merged_adapter
-
             with reading(f'{self.path / ADAPTER_CONFIG}'):
-                return merged_adapter(self)
+                below = self.base_directory
+                base = below.tensors if below is not None else folder_tensors(self.path)
+                return merged_adapter(self.path, self.json('config.json'), base, self.path if below is None else below.path)
         if has_folders(self.path):
             return folder_tensors(self.path)
         if projector_alone(self.path):

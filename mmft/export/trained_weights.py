@@ -18,14 +18,14 @@ from torch import Tensor
 
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.errors import CheckpointError
-from mmft.export.sources import Base, TrainingCheckpoint
+from mmft.export.inputs import Base, TrainingCheckpoint
 from mmft.export.stored import Computed, Stored
 from mmft.layouts import Step
 from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
 from mmft.words import count_of
 
-__all__ = ['Adapter', 'Merger', 'TrainedWeights', 'gather']
+__all__ = ['Merger', 'TrainedLora', 'TrainedWeights', 'gather']
 
 # Rows (and, of narrow tensors, values) handled at a time: small enough for the cache, large enough for the matmul.
 _ROWS, _VALUES = 256, 1 << 19
@@ -33,7 +33,7 @@ _LORA_A = re.compile(rf'(.+)\.lora_A\.{ADAPTER}\.weight')
 
 
 @dataclass(frozen=True)
-class Adapter:
+class TrainedLora:
     """LoRA of one layer, still on disk: ``{module}.lora_A.default.weight`` and so on."""
 
     module: str
@@ -60,7 +60,7 @@ class TrainedWeights:
     shapes: Mapping[str, tuple[int, ...]]
     base: Base | None
     checkpoint: TrainingCheckpoint | None
-    adapters: dict[str, Adapter] = field(init=False)
+    adapters: dict[str, TrainedLora] = field(init=False)
     _steps: dict[str, Step] = field(init=False, default_factory=dict)
     _trained: dict[str, Stored] = field(init=False, default_factory=dict)
     _idle: set[str] = field(init=False, default_factory=set)
@@ -186,7 +186,7 @@ class TrainedWeights:
 class Merger:
     """Adds an adapter to blocks of rows of its layer's weight."""
 
-    def __init__(self, adapter: Adapter, shape: tuple[int, ...]) -> None:
+    def __init__(self, adapter: TrainedLora, shape: tuple[int, ...]) -> None:
         self.adapter = adapter
         self._a, self._b, self._magnitude = map(self._load, ('lora_A', 'lora_B', 'lora_magnitude_vector'))
         if shape != (self._b.shape[0], *self._a.shape[1:]):
@@ -233,9 +233,9 @@ def gather(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype)
     return made
 
 
-def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, Adapter]:
+def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, TrainedLora]:
     """The adapters of a checkpoint by module; every adapter tensor must belong to a whole one."""
-    found: dict[str, Adapter] = {}
+    found: dict[str, TrainedLora] = {}
     left = {name for name in state if is_lora_key(name)}
     for name in state:
         if not (match := _LORA_A.fullmatch(name)):
@@ -253,7 +253,7 @@ def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str,
                 fix='the checkpoint is damaged or was edited: take another one',
             )
         left -= tensors.keys()
-        found[module] = Adapter(module, tensors, rank, float(spec['alpha']), dora)
+        found[module] = TrainedLora(module, tensors, rank, float(spec['alpha']), dora)
     if left:
         raise CheckpointError(
             f'{len(left)} adapter tensors that mmft cannot merge, such as {sorted(left)[:4]}',

@@ -3,7 +3,7 @@
 ms-swift, LLaMA-Factory, TRL and ``--adapter`` of mmft's own export write ``adapter_config.json`` and
 ``adapter_model.{safetensors,bin}``; LLaVA's and TinyLLaVA Factory's code also ``non_lora_trainables.bin`` (what trained
 in full: the projector) and ``config.json``. The base is elsewhere and named by the adapter; TinyLLaVA Factory's lies in
-the folders of ``stages.py``. XTuner's code writes one such directory for each part.
+the folders of ``partial.py``. XTuner's code writes one such directory for each part.
 
 Sources: ``peft/tuners/lora`` and ``peft/utils/save_and_load.py``; ``llava/model/builder.py`` and
 ``llava/train/train.py`` of haotian-liu/LLaVA.
@@ -21,16 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmft.checkpoint.directory import ADAPTER_CONFIG, ModelDirectory
-from mmft.checkpoint.names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
-from mmft.checkpoint.source import Joined, TensorFiles, TensorSource, read_json
-from mmft.checkpoint.stages import folder_tensors
 from mmft.errors import CheckpointError
+from mmft.files.names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
+from mmft.files.tensors import Joined, TensorFiles, TensorSource, read_json
 from mmft.models.lora import ADAPTER, lora_delta
 from mmft.words import clipped, count_of
 
-__all__ = ['Adapter', 'Merged', 'adapter_base', 'lora_layers', 'merged_adapter']
+__all__ = ['ADAPTER_CONFIG', 'AdapterLayer', 'MergedTensors', 'lora_layers', 'merged_adapter']
 
+ADAPTER_CONFIG = 'adapter_config.json'
 TRAINABLES = 'non_lora_trainables.bin'
 _FILES = ('adapter_model.safetensors', 'adapter_model.bin')
 _LORA = re.compile(r'(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.default)?(?:\.weight)?')
@@ -40,7 +39,7 @@ _BASE = 'pass the base that it was trained on: mmft.load(path, base=...)'
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterLayer:
     """LoRA of one layer.
 
     Attributes:
@@ -59,7 +58,7 @@ class Adapter:
         return lora_delta('', weight, {f'.{kind}.{ADAPTER}.weight': t for kind, t in tensors.items()}, self.scale, 1)
 
 
-class Merged(TensorSource):
+class MergedTensors(TensorSource):
     """Tensors with the adapters of some of them added.
 
     Args:
@@ -73,7 +72,7 @@ class Merged(TensorSource):
         self,
         base: TensorSource,
         source: TensorSource,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, AdapterLayer],
         replaced: frozenset[str] = frozenset(),
     ) -> None:
         self._base, self._source, self._adapters = base, source, dict(adapters)
@@ -104,53 +103,28 @@ class Merged(TensorSource):
         return shape, torch.cat([piece.float() for piece in (values, *more)])
 
 
-def adapter_base(directory: ModelDirectory) -> ModelDirectory:
-    """The directory that an adapter directory was trained on.
-
-    Raises:
-        CheckpointError: it is not where the adapter says, or is an adapter itself.
-    """
-    name = read_json(directory.path / ADAPTER_CONFIG).get('base_model_name_or_path')
-    if (not name or not isinstance(name, str)) and directory.base is None:
-        raise CheckpointError(
-            f'{directory.path / ADAPTER_CONFIG}: base_model_name_or_path is {clipped(repr(name))}',
-            expected='the model that the adapter was trained on',
-            fix='pass its directory: mmft.load(path, base=...), --base on the command line',
-        )
-    path = directory.find(
-        str(name),
-        directory.base,
-        'the base it was trained on',
-        'put the base beside it under this name, or pass its directory: mmft.load(path, base=...), --base on the '
-        'command line',
-    )
-    base = ModelDirectory(path, vision=directory.vision)
-    if base.is_adapter:
-        raise CheckpointError(
-            f'{directory.path} is an adapter over {path}, which is an adapter too',
-            expected='whole weights as the base',
-            fix='write that one out first: mmft pth_to_hf with pretrained set to it, and none as the checkpoint',
-        )
-    return base
-
-
-def merged_adapter(directory: ModelDirectory) -> Merged:
+def merged_adapter(where: Path, config: Mapping[str, Any], base: TensorSource, base_path: Path) -> MergedTensors:
     """The tensors of the model that an adapter directory stands for.
+
+    Args:
+        where: the directory.
+        config: its ``config.json``.
+        base: tensors of the model that it was trained on.
+        base_path: where they lie, for the message.
 
     Raises:
         CheckpointError: no base, or tensors of the adapter that fit it nowhere: names them.
     """
-    where, settings = directory.path, _settings(directory.path)
+    settings = _settings(where)
     file = next((where / name for name in _FILES if (where / name).is_file()), None)
     if file is None:
         raise CheckpointError(f'{where} holds no {" or ".join(_FILES)}', fix='download the adapter')
-    base = directory.base_directory.tensors if directory.base_directory else folder_tensors(where)
     places = {key: (base, key) for key in base}
     replaced: dict[str, tuple[TensorSource, str]] = {}
     if (where / TRAINABLES).is_file():
         trained = unwrapped_tensors(TensorFiles([where / TRAINABLES]), where / TRAINABLES)
         replaced |= {trainable_name(key): (trained, key) for key in trained}
-    elif _wants_projector(directory.config) and not any(at in key for key in places for at in _PROJECTORS):
+    elif _wants_projector(config) and not any(at in key for key in places for at in _PROJECTORS):
         raise CheckpointError(
             f'{where} holds no {TRAINABLES}, and its base no projector',
             expected="the projector that trained with the adapter; LLaVA's code writes it when the run ends, not into "
@@ -178,10 +152,10 @@ def merged_adapter(directory: ModelDirectory) -> Merged:
             f'{where}: {count_of(len(lost), "tensor")} of the adapter found no place in its base, such as '
             f'{", ".join(sorted(lost)[:3])}',
             expected='the base it was trained on, under the names of that base'
-            + (f' ({directory.base_directory.path} was taken)' if directory.base_directory else ''),
+            + (f' ({base_path} was taken)' if base_path != where else ''),
             fix=_BASE,
         )
-    return Merged(joined, source, adapters, frozenset(replaced))
+    return MergedTensors(joined, source, adapters, frozenset(replaced))
 
 
 def lora_layers(keys: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
@@ -238,7 +212,7 @@ def _adapter(
     source: TensorSource,
     shape: tuple[int, ...],
     where: Path,
-) -> Adapter:
+) -> AdapterLayer:
     of = 'lora_embedding_' if 'lora_embedding_A' in names else 'lora_'
     kinds = {f'{of}A', f'{of}B', *(('lora_magnitude_vector',) if settings.get('use_dora') else ())}
     if set(names) != kinds:
@@ -253,7 +227,7 @@ def _adapter(
         )
     alpha = _of_pattern(settings.get('alpha_pattern'), module, settings.get('lora_alpha', rank), where)
     # Rank-stabilised LoRA (arXiv:2312.03732) scales by alpha / sqrt(r).
-    return Adapter(names, alpha / (math.sqrt(rank) if settings.get('use_rslora') else rank))
+    return AdapterLayer(names, alpha / (math.sqrt(rank) if settings.get('use_rslora') else rank))
 
 
 def _of_pattern(patterns: Any, module: str, default: Any, where: Path) -> float:

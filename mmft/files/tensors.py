@@ -19,9 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmft.checkpoint.places import lfs_pointer, unreadable
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
+from mmft.files.path_errors import lfs_pointer, unreadable
 from mmft.words import clipped, printable
 
 __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
