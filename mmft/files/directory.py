@@ -110,9 +110,10 @@ class ModelDirectory:
         """
         if self.is_adapter:
             with reading(f'{self.path / ADAPTER_CONFIG}'):
-                below = self.base_directory
-                base = below.tensors if below is not None else folder_tensors(self.path)
-                return merged_adapter(self.path, self.json('config.json'), base, self.path if below is None else below.path)
+                below, config = self.base_directory, self.json('config.json')
+                if below is None:
+                    return merged_adapter(self.path, config, folder_tensors(self.path), self.path)
+                return merged_adapter(self.path, config, below.tensors, below.path)
         if has_folders(self.path):
             return folder_tensors(self.path)
         if projector_alone(self.path):

@@ -2,8 +2,8 @@
 
 Backends leave every special token out of an answer, and ``transformers serve`` has no switch for that. Exports of mmft
 mark only control tokens (``mmft.layouts.tokenizer_files``); InternVL3's own directories also mark ``<ref>`` and
-``<box>``. Such a directory, and one whose tokenizer appends an end token to prompts, is served from a folder of links to
-its files, in which only the tokenizer's files are new.
+``<box>``. Such a directory, and one whose tokenizer appends an end token to prompts, is served from a folder of links
+to its files, in which only the tokenizer's files are new.
 """
 
 from __future__ import annotations
