@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
-from mmft.engine.validation import normalize_answer
 from mmft.errors import ConfigError
 from mmft.evaluation.vqa import vqa_accuracy
 
-__all__ = ['METRICS', 'Metric', 'anls', 'contains', 'exact_match', 'find_metric']
+__all__ = ['METRICS', 'Metric', 'anls', 'contains', 'exact_match', 'find_metric', 'normalize_answer']
 
 Metric = Callable[[str, Sequence[str]], float]
+
+
+def normalize_answer(text: str) -> str:
+    """Case, width, spaces and a final full stop do not count.
+
+    >>> normalize_answer(' Rice  Noodle Rolls. ')
+    'rice noodle rolls'
+    """
+    return ' '.join(unicodedata.normalize('NFKC', text).casefold().split()).rstrip('.。')
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:

@@ -25,8 +25,8 @@ from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.data.encoder import ChatEncoder
 from mmft.data.pictures.images import DynamicTiler
 from mmft.data.records.dataset import ChatDataset
-from mmft.engine.validation import question_of
 from mmft.errors import ConfigError, DataError
+from mmft.evaluation.answers import question_of
 from mmft.registry import DATASETS
 from mmft.structures import IGNORE_INDEX
 

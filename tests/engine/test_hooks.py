@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmft.engine.hooks import MovedPartsHook, progress
 from mmft.engine.hooks.moved import LIMIT
 from mmft.engine.log import without_colours
-from mmft.engine.validation import normalize_answer, question_of
 from mmft.errors import TrainingError
+from mmft.evaluation.answers import question_of
+from mmft.evaluation.metrics import normalize_answer
 from mmft.structures import IGNORE_INDEX, Sample
 from tests.engine.toy import ToyVLM, toy_runner
 

@@ -10,8 +10,8 @@ from PIL import Image
 from mmft.data import ChatEncoder
 from mmft.data.batches.collate import PackCollator, PadCollator
 from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
-from mmft.engine.validation import answer_samples
 from mmft.errors import ShapeError
+from mmft.evaluation.answers import answer_samples
 from mmft.models import VLM
 from tests.helpers import GOLDEN
 

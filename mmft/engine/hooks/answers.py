@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from mmft.engine.distributed import is_main, unwrap
-from mmft.engine.validation import Answer, answer_samples
+from mmft.evaluation.answers import Answer, answer_samples
 from mmft.registry import HOOKS
 
 __all__ = ['SampleAnswersHook']
