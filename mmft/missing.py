@@ -10,29 +10,40 @@ from pathlib import Path
 from mmft.errors import CheckpointError
 from mmft.words import clipped, printable
 
-__all__ = ['MODEL_EXPECTED', 'listed', 'missing', 'nearest']
+__all__ = ['MODEL_EXPECTED', 'absent', 'listed', 'missing', 'nearest']
 
 MODEL_EXPECTED = 'a model directory, with config.json, weights and the files of a tokenizer'
 _HUB_NAME = re.compile(r'\w[\w.-]*/\w[\w.-]*')
+_FOLDERS = ('pretrained', 'work_dirs')  # where configs expect weights and runs: no owners on a hub
 _FILES = ('.safetensors', '.bin', '.pth', '.pt', '.py', '.json', '.model')
 
 
 def missing(path: Path, expected: str = MODEL_EXPECTED) -> CheckpointError:
     """The error for a directory that does not exist; mmft downloads none by itself."""
-    what = f'{clipped(path, 300)} is not a directory: there is no directory and no file of this name'
+    why, fix = absent(path)
+    return CheckpointError(f'{clipped(path, 300)} is not a directory: {why}', expected=expected, fix=fix)
+
+
+def absent(path: Path, fix: str = 'check the path, and the directory that you are in') -> tuple[str, str]:
+    """Why there is nothing at a path, and what to do: ``fix``, where neither a near name nor a hub's is better."""
+    why = 'there is no directory and no file of this name'
     if os.path.islink(path):
-        what = f'{printable(path)} is not a directory: it is a link to {printable(path.readlink())}, which is missing'
+        why = f'it is a link to {printable(path.readlink())}, which is missing'
     elif near := nearest(path):
-        return CheckpointError(what, expected=expected, fix=f'did you mean {printable(" or ".join(near))}?')
-    elif _HUB_NAME.fullmatch(str(path)) and not os.path.exists(path.parent) and path.suffix not in _FILES:
-        return CheckpointError(
-            f'{what}. It may be the name of a model on a hub; mmft downloads nothing by itself',
-            expected=expected,
-            fix=f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
+        fix = f'did you mean {printable(" or ".join(near))}?'
+    elif _is_hub_name(path):
+        why += '. It may be the name of a model on a hub; mmft downloads nothing by itself'
+        fix = (
+            f'hf download {path} --local-dir pretrained/{path.name}, then name pretrained/{path.name}. With '
             f'HF_ENDPOINT=URL it asks a mirror; many models are on ModelScope too: '
-            f'modelscope download --model {path} --local_dir pretrained/{path.name}',
+            f'modelscope download --model {path} --local_dir pretrained/{path.name}'
         )
-    return CheckpointError(what, expected=expected, fix='check the path, and the directory that you are in')
+    return why, fix
+
+
+def _is_hub_name(path: Path) -> bool:
+    named = _HUB_NAME.fullmatch(str(path)) and path.parts[0] not in _FOLDERS and path.suffix not in _FILES
+    return bool(named) and not os.path.exists(path.parent)
 
 
 def nearest(path: Path) -> list[str]:

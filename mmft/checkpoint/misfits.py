@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.files.tensors import TensorSource
 from mmft.layouts import Layout
@@ -29,13 +26,9 @@ def misfits(model: VLM, layout: Layout, tensors: TensorSource) -> Iterator[str]:
     slots = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     once = {name for name, _ in model.named_parameters()}
 
-    def shape_only(key: str) -> Tensor:
-        dtype, shape = tensors.meta(key)
-        return torch.empty(shape, dtype=dtype, device='meta')
-
     filled: set[str] = set()
     for step in layout.to_ours(tensors):
-        for name, value in step(shape_only).items():
+        for name, value in step(tensors.without_values).items():
             shape = tuple(value.shape)
             if slots.get(name) == shape:
                 filled.add(name)

@@ -22,7 +22,7 @@ from mmft.engine.vocabulary import check_rows, grow
 from mmft.files.tensors import fingerprint
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
-from mmft.models.tuning import apply_tune
+from mmft.models.tuning import apply_tune, part_of
 from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
 from mmft.words import count_of
@@ -79,6 +79,8 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     start = InitFrom(plain_value(source), model_config, base) if source else None
     if start is not None:
         start.before_tune(model)
+        if resumed is None:
+            _warn_of_random(start, drawn)
     values = tensors_of(model)
     values = {name: values[name].detach() for name in sorted(drawn | (start.filled if start else set()))}
     tune = apply_tune(model, tune)
@@ -89,6 +91,16 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     if cfg.get('gradient_checkpointing'):
         model.gradient_checkpointing_enable()
     return BuiltModel(model, base, tune, {name: value for name, value in values.items() if name not in trained})
+
+
+def _warn_of_random(start: InitFrom, drawn: set[str]) -> None:
+    """Says which tensors of the parts that ``init_from`` fills neither it nor the base holds."""
+    parts = {part_of(name) for name in start.filled}
+    if left := sorted(name for name in drawn - start.filled if part_of(name) in parts):
+        logger.warning(
+            f'{start.path} holds no values for {count_of(len(left), "tensor")} of the parts that start from it, such '
+            f'as {left[0]}: randomly initialised'
+        )
 
 
 def plain_value(value: Any) -> Any:

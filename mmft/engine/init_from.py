@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.foreign_checkpoints import is_deepspeed
 from mmft.files.partial import projector_file
-from mmft.files.tensors import fingerprint
+from mmft.files.tensors import TensorSource, fingerprint
+from mmft.missing import absent
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import add_lora_, is_lora_key, plain_key
 from mmft.models.tuning import part_of
@@ -63,11 +64,12 @@ def find_source(path: str | Path) -> Path:
             return folder
         if (found := single or find_last(folder)) is not None:
             return found
+    why, fix = ('nothing in it holds weights', 'name another folder') if folder.is_dir() else absent(path)
     raise CheckpointError(
-        f'init_from: nothing to start from at {path} (relative to {Path.cwd()})',
+        f'init_from: nothing to start from at {path} (relative to {Path.cwd()}): {why}',
         expected='a .pth of mmft or XTuner, the folder of a run, a model or adapter directory, an mm_projector.bin, or '
         'a connector/ of TinyLLaVA Factory',
-        fix='run the earlier stage first, or correct the path',
+        fix=f'run the earlier stage first, where it is one; else {fix}',
     )
 
 
@@ -81,6 +83,8 @@ class InitFrom:
         source: as ``init_from`` of a config, or tensors under mmft's names.
         model_config: the config's ``model`` dict.
         base: ``{'path', 'fingerprint'}`` that the model starts from.
+        shapes_only: for a model on the meta device: whether all has a place is seen by names and shapes, and no values
+            are read.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class InitFrom:
         source: str | Path | Mapping[str, Any],
         model_config: Mapping[str, Any] | None = None,
         base: Mapping[str, Any] | None = None,
+        shapes_only: bool = False,
     ) -> None:
         settings = dict(source) if isinstance(source, Mapping) else {'path': source}
         if unknown := sorted(set(settings) - {'path', 'parts', 'tensors'}):
@@ -97,11 +102,12 @@ class InitFrom:
         self.parts = tuple(settings.get('parts') or PARTS)
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise ConfigError(f'init_from: no part is named {unknown}', expected=f'some of {list(PARTS)}')
-        self.model_config, self.base = model_config, base
+        self.model_config, self.base, self.shapes_only = model_config, base, shapes_only
         self.tensors: Mapping[str, Tensor] | None = settings.get('tensors')
         self.path = 'the checkpoint' if self.tensors is not None else find_source(settings['path'])
         self.exact: dict[str, Tensor] = {}
         self.filled: set[str] = set()
+        self.left: set[str] = set()  # parts that the source holds and that `parts` does not name
 
     def before_tune(self, model: nn.Module) -> None:
         """Give the model's parameters and buffers their values, in the dtype they have.
@@ -110,16 +116,12 @@ class InitFrom:
             CheckpointError: lists every tensor that has no place, or a place of another shape.
         """
         own = {plain_key(name): tensor for name, tensor in tensors_of(model, remove_duplicate=False).items()}
-        problems = []
+        problems = {}
         for name, value in self._adopted(model):
             if is_lora_key(name):
                 self.exact[name] = value
-            elif name not in own:
-                problems.append(f'{name}: not in the model')
-            elif tuple(value.shape) != tuple(own[name].shape):
-                problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
-            elif own[name].is_floating_point() and not value.is_floating_point():
-                problems.append(f'{name}: whole numbers ({value.dtype}) there')
+            elif problem := _misfit(value, own.get(name)):
+                problems[name] = problem
             else:
                 if value.dtype != own[name].dtype:
                     self.exact[name] = value
@@ -127,44 +129,63 @@ class InitFrom:
                     own[name].copy_(value)
                 self.filled.add(name)
         if not problems and not self.filled and not self.exact:
-            problems.append(f'it holds nothing of {", ".join(self.parts)}')
+            raise CheckpointError(
+                f'init_from: {self.path} holds nothing of {", ".join(self.parts)}',
+                expected=f'some of the parts that it holds: {sorted(self.left)}' if self.left else 'weights of a model',
+                fix='correct `parts`, or the path',
+            )
         self._raise(problems)
 
     def after_tune(self, model: nn.Module) -> None:
         """Give trained parameters the values as they are stored, and adapters theirs."""
         own = {**trained_parameters(model), **moving_buffers(model)}
-        problems = []
+        problems = {}
         for name, value in self.exact.items():
-            if name in own:
-                if tuple(own[name].shape) != tuple(value.shape):
-                    problems.append(f'{name}: {tuple(value.shape)} there, {tuple(own[name].shape)} in the model')
-                    continue
+            if name not in own:
+                if is_lora_key(name):
+                    problems[name] = 'an adapter, which `tune` puts nowhere'
+            elif problem := _misfit(value, own[name]):
+                problems[name] = problem
+            else:
                 with torch.no_grad():
                     own[name].copy_(value)
                 self.filled.add(name)
-            elif is_lora_key(name):
-                problems.append(f'{name}: an adapter, which `tune` puts nowhere')
         self.exact = {}
         self._raise(problems)
+        if self.shapes_only:
+            return
         counts = {part: sum(part_of(name) == part for name in self.filled) for part in PARTS}
         taken = ', '.join(f'{count_of(count, "tensor")} of {part}' for part, count in counts.items() if count)
         logger.info(f'started from {self.path}: {taken or count_of(len(self.filled), "tensor")}')
 
-    def _raise(self, problems: list[str]) -> None:
+    def _raise(self, problems: Mapping[str, str]) -> None:
         if problems:
-            shown = '\n  '.join(problems[:20]) + (f'\n  ... and {len(problems) - 20} more' if problems[20:] else '')
+            lines = [f'{name}: {problem}' for name, problem in problems.items()]
+            shown = '\n  '.join(lines[:20]) + (f'\n  ... and {len(lines) - 20} more' if lines[20:] else '')
             raise CheckpointError(
                 f'init_from: {self.path} does not fit the model:\n  {shown}',
                 expected='tensors of the same names and shapes',
-                fix="take the parts that fit: init_from=dict(path=..., parts=['projector']); adapters need the same "
-                '`tune`, or an export as `pretrained`',
+                fix='; or '.join(self._advice(problems)),
             )
+
+    def _advice(self, problems: Iterable[str]) -> Iterator[str]:
+        """What to do about tensors of these names."""
+        if plain := sorted({name.split('.')[0] for name in problems if not is_lora_key(name)}):
+            keys = ' and '.join(f'model.{key}' for key in plain)
+            yield f'make {keys} what the weights were trained with'
+        if any(map(is_lora_key, problems)):
+            yield 'adapt the same parts in `tune` as the run that trained the adapters'
+            yield 'export that run, and name the export as `pretrained`'
+        fitting = {part_of(name) for name in self.filled} - {part_of(name) for name in problems}
+        if fitting and self.tensors is None:
+            yield f'take the parts that fit: init_from=dict(path={str(self.path)!r}, parts={sorted(fitting)})'
 
     def _adopted(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Name and value of all that is taken; the projector's as this model's projector understands them."""
         projector: dict[str, Tensor] = {}
         for name, value in self._read(model):
             if part_of(name) not in self.parts:
+                self.left.add(part_of(name))
                 continue
             if name.startswith('projector.') and not is_lora_key(name):
                 projector[name.removeprefix('projector.')] = value
@@ -184,16 +205,22 @@ class InitFrom:
             opened = open_pretrained(self.path, base=self._adapters_base())
             changed = self._changed()
             for step in opened.layout.to_ours(opened.tensors):
-                if part_of(step.outputs[0]) in self.parts and (changed is None or changed & set(step.inputs)):
-                    yield from step(opened.tensors.__getitem__).items()
+                if part_of(step.outputs[0]) not in self.parts:
+                    self.left.add(part_of(step.outputs[0]))
+                elif changed is None or changed & set(step.inputs):
+                    yield from step(self._reader(opened.tensors)).items()
         elif Path(self.path).suffix in WEIGHT_SUFFIXES and not _is_checkpoint(self.path):
             layout, tensors = read_parts({'projector': self.path}, self.model_config or {})
             for step in layout.to_ours(tensors):
-                yield from step(tensors.__getitem__).items()
+                yield from step(self._reader(tensors)).items()
         else:
-            content = read_checkpoint(self.path)
-            self._check_base(content)
+            content = read_checkpoint(self.path, mmap=self.shapes_only)
+            if not self.shapes_only:
+                self._check_base(content)
             yield from content['state_dict'].items()
+
+    def _reader(self, tensors: TensorSource) -> Callable[[str], Tensor]:
+        return tensors.without_values if self.shapes_only else tensors.__getitem__
 
     def _merged(self, adapters: Mapping[str, Any], model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Weights of the model with another program's LoRA added: what this run then adapts is their sum."""
@@ -203,7 +230,8 @@ class InitFrom:
             if weight is None or tuple(weight.shape) != (len(b), a.shape[-1]):
                 yield f'{module}.weight', torch.empty(len(b), a.shape[-1], device='meta')  # is reported with the rest
             elif part_of(module) in self.parts:
-                yield f'{module}.weight', add_lora_(weight.detach().float().clone(), a.float(), b.float(), scale)
+                a, b = (factor.to(weight.device).float() for factor in (a, b))
+                yield f'{module}.weight', add_lora_(weight.detach().float().clone(), a, b, scale)
 
     def _adapters_base(self) -> str | None:
         """Of an adapter's directory: what this run starts from, where the base that it names is not found."""
@@ -224,6 +252,17 @@ class InitFrom:
         before, now = ((base or {}).get('fingerprint') for base in (content['meta'].get('base'), self.base))
         if before != now:
             logger.warning(f'{self.path} was trained on another base than this run starts from')
+
+
+def _misfit(value: Tensor, place: Tensor | None) -> str:
+    """Why a tensor cannot take its place in the model; nothing where it can."""
+    if place is None:
+        return 'not in the model'
+    if tuple(value.shape) != tuple(place.shape):
+        return f'{tuple(value.shape)} there, {tuple(place.shape)} in the model'
+    if place.is_floating_point() and not value.is_floating_point():
+        return f'whole numbers ({value.dtype}) there'
+    return ''
 
 
 def _is_checkpoint(path: Path) -> bool:

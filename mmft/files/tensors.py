@@ -117,6 +117,11 @@ class TensorSource(Mapping[str, Tensor], ABC):
     def meta(self, key: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """dtype and shape, without reading the tensor."""
 
+    def without_values(self, key: str) -> Tensor:
+        """The tensor on the meta device: nothing of it is read."""
+        dtype, shape = self.meta(key)
+        return torch.empty(shape, dtype=dtype, device='meta')
+
     @abstractmethod
     def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
         """Shape, and 256 values each of a tensor's first, middle and last row, without reading the rest."""

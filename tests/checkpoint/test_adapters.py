@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausa
 
 import mmft
 from mmft.checkpoint import build_pretrained, open_pretrained
-from mmft.checkpoint.load import tokenizer_directory
+from mmft.checkpoint.load import build_meta, tokenizer_directory
 from mmft.engine.init_from import InitFrom
 from mmft.engine.judging.weights import missing_weights
 from mmft.errors import CheckpointError
@@ -174,6 +174,9 @@ def test_weights_to_start_from(official):
     changed = {name for name, value in build_pretrained(str(base))[0].named_parameters()
                if not torch.equal(value, want[name])}  # fmt: skip
     assert start.filled == changed
+    shapes = InitFrom(str(run), model_config(), {'path': str(base), 'fingerprint': mark}, shapes_only=True)
+    shapes.before_tune(build_meta(model_config()))
+    assert shapes.filled == changed
 
 
 def test_a_run_over_an_adapter_is_looked_over_first(official, tmp_path):

@@ -15,6 +15,7 @@ from mmft.cli.configs import apply_options, load_config
 from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_model
 from mmft.engine.checkpoint import read_checkpoint
+from mmft.engine.judging.config import find_problems
 from mmft.engine.planning.dry_run import plan
 from mmft.engine.planning.measure import make_plan
 from mmft.errors import CheckpointError, ConfigError
@@ -234,3 +235,83 @@ def test_the_folder_of_llava_s_first_stage(folder: Path, tmp_path: Path, caplog:
         built = build_model(config(folder, tmp_path, init_from=str(run)))
     assert torch.equal(built.model.projector.mlp[0].weight, model.projector.mlp[0].weight + 1)
     assert 'left out model.embed_tokens.weight (9, 4)' in caplog.text
+
+
+def refusals(cfg) -> tuple[str, str]:
+    """What the start and the dry run say of ``init_from``."""
+    with pytest.raises((CheckpointError, ConfigError)) as error:
+        build_model(cfg)
+    (wrong,) = find_problems(cfg).wrong
+    return str(error.value), wrong
+
+
+def test_the_dry_run_compares_shapes_as_the_start_does(aligned: Path, folder: Path, tmp_path: Path) -> None:
+    assert find_problems(config(folder, tmp_path, init_from=str(aligned))).error is None
+    other = config(folder, tmp_path, init_from=str(aligned))
+    other.model.projector = dict(type='Linear')
+    started, planned = refusals(other)
+    assert started == planned
+    assert 'projector.mlp.2.weight: not in the model' in planned
+    assert 'make model.projector what the weights were trained with; or take the parts that fit' in planned
+    assert planned.endswith("parts=['vision'])")
+    assert planned in plan(other)
+    other.init_from = dict(path=str(aligned), parts=['vision'])
+    assert find_problems(other).error is None
+
+    unknown = config(folder, tmp_path, init_from=dict(path=str(aligned), parts=['projectr']))
+    assert len(set(refusals(unknown))) == 1
+    nothing = config(folder, tmp_path, init_from=dict(path=str(aligned), parts=['llm']))
+    started, planned = refusals(nothing)
+    assert started == planned
+    assert "holds nothing of llm\n  expected: some of the parts that it holds: ['projector', 'vision']" in planned
+
+
+def test_the_dry_run_compares_adapters_and_directories(folder: Path, tmp_path: Path) -> None:
+    lora = dict(vision='frozen', projector='full', llm=dict(type='lora', r=2, alpha=4))
+    run, out = tmp_path / 'lora', tmp_path / 'out'
+    Runner.from_cfg(config(folder, run, tune=lora)).train()
+    assert find_problems(config(folder, tmp_path, init_from=str(run), tune=lora)).error is None
+    started, planned = refusals(config(folder, tmp_path, init_from=str(run), tune=dict(llm='full')))
+    assert started == planned
+    assert 'an adapter, which `tune` puts nowhere' in planned
+    assert 'adapt the same parts in `tune`' in planned
+    assert planned.endswith("parts=['projector'])")
+    wider = config(folder, tmp_path, init_from=str(run), tune={**lora, 'llm': dict(type='lora', r=3, alpha=4)})
+    started, planned = refusals(wider)
+    assert started == planned
+    assert 'lora_A.default.weight: (2, 32) there, (3, 32) in the model' in planned
+
+    convert(config(folder, run, tune=lora), run / 'iter_3.pth', out, layout='hf')
+    assert find_problems(config(folder, tmp_path, init_from=str(out))).error is None
+    other = config(folder, tmp_path, init_from=str(out), pretrained=None)
+    other.model.llm.intermediate_size = 80
+    started, planned = refusals(other)
+    assert started == planned
+    assert 'up_proj.weight: (48, 32) there, (80, 32) in the model' in planned
+    assert 'make model.llm what' in planned
+
+
+def test_a_hub_name_as_init_from(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config(folder, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cfg.init_from = 'liuhaotian/llava-v1.5-7b'
+    with pytest.raises(CheckpointError) as error:
+        build_model(cfg)
+    assert 'nothing to start from at liuhaotian/llava-v1.5-7b' in str(error.value)
+    assert 'It may be the name of a model on a hub' in str(error.value)
+    assert 'hf download liuhaotian/llava-v1.5-7b --local-dir pretrained/llava-v1.5-7b' in str(error.value)
+    assert find_problems(cfg).missing == [str(error.value)]
+    cfg.init_from = 'work_dirs/align'  # where the configs expect an earlier stage
+    assert 'on a hub' not in find_problems(cfg).missing[0]
+    assert 'run the earlier stage first' in find_problems(cfg).missing[0]
+
+
+def test_what_a_part_gets_from_nowhere_is_said(
+    aligned: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = config(folder, tmp_path, init_from=str(aligned))
+    build_model(cfg)
+    assert 'holds no values' not in caplog.text
+    cfg.model.projector = dict(type='MLP', depth=3)
+    build_model(cfg)
+    assert 'holds no values for 2 tensors of the parts that start from it, such as projector.mlp.4.bias' in caplog.text

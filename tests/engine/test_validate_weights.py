@@ -144,3 +144,15 @@ def test_the_base_of_a_demo_is_made_by_it(
     monkeypatch.chdir(tmp_path)
     cfg.work_dir = str(tmp_path)
     assert f'to do: `{command}` makes them; or put your own into {cfg.pretrained}' in problems(cfg)
+
+
+def test_names_of_a_hub_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'internvl').mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = problems(config(tmp_path, pretrained='OpenGVLab/InternVL2-1B'))
+    assert "pretrained = 'OpenGVLab/InternVL2-1B' does not exist" in told
+    assert 'hf download OpenGVLab/InternVL2-1B --local-dir pretrained/InternVL2-1B' in told
+    told = problems(config(tmp_path, encoder={**ENCODER, 'tokenizer': 'Qwen/Qwen2-0.5B'}))
+    assert 'encoder.tokenizer: Qwen/Qwen2-0.5B does not exist' in told
+    assert 'hf download Qwen/Qwen2-0.5B --local-dir' in told
+    assert 'to do: did you mean internvl?' in problems(config(tmp_path, pretrained='internvl2'))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmft.checkpoint.load import build_meta
 from mmft.cli.configs import load_config
 from mmft.engine.checkpoint import read_checkpoint
 from mmft.engine.init_from import InitFrom
@@ -76,6 +77,9 @@ def test_lora_on_packed_rows_is_split_exactly(tmp_path, kind, default):
     for name, value in model.named_parameters():
         torch.testing.assert_close(value, want[name], atol=1e-6, rtol=1e-6)
     assert {name.split('.')[0] for name in start.filled} == {'projector', 'llm'}
+    shapes = InitFrom(str(path), config, shapes_only=True)
+    shapes.before_tune(build_meta(config))
+    assert shapes.filled == start.filled
     only = InitFrom({'path': str(path), 'parts': ['projector']}, config)
     only.before_tune(built(config))
     assert {name.split('.')[0] for name in only.filled} == {'projector'}

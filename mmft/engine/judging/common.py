@@ -44,10 +44,9 @@ def attempt(key: str, make: Callable[[], Any], problems: list[str]) -> Any:
     """What ``make`` gives; where it fails None, and what is wrong is added under the config's ``key``."""
     try:
         return make()
-    except ConfigError as error:
-        problems += [f'{key}: {problem}' for problem in error.problems]
     except MMFTError as error:
-        problems.append(f'{key}: {error}')
+        texts = error.problems if isinstance(error, ConfigError) else [str(error)]
+        problems += [text if text.startswith(f'{key}: ') else f'{key}: {text}' for text in texts]
     except Exception as error:  # what torch, transformers or timm raise of a bad value may be anything
         problems.append(f'{key}: it cannot be built: {type(error).__name__}: {error}')
     return None

@@ -15,8 +15,9 @@ from mmft.checks import is_whole
 from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.text.templates import build_template
 from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
+from mmft.engine.init_from import InitFrom
 from mmft.engine.judging.common import attempt, is_path, nearest, part_problems, value_problem
-from mmft.engine.judging.weights import check_base
+from mmft.engine.judging.weights import check_base, opened_start
 from mmft.engine.planning.memory import Sharding, tune_on_meta
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
@@ -47,9 +48,24 @@ def model_problems(cfg: Config) -> list[str]:
         return problems
     attempt('pretrained', lambda: check_base(cfg, model), problems)
     tune = None if encoding else _with_tokenizer(cfg, model, problems)
+    # A table that the tokenizer makes longer has its length only where there is a tokenizer.
+    start = None if cfg.get('resize_embeddings') and tune is None else _start(cfg, model, problems)
     if not tuning:
-        attempt('tune', lambda: tune_on_meta(model, tune or plain_dict(cfg.get('tune') or {})), problems)
+        tuned = attempt('tune', lambda: tune_on_meta(model, tune or plain_dict(cfg.get('tune') or {})), problems)
+        if start is not None and tuned is not None:
+            attempt('init_from', lambda: start.after_tune(model), problems)
     return problems
+
+
+def _start(cfg: Config, model: VLM, problems: list[str]) -> InitFrom | None:
+    """``init_from``, put into the model as far as shapes go; None where there is none, or it does not fit."""
+
+    def put() -> InitFrom | None:
+        if (start := opened_start(cfg)) is not None:
+            start.before_tune(model)
+        return start
+
+    return attempt('init_from', put, problems)
 
 
 def _with_tokenizer(cfg: Config, model: VLM, problems: list[str]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.checkpoint import find_last
-from mmft.engine.init_from import find_source
+from mmft.engine.init_from import InitFrom, find_source
 from mmft.engine.judging.common import is_path, nearest
 from mmft.errors import ConfigError, MMFTError
-from mmft.files.directory import ModelDirectory
+from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.partial import has_folders, projector_file
-from mmft.files.tensors import WEIGHT_FILES, has_weights, shards_of
+from mmft.files.tensors import WEIGHT_FILES, fingerprint, has_weights, shards_of
+from mmft.missing import absent
 from mmft.models.vlm import VLM
 
-__all__ = ['check_base', 'missing_weights', 'weight_problems']
+__all__ = ['check_base', 'missing_weights', 'opened_start', 'weight_problems']
 
 
 def weight_problems(cfg: Config) -> Iterator[str]:
@@ -44,6 +46,10 @@ def missing_weights(cfg: Config) -> Iterator[str]:
     """What is named and is not there: one entry for all base weights, the tokenizer, what ``init_from`` names."""
     yield from _missing_base(cfg)
     yield from _tokenizer(cfg, plain_pretrained(cfg))
+    yield from _missing_start(cfg)
+
+
+def _missing_start(cfg: Config) -> Iterator[str]:
     if cfg.get('init_from') and not _resumes(cfg):
         source = plain_value(cfg.init_from)
         try:
@@ -90,12 +96,34 @@ def check_base(cfg: Config, model: VLM) -> None:
         )
 
 
+def opened_start(cfg: Config) -> InitFrom | None:
+    """``init_from``, for a model on the meta device; None where there is none, or files of it are not there yet.
+
+    Raises:
+        ConfigError: it names parts that no model has.
+        CheckpointError: weights that cannot be read.
+    """
+    if not cfg.get('init_from') or _resumes(cfg) or any(_missing_start(cfg)):
+        return None
+    start = InitFrom(plain_value(cfg.init_from), plain_value(cfg.model), shapes_only=True)
+    if (Path(start.path) / ADAPTER_CONFIG).is_file() and (pretrained := plain_pretrained(cfg)):
+        if any(_missing_base(cfg)):
+            return None
+        try:
+            opened = open_pretrained(pretrained, plain_value(cfg.model))
+        except MMFTError:  # is reported of `pretrained`
+            return None
+        start.base = {'path': pretrained, 'fingerprint': fingerprint(opened.tensors)}
+    return start
+
+
 def _how(cfg: Config, place: str, repo: str | None) -> str:
     if repo:
         return f'download them with `hf download {repo} --local-dir {place}`'
     if command := cfg.get('pretrained_command'):
         return f'`{command}` makes them; or put your own into {place}'
-    return f'put them into {place}'
+    fix = f'put them into {place}'
+    return fix if os.path.exists(place) else absent(Path(place), fix)[1]
 
 
 def _lack(path: Path, part: str) -> str:
@@ -150,7 +178,8 @@ def _tokenizer(cfg: Config, pretrained: Any) -> Iterator[str]:
         what = f'{place} holds no tokenizer'
         fix = 'download its tokenizer files too, or name another directory in encoder.tokenizer'
     elif _named_tokenizer(encoder):
-        what, fix = f'{place} does not exist (relative to {Path.cwd()})', 'correct the path'
+        why, fix = absent(Path(place), 'correct the path')
+        what = f'{place} does not exist (relative to {Path.cwd()}): {why}'
     else:
         return  # the base weights, which are to be fetched, bring it
     yield f'encoder.tokenizer: {what}\n  expected: one of {TOKENIZER_FILES}\n  to do:    {fix}'
