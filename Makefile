@@ -27,14 +27,15 @@ demo: install  ## train a small InternVL2 on food pictures; report in work_dirs/
 demo-llava: install  ## a small LLaVA in two stages on the same pictures; report in work_dirs/demo_llava/report.html
 	$(PY) tools/demo.py llava
 
-# tests/serve start real servers, terminals and a browser: after the others, not beside them. They wait for other
-# processes, which a busy machine may keep from them: what fails is tried once more, alone, and fails if it fails again.
+# These start real servers, terminals and a browser: after the others, not beside them. They wait for other processes,
+# which a busy machine may keep from them: what fails is tried once more, alone, and fails if it fails again.
+LIVE := tests/serve tests/talk tests/compare
 test: install  ## the whole test-suite
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest -n 2 --dist loadfile --ignore tests/serve
-	$(PY) -m pytest -n 2 --dist loadfile tests/serve || \
-	  $(PY) -m pytest --last-failed --last-failed-no-failures none tests/serve
+	$(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(LIVE))
+	$(PY) -m pytest -n 2 --dist loadfile $(LIVE) || \
+	  $(PY) -m pytest --last-failed --last-failed-no-failures none $(LIVE)
 
 lint: install  ## ruff, as pre-commit runs it
 	$(PY) -m ruff check .

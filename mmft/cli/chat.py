@@ -132,7 +132,7 @@ def key_for(target: Any, given: str | None) -> str | None:
         ConfigError: a file without a key.
     """
     from mmft.export.model_path import is_url
-    from mmft.talk.answerer import is_loopback
+    from mmft.talk.remote_answerer import is_loopback
 
     if not is_url(target) or given == '-':
         return None
@@ -180,7 +180,7 @@ def target_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Chat until the input ends."""
-    from mmft.talk.answerer import open_answerer
+    from mmft.talk.open_answerer import open_answerer
     from mmft.talk.terminal_chat import Chat
 
     target = target_of(args)

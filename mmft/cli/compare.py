@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from mmft.compare.results import compare
     from mmft.errors import ConfigError
     from mmft.evaluation.metrics import find_metric
-    from mmft.talk.answerer import check_target, open_answerer
+    from mmft.talk.open_answerer import check_target, open_answerer
 
     find_metric(args.metric)
     if args.workers < 1 or args.shown < 0:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until stopped; 0 after SIGTERM, 130 after Ctrl-C."""
     from mmft.errors import ConfigError
-    from mmft.talk.child_process import bound_socket
+    from mmft.ports import bound_socket
     from mmft.talk.webui_host import LOOPBACK, parse_auth
     from mmft.words import printable
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(target: Any, options: dict[str, Any]) -> Any:
-    from mmft.talk.answerer import open_answerer
+    from mmft.talk.open_answerer import open_answerer
 
     print(f'opening {target if isinstance(target, str) else target[1]}', file=sys.stderr)
     return open_answerer(target, **options)

@@ -1,1 +1,6 @@
-"""Two models, the same questions: what each answers, and whether the difference is more than chance."""
+"""``mmft compare``: two models, the same questions.
+
+``questions``  the questions of a dataset, asked
+``results``    the answers of both, scored, with intervals
+``page``       these as an HTML page
+"""

@@ -15,10 +15,10 @@ from typing import Any
 
 from mmft.errors import ServerError
 from mmft.export.model_path import find_target
+from mmft.ports import bound_socket, reuse_address
 from mmft.serve.backends.choose import Choice, choose_backend
 from mmft.serve.backends.directory_check import HF_NATIVE, ServedDirectory, check_directory, served_as_it_is
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
-from mmft.talk.child_process import bound_socket, reuse_address
 from mmft.words import printable
 
 __all__ = ['ServeSettings', 'serve']
@@ -62,7 +62,7 @@ def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
         CheckpointError: what no backend serves as it is, and mmft cannot read either.
     """
     from mmft.checkpoint.load import open_pretrained
-    from mmft.export.kept_exports import cached_export
+    from mmft.export.cache import cached_export
     from mmft.serve.backends.with_tags import with_tags
 
     target = settings.directory
@@ -98,8 +98,8 @@ class _Server:
 
         from mmft.serve.backends.launch import build_fleet
         from mmft.serve.gateway.app import Gateway
-        from mmft.serve.gateway.http import PatientProtocol
-        from mmft.serve.gateway.upstream import Pool
+        from mmft.serve.gateway.http_protocol import PatientProtocol
+        from mmft.serve.gateway.pool import Pool
 
         fleet = build_fleet(self.settings, self.served, self.choice, self.name, self.log)
         stop = asyncio.Event()
@@ -150,7 +150,7 @@ class _Server:
         """For HF-native directories; LMDeploy looks after the session's length of the others."""
         if self.served.architecture not in HF_NATIVE:
             return None
-        from mmft.serve.gateway.counting import PromptCounter
+        from mmft.serve.gateway.intake.prompt_count import PromptCounter
 
         with _named(f'cannot read {self.directory}'):
             return PromptCounter(self.directory)
@@ -158,8 +158,8 @@ class _Server:
     def _allowed(self) -> Any:
         from mmft.data.kept_encoder import stored_background
         from mmft.data.pictures.transparency import as_colour
-        from mmft.serve.gateway.app import GatewaySettings
-        from mmft.serve.gateway.counting import session_length, text_config
+        from mmft.serve.gateway.intake.prompt_count import session_length, text_config
+        from mmft.serve.gateway.settings import GatewaySettings
 
         settings = self.settings
         session = settings.session_len or session_length(self.served.config)

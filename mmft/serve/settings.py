@@ -10,7 +10,7 @@ from typing import Any
 
 from mmft.errors import ConfigError
 from mmft.serve.backends.choose import Choice, gpu_count
-from mmft.serve.gateway.counting import session_length, text_config
+from mmft.serve.gateway.intake.prompt_count import session_length, text_config
 
 __all__ = ['ServeSettings', 'check_fit', 'check_settings', 'gpus']
 

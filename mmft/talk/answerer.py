@@ -1,32 +1,26 @@
 """``Answerer``: one interface to whatever answers questions about pictures, a model in this process or a server.
 
-``open_answerer`` makes one of a model directory, a config with its checkpoint, or the URL of any server that speaks
-OpenAI's chat completions.
+``open_answerer`` makes one of a model directory, a checkpoint or the URL of a server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from mmft.errors import ConfigError, DataError
-from mmft.export.model_path import Target, find_target, is_url
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 from mmft.talk.answer_text import AnswerText
-from mmft.words import count_of, printable
+from mmft.words import count_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ['Answerer', 'Picture', 'Target', 'check_target', 'is_loopback', 'is_url', 'open_answerer', 'place_pictures']
+__all__ = ['Answerer', 'Picture', 'place_pictures']
 
 Picture: TypeAlias = 'str | os.PathLike | Image.Image'
 """A path, or a PIL picture."""
@@ -102,95 +96,6 @@ class Answerer(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def open_answerer(
-    target: Target,
-    base: str | os.PathLike | None = None,
-    *,
-    device: str | None = None,
-    dtype: str = 'auto',
-    api_key: str | None = None,
-    model: str | None = None,
-    timeout: float = 600.0,
-) -> Answerer:
-    """An answerer for a model directory, a config with its checkpoint, or a server.
-
-    Args:
-        target: a directory that ``mmft.load`` reads; a checkpoint, the folder of a training, or ``(config,
-            checkpoint)``, which are exported first, into a cache; or the ``http(s)://`` address of an
-            OpenAI-compatible server, with or without ``/v1``.
-        base: of a LoRA directory, as for ``mmft.load``.
-        device: of a model in this process; None: the GPU, if there is one.
-        dtype: of its weights; ``auto`` keeps what is stored.
-        api_key: of a server.
-        model: which of a server's models; None: the only one it has.
-        timeout: seconds that a server may be silent.
-
-    Raises:
-        CheckpointError: a directory that cannot be read.
-        ServerError: nothing answers at this address, or not as an OpenAI-compatible server would.
-    """
-    target = find_target(target)
-    if is_url(target):
-        from mmft.talk.remote_server import RemoteAnswerer
-
-        return RemoteAnswerer(str(target), api_key=api_key, model=model, timeout=timeout)
-    from mmft.talk.local_model import LocalAnswerer
-
-    if isinstance(target, tuple):
-        name = '/'.join(Path(target[1]).parts[-2:])
-        return LocalAnswerer(_exported(target), device=device, dtype=dtype, name=name)
-    return LocalAnswerer(target, base, device=device, dtype=dtype)
-
-
-def check_target(
-    target: Target,
-    base: str | os.PathLike | None = None,
-    *,
-    device: str | None = None,
-    dtype: str = 'auto',
-    api_key: str | None = None,
-    model: str | None = None,
-) -> None:
-    """Whether ``open_answerer`` opens this, as far as one sees without reading weights: before hours of other work.
-
-    Args:
-        target, base, device, dtype, api_key, model: as of ``open_answerer``.
-
-    Raises:
-        MMFTError: as ``open_answerer``. Weights of a wrong shape are found only when they are read.
-    """
-    target = find_target(target)
-    if is_url(target):
-        from mmft.talk.remote_server import RemoteAnswerer
-
-        RemoteAnswerer(str(target), api_key=api_key, model=model).check()
-        return
-    from mmft.talk.local_model import check_directory
-
-    exported = isinstance(target, tuple)
-    check_directory(_exported(target) if exported else target, None if exported else base, device, dtype)
-
-
-def _exported(target: tuple[Any, str | os.PathLike]) -> Path:
-    from mmft.export.kept_exports import cached_export
-
-    # Standard output is for answers.
-    return cached_export(*target, native=True, log=lambda line: print(printable(line), file=sys.stderr))
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own.
-
-    >>> [is_loopback(url) for url in ('http://127.0.0.1:8000/v1', 'http://[::1]', 'http://127.0.0.1.example.com')]
-    [True, True, False]
-    """
-    try:
-        host = urlsplit(url).hostname or ''
-        return host == 'localhost' or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or no address at all
-        return False
 
 
 def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> list[Message]:

@@ -17,8 +17,8 @@ from mmft.data.pictures.loading import load_image
 from mmft.errors import DataError, MMFTError
 from mmft.serve.backends.directory_check import check_directory
 from mmft.serve.gateway.api_error import ApiError
-from mmft.serve.gateway.counting import PromptCounter
-from mmft.serve.gateway.protocol import parse_request
+from mmft.serve.gateway.intake.prompt_count import PromptCounter
+from mmft.serve.gateway.intake.request import parse_request
 from tests.engine.tiny import write_tiny
 from tests.security.planted import ELSEWHERE, MODELS_OF, MODULE, NAMES, plants, watched, write_layouts, write_module
 

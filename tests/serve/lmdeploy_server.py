@@ -22,7 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmft.talk.child_process import end_with, free_port
+from mmft.ports import free_port
+from mmft.serve.backends.child_process import end_with
 
 __all__ = ['Servers', 'run']
 

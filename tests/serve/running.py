@@ -23,11 +23,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mmft.serve.gateway.app import Gateway, GatewaySettings
+from mmft.ports import bound_socket
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.app import Gateway
 from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
-from mmft.serve.gateway.protocol import ApiError
-from mmft.serve.gateway.upstream import Pool, Upstream
-from mmft.talk.child_process import bound_socket
+from mmft.serve.gateway.pool import Pool
+from mmft.serve.gateway.settings import GatewaySettings
+from mmft.serve.gateway.upstream import Upstream
 
 __all__ = ['ANSWER', 'HEAD', 'FakeBackend', 'Setup', 'data_url', 'encoded', 'eventually', 'question', 'running']
 

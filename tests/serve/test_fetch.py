@@ -13,8 +13,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mmft.errors import DataError
-from mmft.serve.gateway.fetch import Fetcher, is_public
-from mmft.serve.gateway.pictures import PictureLoader
+from mmft.serve.gateway.intake.fetch import Fetcher, is_public
+from mmft.serve.gateway.intake.pictures import PictureLoader
 from tests.export.tiny import picture
 from tests.serve.running import encoded, question, running
 

@@ -16,13 +16,13 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from mmft.serve.gateway import intake
-from mmft.serve.gateway.fetch import Fetcher
-from mmft.serve.gateway.http import PatientProtocol
-from mmft.serve.gateway.intake import Memory
-from mmft.serve.gateway.pictures import PictureLoader
-from mmft.serve.gateway.protocol import ApiError
-from mmft.serve.gateway.readers import Readers
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.http_protocol import PatientProtocol
+from mmft.serve.gateway.intake import intake
+from mmft.serve.gateway.intake.body import Readers
+from mmft.serve.gateway.intake.fetch import Fetcher
+from mmft.serve.gateway.intake.intake import Memory
+from mmft.serve.gateway.intake.pictures import PictureLoader
 from tests.export.tiny import picture
 from tests.serve.running import HEAD, FakeBackend, data_url, encoded, eventually, question, running
 
@@ -165,7 +165,7 @@ def test_a_head_that_does_not_come_is_given_up(make, monkeypatch, sent):
 
 def test_pictures_that_come_too_slowly_together(make, monkeypatch):
     setup = make(patience=0.0)
-    monkeypatch.setattr('mmft.serve.gateway.readers.SLOWEST', 1)
+    monkeypatch.setattr('mmft.serve.gateway.intake.body.SLOWEST', 1)
     setup.gateway._intake.readers.patience = 60
     status, error = setup.error(question('?', 'http://127.0.0.1:1/a.png'))
     assert (status, error['code']) == (400, 'invalid_image')

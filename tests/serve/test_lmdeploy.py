@@ -16,7 +16,7 @@ import torch
 
 from mmft.export.gate import logits_of
 from mmft.serve.backends.support import support_of
-from mmft.talk.remote_server import RemoteAnswerer, chat_messages
+from mmft.talk.remote_answerer import RemoteAnswerer, chat_messages
 from tests.export.tiny import make_base
 from tests.export.tiny_llava import llava_config, llava_encoder
 from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt

@@ -15,7 +15,7 @@ import openai
 import psutil
 import pytest
 
-from mmft.talk.remote_server import chat_messages
+from mmft.talk.remote_answerer import chat_messages
 from tests.serve.served import CASES, LESSONS, Lesson
 
 CASE = next(case for case in CASES if case.tower == 'CLIP')

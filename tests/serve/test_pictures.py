@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mmft.data.pictures.loading import load_image
-from mmft.talk.remote_server import RemoteAnswerer
+from mmft.talk.remote_answerer import RemoteAnswerer
 from tests.export.tiny import picture
 from tests.serve.running import ANSWER, data_url, encoded, question
 

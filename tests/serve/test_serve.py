@@ -22,7 +22,7 @@ import torch
 
 from mmft.cli.main import main
 from mmft.export import convert
-from mmft.talk.child_process import bound_socket
+from mmft.ports import bound_socket
 from tests.export.tiny import make_encoder, model_config, picture, random_model
 from tests.serve.running import data_url, eventually, question
 from tests.serve.served import LESSONS, teach
@@ -142,7 +142,7 @@ def test_what_it_says_of_itself(server, made):
 
 
 def test_the_prompt_is_counted_as_the_backend_counts_it(server, made):
-    from mmft.serve.gateway.counting import PromptCounter
+    from mmft.serve.gateway.intake.prompt_count import PromptCounter
 
     [directory] = (made / 'exports').glob('iter_1-*')
     counter = PromptCounter(directory)

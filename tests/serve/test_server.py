@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from mmft.errors import ServerError
+from mmft.ports import bound_socket, reuse_address
 from mmft.serve.backends import launch
 from mmft.serve.backends.choose import Choice
 from mmft.serve.backends.fleet import Fleet, Member
@@ -17,7 +18,6 @@ from mmft.serve.gateway.dialects import TransformersDialect
 from mmft.serve.gateway.upstream import Upstream
 from mmft.serve.server import _Server
 from mmft.serve.settings import ServeSettings
-from mmft.talk.child_process import bound_socket, reuse_address
 from tests.serve.test_fleet import StandIn
 
 

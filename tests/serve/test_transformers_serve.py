@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mmft.talk.child_process import free_port
-from mmft.talk.remote_server import RemoteAnswerer
+from mmft.ports import free_port
+from mmft.talk.remote_answerer import RemoteAnswerer
 from tests.serve.running import eventually
 from tests.serve.served import CASES, LESSONS
 

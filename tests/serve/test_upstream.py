@@ -10,8 +10,9 @@ import openai
 import pytest
 
 from mmft.serve.gateway import upstream
-from mmft.serve.gateway.app import Gateway, GatewaySettings
-from mmft.serve.gateway.upstream import Pool
+from mmft.serve.gateway.app import Gateway
+from mmft.serve.gateway.pool import Pool
+from mmft.serve.gateway.settings import GatewaySettings
 from tests.serve.running import FakeBackend, eventually, question, running
 
 REFUSALS = {

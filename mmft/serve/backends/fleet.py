@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import httpx
 
 from mmft.errors import ServerError
+from mmft.serve.backends.child_process import Child
 from mmft.serve.gateway.upstream import Upstream
-from mmft.talk.child_process import Child
 
 __all__ = ['Fleet', 'Member']
 

@@ -6,13 +6,14 @@ import os
 import uuid
 from collections.abc import Callable
 
+from mmft.ports import free_port
+from mmft.serve.backends.child_process import Child
 from mmft.serve.backends.choose import Choice, devices, lmdeploy_command, proxy_command, transformers_command
 from mmft.serve.backends.directory_check import LLAVA, ServedDirectory
 from mmft.serve.backends.fleet import Fleet, Member
 from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
 from mmft.serve.gateway.upstream import Upstream
 from mmft.serve.settings import ServeSettings, gpus
-from mmft.talk.child_process import Child, free_port
 
 __all__ = ['build_fleet']
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmft.checkpoint.load import load_encoder
 from mmft.errors import MMFTError
-from mmft.export.kept_exports import default_cache
+from mmft.export.cache import default_cache
 from mmft.layouts.tokenizer_files import served_tokenizer, served_tokenizer_config
 from mmft.words import clipped
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,56 +24,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Send
 
-from mmft.data.pictures.transparency import WHITE, Colour
-from mmft.serve.gateway.answering import Answer
-from mmft.serve.gateway.counting import PromptCounter
-from mmft.serve.gateway.intake import Intake, Memory
-from mmft.serve.gateway.pictures import PictureLoader
-from mmft.serve.gateway.protocol import ApiError, ChatRequest
-from mmft.serve.gateway.reply import Reply, Work
-from mmft.serve.gateway.upstream import Pool
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.completion import Completion
+from mmft.serve.gateway.intake.intake import Intake, Memory
+from mmft.serve.gateway.intake.pictures import PictureLoader
+from mmft.serve.gateway.intake.prompt_count import PromptCounter
+from mmft.serve.gateway.intake.request import ChatRequest
+from mmft.serve.gateway.pool import Pool
+from mmft.serve.gateway.response import CancellableResponse, Work
+from mmft.serve.gateway.settings import GatewaySettings
 
-__all__ = ['Gateway', 'GatewaySettings']
-
-
-@dataclass(frozen=True)
-class GatewaySettings:
-    """What a gateway allows.
-
-    Attributes:
-        names: what the model may be called; the first one is its name.
-        about: what ``/`` says of the server.
-        api_keys: one of which every request but ``/health`` must bring; empty: none is asked for.
-        hosts: what the Host header may name, so that a web page whose name leads to a loopback server (DNS rebinding)
-            cannot ask it; empty: anything.
-        session_len: most tokens of a conversation and its answer; None: the backend looks after that.
-        vocabulary: how many tokens the model has; None: not known.
-        max_tokens: of an answer, where a request says nothing.
-        max_body: bytes of a request.
-        max_held: bytes of memory that all requests together may hold while they wait or are answered.
-        patience: seconds that a client may leave an answer unread, or may be silent before its request is whole, and
-            that the pictures of a request may take to be fetched.
-        most_reading: requests of one client whose bodies are read at a time (``Readers``).
-        image_root: the folder whose pictures requests may name by path; None: none.
-        picture_hosts: whose pictures requests may name although their addresses are private.
-        background: on which the model sees transparent pictures, as of its encoder.
-    """
-
-    names: tuple[str, ...]
-    about: dict[str, Any]
-    api_keys: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    session_len: int | None = None
-    vocabulary: int | None = None
-    max_tokens: int = 1024
-    max_body: int = 64 << 20
-    max_held: int = 2 << 30
-    max_pictures: int = 64
-    patience: float = 60.0
-    most_reading: int = 256
-    image_root: str | None = None
-    picture_hosts: tuple[str, ...] = ()
-    background: Colour | None = WHITE
+__all__ = ['Gateway']
 
 
 class Gateway:
@@ -184,7 +144,7 @@ class Gateway:
     # -- chat completions
 
     def _chat(self, request: Request) -> Response:
-        return Reply(self._taken, self._count, self.settings.patience)
+        return CancellableResponse(self._taken, self._count, self.settings.patience)
 
     @asynccontextmanager
     async def _taken(self, request: Request) -> AsyncIterator[Work]:
@@ -199,9 +159,9 @@ class Gateway:
     async def _answer(self, request: ChatRequest, take: Any, send: Send) -> None:
         await self._intake.check(request, take)
         tokens = partial(self._intake.run, self.counter.tokens) if self.counter is not None else None
-        answer = Answer(request, self.settings.names[0], tokens)
+        completion = Completion(request, self.settings.names[0], tokens)
         async with self.pool.slot(request) as upstream, aclosing(upstream.ask(request)) as pieces:
-            await answer.send(pieces, send)
+            await completion.send(pieces, send)
 
     def _count(self, what: str) -> None:
         self.done[what] += 1

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmft.serve.gateway.protocol import ChatRequest
+from mmft.serve.gateway.intake.request import ChatRequest
 
 __all__ = ['LMDeployDialect', 'TransformersDialect', 'pictures_first']
 

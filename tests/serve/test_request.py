@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, RepetitionPenaltyLogitsProcessor
 
+from mmft.serve.gateway.api_error import ApiError
 from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
-from mmft.serve.gateway.protocol import ApiError, parse_request
+from mmft.serve.gateway.intake.request import parse_request
 from tests.export.tiny import picture
 from tests.serve.running import ANSWER, data_url, question
 

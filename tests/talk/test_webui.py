@@ -19,13 +19,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from mmft.errors import ConfigError, ServerError
+from mmft.ports import free_port
 from mmft.talk import webui
-from mmft.talk.answerer import open_answerer
-from mmft.talk.child_process import free_port
 from mmft.talk.examples import Examples
+from mmft.talk.open_answerer import open_answerer
 from mmft.talk.webui import WebUI
-from tests.serve.fakes import FakeServer, Said, save_picture, save_records
 from tests.serve.running import eventually
+from tests.talk.fakes import FakeServer, Said, save_picture, save_records
 
 ROOT = Path(__file__).parent.parent.parent
 RED, BLUE = (250, 0, 0), (0, 0, 250)

@@ -18,13 +18,13 @@ import time
 import pytest
 from PIL import Image
 
-from mmft.talk.answerer import open_answerer
-from mmft.talk.child_process import free_port
+from mmft.ports import free_port
 from mmft.talk.examples import Examples
+from mmft.talk.open_answerer import open_answerer
 from mmft.talk.webui import WebUI
 from tests.export.tiny import make_base, make_encoder, model_config
-from tests.serve.browser import Browser, find_chromium
-from tests.serve.fakes import FakeServer, save_picture, save_records
+from tests.talk.browser import Browser, find_chromium
+from tests.talk.fakes import FakeServer, save_picture, save_records
 
 pytestmark = pytest.mark.browser
 

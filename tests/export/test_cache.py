@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mmft.errors import ConfigError
-from mmft.export.kept_exports import cached_export
-from mmft.talk.answerer import check_target, open_answerer
+from mmft.export.cache import cached_export
+from mmft.talk.open_answerer import check_target, open_answerer
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
 
 FULL = dict.fromkeys(('vision', 'projector', 'llm'), 'full')

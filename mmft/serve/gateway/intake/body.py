@@ -94,7 +94,7 @@ class Readers:
 
     async def _next(self, request: Request, place: _Reading, end: float) -> dict:
         coming = asyncio.ensure_future(request.receive())
-        try:  # not `wait_for`, see `reply._unless_gone`
+        try:  # not `wait_for`, see `response._unless_gone`
             left = end - asyncio.get_running_loop().time()
             await asyncio.wait({coming, place.lost}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done() or place.lost.done():

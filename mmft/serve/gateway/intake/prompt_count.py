@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
-from mmft.serve.gateway.protocol import ApiError
+from mmft.serve.gateway.api_error import ApiError
 
 __all__ = ['PromptCounter', 'session_length', 'text_config']
 

@@ -16,11 +16,12 @@ from PIL import Image
 
 import mmft
 from mmft.errors import CheckpointError, ConfigError, DataError, MMFTError, ServerError
-from mmft.talk.answerer import check_target, open_answerer, place_pictures
-from mmft.talk.local_model import LocalAnswerer, _Gumbel
-from mmft.talk.remote_server import chat_messages, data_url
+from mmft.talk.answerer import place_pictures
+from mmft.talk.local_answerer import LocalAnswerer, _Gumbel
+from mmft.talk.open_answerer import check_target, open_answerer
+from mmft.talk.remote_answerer import chat_messages, data_url
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
-from tests.serve.fakes import FakeServer, Said, event, save_picture
+from tests.talk.fakes import FakeServer, Said, event, save_picture
 
 
 def user(text: str) -> dict[str, str]:
@@ -121,7 +122,7 @@ def test_questions_wait_for_each_other(local):
 def test_a_question_that_is_stopped_while_it_waits_is_never_begun(local, monkeypatch):
     begun, decoded = [], []
     monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: begun.append(arguments[1]) or 'yes')
-    monkeypatch.setattr('mmft.talk.local_model.load_image', lambda image, **_: decoded.append(image) or image)
+    monkeypatch.setattr('mmft.talk.local_answerer.load_image', lambda image, **_: decoded.append(image) or image)
     stop, said = threading.Event(), []
     with local._busy:
         waiting = threading.Thread(

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from mmft.errors import ServerError
-from mmft.talk.child_process import Child, bound_socket, reuse_address
+from mmft.ports import bound_socket, reuse_address
+from mmft.serve.backends.child_process import Child
 from tests.serve.running import eventually
 
 
@@ -121,7 +122,7 @@ time.sleep(60)
 def test_a_backend_ends_with_the_gateway_even_if_that_is_killed():
     code = """
 import asyncio, sys, time
-from mmft.talk.child_process import Child
+from mmft.serve.backends.child_process import Child
 async def main():
     child = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], 'http://127.0.0.1:1')
     await child.start()

@@ -11,19 +11,18 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 
 from mmft.errors import DataError
-from mmft.serve.gateway.counting import PromptCounter
-from mmft.serve.gateway.pictures import PictureLoader, is_web_address
-from mmft.serve.gateway.protocol import ApiError, ChatRequest, parse_request
-from mmft.serve.gateway.readers import Readers
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.intake.body import Readers
+from mmft.serve.gateway.intake.pictures import PictureLoader, is_web_address
+from mmft.serve.gateway.intake.prompt_count import PromptCounter
+from mmft.serve.gateway.intake.request import ChatRequest, parse_request
+from mmft.serve.gateway.settings import GatewaySettings
 from mmft.words import clipped
-
-if TYPE_CHECKING:
-    from mmft.serve.gateway.app import GatewaySettings
 
 __all__ = ['Intake', 'Memory']
 

@@ -24,7 +24,7 @@ from mmft.data.pictures.paths import is_base64_picture
 from mmft.data.pictures.portable import portable
 from mmft.data.pictures.transparency import WHITE, Colour
 from mmft.errors import DataError
-from mmft.serve.gateway.fetch import Fetcher
+from mmft.serve.gateway.intake.fetch import Fetcher
 from mmft.words import clipped
 
 __all__ = ['Picture', 'PictureLoader', 'is_web_address']

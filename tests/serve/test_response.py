@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from mmft.serve.gateway.protocol import ApiError
-from mmft.serve.gateway.reply import Reply
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.response import CancellableResponse
 
 
 def replied(work, leaves=False, patience=60.0, send=None):
@@ -28,7 +28,7 @@ def replied(work, leaves=False, patience=60.0, send=None):
     async def keep(message):
         sent.append(message)
 
-    asyncio.run(Reply(taken, counted.append, patience)({'type': 'http'}, receive, send or keep))
+    asyncio.run(CancellableResponse(taken, counted.append, patience)({'type': 'http'}, receive, send or keep))
     return counted, sent
 
 

@@ -1,7 +1,7 @@
 """``Child``: a server in a process of its own, which ends with this one, however this one ends.
 
-Run as a program (``python -m mmft.talk.child_process COMMAND...``) this file asks the kernel for that and becomes the
-command.
+Run as a program (``python -m mmft.serve.backends.child_process PARENT COMMAND...``) this file asks the kernel for that
+and becomes the command.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import errno
 import os
 import signal
-import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import httpx
 
 from mmft.errors import ServerError
 from mmft.words import printable
 
-__all__ = ['Child', 'bound_socket', 'end_with', 'free_port', 'reuse_address']
+__all__ = ['Child', 'end_with']
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -67,7 +64,7 @@ class Child:
         Raises:
             ServerError: the system does not start it.
         """
-        launcher = [sys.executable, '-m', 'mmft.talk.child_process', str(os.getpid())]
+        launcher = [sys.executable, '-m', 'mmft.serve.backends.child_process', str(os.getpid())]
         self.tail.clear()
         try:
             self.process = await asyncio.create_subprocess_exec(
@@ -141,55 +138,6 @@ class Child:
         if reader is not None:
             await asyncio.wait({reader}, timeout=2)
             reader.cancel()
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that holds the port, not listening yet: nobody else can bind it, whoever listens first.
-
-    Raises:
-        ServerError: the port is taken, or the host has no such address.
-    """
-    try:
-        if not 0 <= port <= 65535:  # the C library cuts it
-            raise OSError('ports are 0 to 65535')
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)
-        try:
-            _bind(made, address)
-        except OSError:
-            made.close()
-            raise
-    except OSError as error:
-        raise ServerError(
-            f'cannot listen on {host} port {port}: {error.strerror or error}',
-            expected='a free port of this machine',
-            fix='pass another --port (0 takes any that is free), or stop what listens there',
-        ) from error
-    return made
-
-
-def _bind(made: socket.socket, address: Any) -> None:
-    try:
-        made.bind(address)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        # Perhaps connections of a server that has ended only just. SO_REUSEADDR lets us pass by them; kept, it would
-        # let another server bind this port as well, as long as none of the two listens.
-        reuse_address(made, True)
-        made.bind(address)
-        reuse_address(made, False)
-
-
-def reuse_address(bound: socket.socket, yes: bool = True) -> None:
-    """Whether the port can be bound anew at once when its server has ended; to be said before it listens."""
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(yes))
-
-
-def free_port() -> int:
-    """A port of the loopback address that nothing listens on at this moment."""
-    with contextlib.closing(bound_socket('127.0.0.1', 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def end_with(parent: int, number: int = signal.SIGTERM) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import ipaddress
 import json
 import os
 import re
@@ -21,10 +22,10 @@ from mmft.data.pictures.portable import portable
 from mmft.data.pictures.transparency import WHITE, as_colour
 from mmft.errors import ConfigError, ServerError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.talk.answerer import Answerer, Picture, is_loopback
+from mmft.talk.answerer import Answerer, Picture
 from mmft.words import count_of
 
-__all__ = ['RemoteAnswerer', 'chat_messages', 'data_url']
+__all__ = ['RemoteAnswerer', 'chat_messages', 'data_url', 'is_loopback']
 
 
 class RemoteAnswerer(Answerer):
@@ -254,6 +255,19 @@ def data_url(image: Picture, background: Sequence[int] | None = WHITE) -> str:
         load_image(image, background=background).save(buffer, 'PNG', compress_level=1)
         kind, data = 'png', buffer.getvalue()
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own.
+
+    >>> [is_loopback(url) for url in ('http://127.0.0.1:8000/v1', 'http://[::1]', 'http://127.0.0.1.example.com')]
+    [True, True, False]
+    """
+    try:
+        host = urlsplit(url).hostname or ''
+        return host == 'localhost' or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or no address at all
+        return False
 
 
 def _base_url(url: str) -> str:

@@ -6,10 +6,10 @@ import itertools
 from typing import Any
 
 from mmft.serve.gateway.api_error import ApiError
-from mmft.serve.gateway.fields import is_empty, shown, unknown
+from mmft.serve.gateway.intake.fields import is_empty, shown, unknown
 from mmft.structures import IMAGE_PLACEHOLDER
 
-__all__ = ['conversation']
+__all__ = ['check_messages']
 
 _ROLES = {'system': 'system', 'developer': 'system', 'user': 'user', 'assistant': 'assistant'}
 _IMAGE_TOKENS = ('<IMG_CONTEXT>', '<IMAGE_TOKEN>')
@@ -20,7 +20,7 @@ _HARMLESS = ('cache_control',)
 _PARTS = "{'type': 'text', 'text': ...} or {'type': 'image_url', 'image_url': {'url': ...}}"
 
 
-def conversation(value: Any) -> list[dict[str, Any]]:
+def check_messages(value: Any) -> list[dict[str, Any]]:
     """Messages as ``ChatRequest`` has them.
 
     Raises:

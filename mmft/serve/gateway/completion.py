@@ -1,4 +1,4 @@
-"""``Answer``: a backend's answer on its way to the client, whole or streamed, as OpenAI's API words it."""
+"""``Completion``: a backend's answer on its way to the client, whole or streamed, as OpenAI's API words it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 from starlette.types import Send
 
-from mmft.serve.gateway.protocol import ApiError, ChatRequest
-from mmft.serve.gateway.reply import send_json
+from mmft.serve.gateway.api_error import ApiError
+from mmft.serve.gateway.intake.request import ChatRequest
+from mmft.serve.gateway.response import send_json
 from mmft.serve.gateway.upstream import Piece
 from mmft.talk.answer_text import AnswerText
 
-__all__ = ['Answer']
+__all__ = ['Completion']
 
 _HEADERS = [
     (b'content-type', b'text/event-stream'),
@@ -24,7 +25,7 @@ _HEADERS = [
 ]
 
 
-class Answer:
+class Completion:
     """One answer.
 
     Args:

@@ -89,8 +89,8 @@ def opened(made, monkeypatch):
             return seen[0]
 
     monkeypatch.chdir(made)
-    monkeypatch.setattr('mmft.talk.local_model.LocalAnswerer.__init__', lambda self, *a, **k: stop(*a))
-    monkeypatch.setattr('mmft.export.kept_exports.cached_export', stop)
+    monkeypatch.setattr('mmft.talk.local_answerer.LocalAnswerer.__init__', lambda self, *a, **k: stop(*a))
+    monkeypatch.setattr('mmft.export.cache.cached_export', stop)
     monkeypatch.setattr('mmft.export.convert', stop)
     return run
 

@@ -19,7 +19,7 @@ from mmft.data.records.formats import parse_record
 from mmft.errors import ServerError
 from mmft.talk.screen import Screen
 from mmft.talk.terminal_chat import COMMANDS, Chat
-from tests.serve.fakes import FakeServer, Said, event, save_picture
+from tests.talk.fakes import FakeServer, Said, event, save_picture
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mmft.errors import ConfigError
-from mmft.export.kept_exports import cached_export
+from mmft.export.cache import cached_export
 from mmft.serve.backends import choose as module
 from mmft.serve.backends.choose import choose_backend, devices, lmdeploy_command, proxy_command, transformers_command
 from mmft.serve.backends.directory_check import Problem

@@ -17,9 +17,9 @@ from mmft.compare.questions import ask_all, read_questions
 from mmft.compare.results import compare
 from mmft.errors import DataError, ServerError
 from mmft.evaluation.bootstrap import interval
-from mmft.talk.answerer import open_answerer
+from mmft.talk.open_answerer import open_answerer
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
-from tests.serve.fakes import FakeServer, Said, save_picture, save_records
+from tests.talk.fakes import FakeServer, Said, save_picture, save_records
 
 RECORDS = [
     ('a.jpg', 'What is it?', 'egg tarts'),

@@ -1,4 +1,4 @@
-"""``Reply``: an HTTP answer that takes its time to make, and is given up when the client goes."""
+"""``CancellableResponse``: an HTTP response that takes its time, and is given up when the client goes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mmft.serve.gateway.protocol import ApiError
+from mmft.serve.gateway.api_error import ApiError
 
-__all__ = ['Reply', 'Work', 'send_json']
+__all__ = ['CancellableResponse', 'Work', 'send_json']
 
 Work: TypeAlias = 'Callable[[Send], Awaitable[None]]'
 """Sends an answer."""
 
 
-class Reply(Response):
-    """An answer that takes its time: given up when the client goes.
+class CancellableResponse(Response):
+    """A response that takes its time: given up when the client goes.
 
     Args:
         taken: (request) -> a context in which its answer can be made; entering it reads the request.

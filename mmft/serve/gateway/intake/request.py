@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmft.serve.gateway import fields
 from mmft.serve.gateway.api_error import ApiError
-from mmft.serve.gateway.conversation import conversation
+from mmft.serve.gateway.intake import fields
+from mmft.serve.gateway.intake.messages import check_messages
 
-__all__ = ['ApiError', 'ChatRequest', 'parse_request']
+__all__ = ['ChatRequest', 'parse_request']
 
 
 @dataclass
@@ -76,7 +76,7 @@ def parse_request(
         raise ApiError(400, 'stream_options must be an object.', 'invalid_value', 'stream_options')
     include_usage = fields.flag(options.get('include_usage'), 'stream_options.include_usage')
     return ChatRequest(
-        conversation(body.get('messages')),
+        check_messages(body.get('messages')),
         stream,
         stream and include_usage,
         _max_tokens(body),

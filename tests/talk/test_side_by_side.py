@@ -19,7 +19,7 @@ from mmft.talk.examples import Example, Examples
 from mmft.talk.side_by_side import Conversation, Reply, Turn, check_pictures
 from mmft.talk.webui_host import parse_auth
 from mmft.talk.webui_text import left_out_html, literal, messages_of, sampling_of, told_apart, verdict
-from tests.serve.fakes import Said, save_picture, save_records
+from tests.talk.fakes import Said, save_picture, save_records
 
 
 class Gated(Answerer):
