@@ -1,4 +1,4 @@
-"""What the ``.pth`` of a training holds, checked once where it is read: ``mmft/engine/checkpoint.py`` has its keys."""
+"""What the ``.pth`` of a training holds, checked where it is read: ``mmft/engine/training_state.py`` has its keys."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, read_parts
 from mmft.checkpoint.xtuner import read_trained
-from mmft.engine.checkpoint import find_last, read_checkpoint
 from mmft.engine.optim import trained_parameters
+from mmft.engine.run_folder import find_last, read_checkpoint
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.foreign_checkpoints import is_deepspeed

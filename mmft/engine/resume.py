@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmft.checks import is_whole
-from mmft.engine.checkpoint import (
+from mmft.engine.run_folder import (
     POINTER,
     candidates,
     find_last,

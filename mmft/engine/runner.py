@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmft
-from mmft.engine import checkpoint as ckpt
 from mmft.engine import deepspeed
 from mmft.engine.build import build_dataloader, build_encoder, build_model, plain_value
 from mmft.engine.compat import init_distributed
@@ -46,7 +45,9 @@ from mmft.engine.loops import TrainLoop
 from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
+from mmft.engine.run_folder import candidates, new_run, write_atomic
 from mmft.engine.schedule import advance, build_schedulers
+from mmft.engine.training_state import get_rng, initialised_state, load_trained, plain, set_rng, trained_state
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError, first_line
 from mmft.own_code import code_of, resolve_code
@@ -69,7 +70,7 @@ class Runner(mmengine.runner.Runner):
         encoder: the ``ChatEncoder``, stored with every checkpoint.
         history: metrics of each validation: ``{'iter', 'epoch', 'loss', 'exact_match'}``.
         best: ``{'metric', 'value', 'loss', 'iter', 'run', 'data'}`` of the best checkpoint, or empty.
-        run, continues: the names of this run (``checkpoint.new_run``) and of the one whose checkpoint it resumed.
+        run, continues: the names of this run (``run_folder.new_run``) and of the one whose checkpoint it resumed.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class Runner(mmengine.runner.Runner):
             init_distributed(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(dict(env_cfg))
         self._lock_folder()
-        self.run = main_decides(ckpt.new_run(self.work_dir) if is_main() else '')
+        self.run = main_decides(new_run(self.work_dir) if is_main() else '')
 
     def _lock_folder(self) -> None:
         """Before anything is written. Rank 0 takes the lock, and every rank learns whether it could."""
@@ -182,7 +183,7 @@ class Runner(mmengine.runner.Runner):
     def build_model(self, model: nn.Module | Mapping[str, Any]) -> nn.Module:
         """Also loads the base weights and freezes, opens and adapts the parts: mmengine knows neither."""
         self._resumable = self._find_resumable()
-        resumed = ckpt.initialised_state(self._resumable[1]) if self._resumable is not None else None
+        resumed = initialised_state(self._resumable[1]) if self._resumable is not None else None
         if not isinstance(model, nn.Module):
             model, self.base, self.tune, self.initialised = build_model(self.cfg, resumed)
         elif self.cfg.get('init_from') and resumed is None:
@@ -198,7 +199,7 @@ class Runner(mmengine.runner.Runner):
             return None
         found = read_resumable(self.work_dir, None if resume is True else resume, self.logger)
         if found is None:
-            others = ckpt.candidates(self.work_dir)
+            others = candidates(self.work_dir)
             whose = f' of this run ({count_of(len(others), "file")} of an earlier one)' if others else ''
             self.logger.info(f'no checkpoint{whose} in {self.work_dir} yet: starting from the beginning')
         return found
@@ -249,7 +250,7 @@ class Runner(mmengine.runner.Runner):
         """Whole or not at all, and by rank 0 only."""
         if is_main():
             name = Path(self.cfg.filename).name if self.cfg.filename else 'config.py'
-            ckpt.write_atomic(self.config_text, Path(self.work_dir) / name)
+            write_atomic(self.config_text, Path(self.work_dir) / name)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -258,13 +259,13 @@ class Runner(mmengine.runner.Runner):
         loop = self.train_loop
         groups = self.optim_wrapper.param_groups
         content = {
-            'state_dict': {**ckpt.trained_state(unwrap(self.model), self.optim_wrapper), **self.initialised},
+            'state_dict': {**trained_state(unwrap(self.model), self.optim_wrapper), **self.initialised},
             'optimizer': self.optim_wrapper.state_dict(),
             'param_names': [group['names'] for group in groups],
             'param_schedulers': [
                 {key: getattr(s, key) for key in ('last_step', '_global_step')} for s in self.param_schedulers
             ],
-            'rng': gather(ckpt.get_rng()),
+            'rng': gather(get_rng()),
             'position': {**loop.position(done), 'order': self.order()},
             'encoder': self.encoder.to_dict() if self.encoder is not None else None,
             'meta': {
@@ -284,7 +285,7 @@ class Runner(mmengine.runner.Runner):
                 'run': self.run,
             },
         }
-        return ckpt.plain(content)
+        return plain(content)
 
     def order(self) -> dict[str, Any]:
         """What the order of the data depends on: a position means something only where this is the same."""
@@ -304,7 +305,7 @@ class Runner(mmengine.runner.Runner):
         content = self.state(int(filename.split('_')[1].split('.')[0]) if filename.startswith('iter_') else self.iter)
         path = Path(out_dir) / filename
         if is_main():
-            ckpt.write_atomic(content, path)
+            write_atomic(content, path)
         barrier()
         return path
 
@@ -320,7 +321,7 @@ class Runner(mmengine.runner.Runner):
     def resume(self, path: Path, content: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: the rest of the run is the one that was interrupted, bit by bit."""
         check_resumable(self, path, content)
-        ckpt.load_trained(unwrap(self.model), self.optim_wrapper, content, path)
+        load_trained(unwrap(self.model), self.optim_wrapper, content, path)
         self.optim_wrapper.load_state_dict(content['optimizer'])
         advance(self.param_schedulers, content['position']['iter'])
         self.train_loop.start_from(content['position'])
@@ -328,7 +329,7 @@ class Runner(mmengine.runner.Runner):
         self.continues = content['meta'].get('run')
         # Last, so that nothing draws from the generators between here and the next step. (The data loader has its own.)
         if len(content['rng']) == world_size():
-            ckpt.set_rng(content['rng'][rank()])
+            set_rng(content['rng'][rank()])
         self.logger.info(f'resumed {path}: {self.train_loop.iter} of {self.train_loop.max_iters} iterations are done')
 
 

@@ -30,7 +30,7 @@ class TrainingCheckpoint:
 
     Attributes:
         state: name -> tensor of all that was trained or ``initialised``.
-        meta: as ``mmft/engine/checkpoint.py`` describes it: ``base``, ``tune``, ``config``...
+        meta: as ``mmft/engine/training_state.py`` describes it: ``base``, ``tune``, ``config``...
         encoder: ``ChatEncoder.to_dict()``, or None.
     """
 

@@ -74,7 +74,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
 
 def run_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that the folder of a training stands for; None where it is no such folder."""
-    from mmft.engine.checkpoint import find_last
+    from mmft.engine.run_folder import find_last
 
     if any((folder / name).exists() for name in ('config.json', 'adapter_config.json')):
         return None

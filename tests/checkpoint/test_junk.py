@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 import mmft
-from mmft.engine.checkpoint import read_checkpoint
+from mmft.engine.run_folder import read_checkpoint
 from mmft.errors import CheckpointError, MMFTError
 from mmft.export.inputs import TrainingCheckpoint
 from mmft.export.stored import stored_tensors

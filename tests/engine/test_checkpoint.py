@@ -13,23 +13,24 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmft.engine import checkpoint as ckpt
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.optim import build_optim_wrapper
 from mmft.engine.resume import read_resumable
+from mmft.engine.run_folder import find_last, new_run, point_to, read_checkpoint, write_atomic
+from mmft.engine.training_state import get_rng, load_trained, plain, set_rng, trained_state
 from mmft.errors import CheckpointError, ConfigError
 from tests.engine.toy import ToyVLM, toy_runner
 
 
 def test_write_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = ckpt.write_atomic({'a': torch.ones(2)}, tmp_path / 'x.pth')
+    path = write_atomic({'a': torch.ones(2)}, tmp_path / 'x.pth')
 
     def full(handle: int) -> None:
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(CheckpointError, match='No space'):
-        ckpt.write_atomic({'a': torch.zeros(2)}, path)
+        write_atomic({'a': torch.zeros(2)}, path)
     assert torch.equal(torch.load(path, weights_only=True)['a'], torch.ones(2))
 
 
@@ -38,38 +39,38 @@ def test_rng_round_trip_through_a_file(tmp_path: Path) -> None:
         seed(5)
     np.random.randn(3)
     random.gauss(0, 1)
-    path = ckpt.write_atomic(ckpt.plain(ckpt.get_rng()), tmp_path / 'rng.pth')
+    path = write_atomic(plain(get_rng()), tmp_path / 'rng.pth')
 
     def draw() -> tuple:
         return torch.rand(3).tolist(), np.random.randn(2).tolist(), random.gauss(0, 1), random.random()
 
     expected = draw()
-    ckpt.set_rng(torch.load(path, weights_only=True))
+    set_rng(torch.load(path, weights_only=True))
     assert draw() == expected
 
 
 def test_plain_refuses_what_would_need_pickle() -> None:
     from mmengine.config import ConfigDict
 
-    assert type(ckpt.plain(ConfigDict(a=ConfigDict(b=(1, 2.0))))['a']) is dict
-    assert ckpt.plain({'n': np.float32(0.5), 't': torch.bfloat16, 'flag': True}) == {
+    assert type(plain(ConfigDict(a=ConfigDict(b=(1, 2.0))))['a']) is dict
+    assert plain({'n': np.float32(0.5), 't': torch.bfloat16, 'flag': True}) == {
         'n': 0.5,
         't': 'torch.bfloat16',
         'flag': True,
     }
     with pytest.raises(TypeError, match='ToyVLM'):
-        ckpt.plain({'model': ToyVLM()})
+        plain({'model': ToyVLM()})
 
 
 def test_read_checkpoint_explains(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match='no checkpoint'):
-        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+        read_checkpoint(tmp_path / 'iter_1.pth')
     (tmp_path / 'iter_1.pth').write_bytes(b'PK\x03\x04 half a file')
     with pytest.raises(CheckpointError, match='cannot be read'):
-        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+        read_checkpoint(tmp_path / 'iter_1.pth')
     torch.save({'weights': torch.ones(1)}, tmp_path / 'foreign.pth')
     with pytest.raises(CheckpointError, match='not a training checkpoint'):
-        ckpt.read_checkpoint(tmp_path / 'foreign.pth')
+        read_checkpoint(tmp_path / 'foreign.pth')
 
 
 def test_reading_runs_no_code(tmp_path: Path) -> None:
@@ -79,40 +80,40 @@ def test_reading_runs_no_code(tmp_path: Path) -> None:
 
     torch.save({'state_dict': {}, 'meta': Evil()}, tmp_path / 'iter_1.pth')
     with pytest.raises(CheckpointError, match='cannot be read'):
-        ckpt.read_checkpoint(tmp_path / 'iter_1.pth')
+        read_checkpoint(tmp_path / 'iter_1.pth')
     assert not (tmp_path / 'ran').exists()
 
 
 def checkpoint(directory: Path, iteration: int, run: str | None = None) -> Path:
     """A file that says of which run it is."""
     meta = {'iter': iteration} | ({} if run is None else {'run': run})
-    return ckpt.write_atomic({'state_dict': {}, 'meta': meta}, directory / f'iter_{iteration}.pth')
+    return write_atomic({'state_dict': {}, 'meta': meta}, directory / f'iter_{iteration}.pth')
 
 
 def test_find_last(tmp_path: Path) -> None:
-    assert ckpt.find_last(tmp_path) is None
-    assert ckpt.find_last(tmp_path / 'missing') is None
+    assert find_last(tmp_path) is None
+    assert find_last(tmp_path / 'missing') is None
     for name in ('.writing-iter_11.pth', 'best.pth'):
         (tmp_path / name).touch()
     checkpoint(tmp_path, 9, '1-aa')
     later = checkpoint(tmp_path, 10, '1-aa')
-    assert ckpt.find_last(tmp_path).name == 'iter_10.pth'
+    assert find_last(tmp_path).name == 'iter_10.pth'
     pointer = tmp_path / 'last_checkpoint'
     pointer.write_text('iter_9.pth')
-    assert ckpt.find_last(tmp_path).name == 'iter_10.pth', 'killed before the pointer was renamed'
+    assert find_last(tmp_path).name == 'iter_10.pth', 'killed before the pointer was renamed'
     os.utime(later, ns=(0, 0))
-    assert ckpt.find_last(tmp_path).name == 'iter_10.pth', 'whatever the clock says'
+    assert find_last(tmp_path).name == 'iter_10.pth', 'whatever the clock says'
     for other in ('2-bb', None):
         checkpoint(tmp_path, 10, other)
-        assert ckpt.find_last(tmp_path).name == 'iter_9.pth', 'of another run'
-    ckpt.point_to(tmp_path, 'iter_9.pth', '2-bb')
-    assert ckpt.find_last(tmp_path).name == 'iter_9.pth', 'run 2 starts from it'
+        assert find_last(tmp_path).name == 'iter_9.pth', 'of another run'
+    point_to(tmp_path, 'iter_9.pth', '2-bb')
+    assert find_last(tmp_path).name == 'iter_9.pth', 'run 2 starts from it'
     checkpoint(tmp_path, 11, '2-bb')
-    assert ckpt.find_last(tmp_path).name == 'iter_11.pth', 'and was killed after its first checkpoint'
-    ckpt.point_to(tmp_path, None, '3-cc')
-    assert ckpt.find_last(tmp_path) is None, 'run 3 has saved nothing yet'
+    assert find_last(tmp_path).name == 'iter_11.pth', 'and was killed after its first checkpoint'
+    point_to(tmp_path, None, '3-cc')
+    assert find_last(tmp_path) is None, 'run 3 has saved nothing yet'
     checkpoint(tmp_path, 4, '3-cc')
-    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    assert find_last(tmp_path).name == 'iter_4.pth'
 
 
 UTF16 = 'iter_4.pth'.encode('utf-16')
@@ -126,12 +127,12 @@ def test_a_pointer_that_cannot_be_followed_is_passed_over(tmp_path: Path, conten
         checkpoint(tmp_path, iteration, run)
     pointer = tmp_path / 'last_checkpoint'
     pointer.mkdir() if content is None else pointer.write_bytes(content)
-    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    assert find_last(tmp_path).name == 'iter_4.pth'
     said: list[str] = []
     path, _ = read_resumable(tmp_path, None, SimpleNamespace(warning=said.append))
     assert path.name == 'iter_4.pth'
     assert 'last_checkpoint ' + ('names iter_99' if content == b'iter_99.pth' else 'cannot be read') in said[0]
-    assert ckpt.new_run(tmp_path).startswith('3-')
+    assert new_run(tmp_path).startswith('3-')
 
 
 class Dies(Hook):
@@ -158,47 +159,47 @@ def test_resume_never_goes_on_with_an_older_run_of_the_folder(tmp_path: Path) ->
             runner.train()
 
     killed(1)
-    assert ckpt.find_last(tmp_path) is None, 'this run has saved nothing yet'
+    assert find_last(tmp_path) is None, 'this run has saved nothing yet'
     killed(5)
-    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    assert find_last(tmp_path).name == 'iter_4.pth'
     killed(5, resume=str(tmp_path / 'iter_2.pth'))  # back to an earlier one, then on to 4 again
-    assert ckpt.find_last(tmp_path).name == 'iter_4.pth'
+    assert find_last(tmp_path).name == 'iter_4.pth'
     killed(3, resume=str(tmp_path / 'iter_2.pth'))
-    assert ckpt.find_last(tmp_path).name == 'iter_2.pth', 'iter_4 is of the branch that was left'
+    assert find_last(tmp_path).name == 'iter_2.pth', 'iter_4 is of the branch that was left'
     assert {(tmp_path / name).read_bytes() == old[name] for name in ('iter_6.pth', 'iter_8.pth')} == {True}
 
 
 def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     """``torch.load`` would take it."""
-    path = ckpt.write_atomic({'state_dict': {'a': torch.zeros(5000)}, 'meta': {}}, tmp_path / 'iter_1.pth')
+    path = write_atomic({'state_dict': {'a': torch.zeros(5000)}, 'meta': {}}, tmp_path / 'iter_1.pth')
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert torch.load(path, weights_only=True)['state_dict']['a'].any()
     with pytest.raises(CheckpointError, match='sums differ'):
-        ckpt.read_checkpoint(path)
+        read_checkpoint(path)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ckpt.write_atomic('old', tmp_path / 'iter_1.pth')
+    write_atomic('old', tmp_path / 'iter_1.pth')
 
     def full(*_: Any) -> None:
         raise RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 452544 vs 452432')
 
     monkeypatch.setattr(torch, 'save', full)
     with pytest.raises(CheckpointError, match=r'(?s)iter_1.pth could not be written.*MB are free'):
-        ckpt.write_atomic({}, tmp_path / 'iter_1.pth')
+        write_atomic({}, tmp_path / 'iter_1.pth')
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('iter_1.pth', 'old')]
 
 
 def test_load_trained_names_what_does_not_fit() -> None:
     model = ToyVLM()
     optim = build_optim_wrapper(model, {'optimizer': {'type': 'AdamW', 'lr': 1.0}})
-    state = ckpt.trained_state(model, optim)
+    state = trained_state(model, optim)
     assert not any(name.startswith('vision') for name in state)
 
     def load(state: dict, **meta) -> None:
-        ckpt.load_trained(model, optim, {'state_dict': state, 'meta': meta}, 'x.pth')
+        load_trained(model, optim, {'state_dict': state, 'meta': meta}, 'x.pth')
 
     with pytest.raises(CheckpointError, match=r'missing llm\.body\.bias'):
         load({k: v for k, v in state.items() if k != 'llm.body.bias'})
@@ -217,7 +218,7 @@ def test_last_k_and_best_are_kept(tmp_path: Path) -> None:
     runner.train()
     assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['best.pth', 'iter_7.pth', 'iter_8.pth']
     assert (tmp_path / 'last_checkpoint').read_text() == 'iter_8.pth'
-    best = ckpt.read_checkpoint(tmp_path / 'best.pth')
+    best = read_checkpoint(tmp_path / 'best.pth')
     losses = {row['iter']: row['loss'] for row in runner.history}
     assert best['meta']['iter'] == min(losses, key=losses.get) == runner.best['iter']
 
@@ -255,7 +256,7 @@ def test_of_equals_the_one_of_lower_loss_is_best(tmp_path: Path) -> None:
     runner.val_loop.dataloader.dataset.fingerprint = 'other'
     hook.after_val_epoch(runner, {'loss': 3.0, 'exact_match': 0.1})
     assert runner.best['iter'] == 5, 'nothing is known to be better on other data'
-    assert ckpt.read_checkpoint(tmp_path / 'best.pth')['meta']['iter'] == 5
+    assert read_checkpoint(tmp_path / 'best.pth')['meta']['iter'] == 5
 
 
 def test_the_best_of_an_earlier_run_is_set_aside(tmp_path: Path) -> None:
@@ -286,6 +287,6 @@ def test_only_a_full_disk_is_called_full(tmp_path: Path, monkeypatch: pytest.Mon
         os, 'replace', lambda *_: (tmp_path / 'gone').rename(tmp_path / 'x')
     )  # another process was here
     with pytest.raises(CheckpointError, match='No such file') as caught:
-        ckpt.write_atomic('text', tmp_path / 'iter_1.pth')
+        write_atomic('text', tmp_path / 'iter_1.pth')
     assert 'MB' not in str(caught.value)
     assert 'by this run alone' in str(caught.value)

@@ -14,10 +14,10 @@ import mmft
 from mmft.cli.configs import apply_options, load_config
 from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_model
-from mmft.engine.checkpoint import read_checkpoint
 from mmft.engine.judging.config import find_problems
 from mmft.engine.planning.dry_run import plan
 from mmft.engine.planning.measure import make_plan
+from mmft.engine.run_folder import read_checkpoint
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
 from tests.engine.tiny import write_tiny

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmft.engine.checkpoint import find_last
 from mmft.engine.resume import _compare_backgrounds
+from mmft.engine.run_folder import find_last
 from mmft.errors import CheckpointError
 from tests.engine.toy import toy_runner, train
 

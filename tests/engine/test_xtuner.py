@@ -9,8 +9,8 @@ from mmengine.logging import HistoryBuffer
 
 from mmft.checkpoint.load import build_meta
 from mmft.cli.configs import load_config
-from mmft.engine.checkpoint import read_checkpoint
 from mmft.engine.init_from import InitFrom
+from mmft.engine.run_folder import read_checkpoint
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
 from mmft.layouts.internvl_official import InternVLOfficial

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mmft.checkpoint import build_pretrained
 from mmft.data import ChatEncoder, DynamicTiler
-from mmft.engine.checkpoint import plain
+from mmft.engine.training_state import plain
 from mmft.export.files import Contents
 from mmft.export.gate import logits_of
 from mmft.export.targets import choose_target

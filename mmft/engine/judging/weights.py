@@ -13,9 +13,9 @@ from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, open_pretrained
 from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
 from mmft.engine.build import plain_pretrained, plain_value
-from mmft.engine.checkpoint import find_last
 from mmft.engine.init_from import InitFrom, find_source
 from mmft.engine.judging.common import is_path, nearest
+from mmft.engine.run_folder import find_last
 from mmft.errors import ConfigError, MMFTError
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.partial import has_folders, projector_file

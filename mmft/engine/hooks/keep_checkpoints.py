@@ -10,7 +10,8 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.checkpoint import (
+from mmft.engine.distributed import barrier, is_main, main_decides
+from mmft.engine.run_folder import (
     candidates,
     iteration_of,
     link_atomic,
@@ -18,7 +19,6 @@ from mmft.engine.checkpoint import (
     read_checkpoint,
     remove_leftovers,
 )
-from mmft.engine.distributed import barrier, is_main, main_decides
 from mmft.errors import CheckpointError, ConfigError
 from mmft.registry import HOOKS
 
@@ -32,7 +32,7 @@ BIGGER_IS_BETTER = {'exact_match': True, 'loss': False}
 class CheckpointHook(Hook):
     """Writes ``iter_N.pth`` at intervals and at the end, ``best.pth`` after validation, and ``last_checkpoint``.
 
-    Every write is whole or absent (``checkpoint.write_atomic``), and old files go only after the new one is there.
+    Every write is whole or absent (``run_folder.write_atomic``), and old files go only after the new one is there.
 
     Args:
         interval: every so many epochs (iterations with ``by_epoch=False``); 0: at the end only.
