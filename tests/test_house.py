@@ -76,6 +76,13 @@ def test_files_open_with_what_they_are(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
 
 
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_method_is_a_stub(path):
+    """What a subclass must bring is abstract; what it does not need is not asked of it."""
+    raised = [node.exc for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(node, ast.Raise)]
+    assert not [exc for exc in raised if exc is not None and 'NotImplemented' in ast.dump(exc)]
+
+
 MODULES = [
     '.'.join(('mmft', *path.relative_to(PACKAGE).with_suffix('').parts)).removesuffix('.__init__') for path in FILES
 ]
@@ -112,3 +119,22 @@ def test_wrong_arguments_exit_non_zero():
     done = subprocess.run([sys.executable, 'tools/train.py'], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert 'required' in done.stderr
+
+
+def functions(path):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(node, ast.FunctionDef)]
+
+
+def asserts(function, helpers=frozenset()):
+    """Whether a function asserts: by itself, by pytest, or by a function of one of these names."""
+    calls = [getattr(n.func, 'attr', getattr(n.func, 'id', '')) for n in ast.walk(function) if isinstance(n, ast.Call)]
+    by_name = any(name in {'raises', 'fail', 'warns'} | helpers or name.startswith('assert') for name in calls)
+    return by_name or any(isinstance(node, ast.Assert) for node in ast.walk(function))
+
+
+def test_every_test_asserts_something():
+    written = [(path, function) for path in sorted((ROOT / 'tests').rglob('*.py')) for function in functions(path)]
+    helpers = {function.name for _, function in written if asserts(function) and not function.name.startswith('test_')}
+    tests = [(path, function) for path, function in written if function.name.startswith('test_')]
+    assert len(tests) > 500
+    assert not [f'{path}:{function.lineno}' for path, function in tests if not asserts(function, helpers)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.errors import CheckpointError
 from mmft.files.tensors import TensorSource
-from mmft.layouts import Layout
+from mmft.layouts import NameTable
 from mmft.models.buffers import is_buffer, tensors_of
 from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def fill(
     model: VLM,
     model_config: Mapping[str, Any],
-    layout: Layout,
+    layout: NameTable,
     tensors: TensorSource,
     dtype: torch.dtype | None,
     device: torch.device,

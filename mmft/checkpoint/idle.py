@@ -12,13 +12,13 @@ from collections.abc import Iterable
 
 import torch
 
-from mmft.layouts import Layout
+from mmft.layouts import NameTable
 from mmft.registry import VISION_TOWERS
 
 __all__ = ['idle_and_absent']
 
 
-def idle_and_absent(layout: Layout, missing: Iterable[str]) -> set[str]:
+def idle_and_absent(layout: NameTable, missing: Iterable[str]) -> set[str]:
     """Names of ``missing`` that no forward reads: blocks above ``select_layer``, absent as a whole.
 
     Args:

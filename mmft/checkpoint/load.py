@@ -17,7 +17,7 @@ from mmft.errors import CheckpointError, ConfigError, MMFTError, first_line
 from mmft.files.directory import ModelDirectory
 from mmft.files.reading import reading
 from mmft.files.tensors import TensorSource, fingerprint, main_dtype, read_json
-from mmft.layouts import Layout, layout_of
+from mmft.layouts import Layout, NameTable, layout_of
 from mmft.own_code import allow_code as allow_modules
 from mmft.registry import ENCODERS, MODELS
 from mmft.words import clipped
@@ -52,7 +52,7 @@ class Pretrained(NamedTuple):
         where: for messages.
     """
 
-    layout: Layout
+    layout: NameTable
     tensors: TensorSource
     where: str
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.files.tensors import TensorSource
-from mmft.layouts import Layout
+from mmft.layouts import NameTable
 from mmft.models.vlm import VLM
 
 __all__ = ['misfits']
 
 
-def misfits(model: VLM, layout: Layout, tensors: TensorSource) -> Iterator[str]:
+def misfits(model: VLM, layout: NameTable, tensors: TensorSource) -> Iterator[str]:
     """What ``fill`` would refuse: tensors missing, left over or of other shapes.
 
     Args:

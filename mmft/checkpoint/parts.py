@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.errors import CheckpointError, ConfigError
+from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.files.tensors import Joined, TensorFiles, TensorSource
 from mmft.layouts import layout_of, matches_any
-from mmft.layouts.base import Layout, Rule, pattern
+from mmft.layouts.base import NameTable, Rule, pattern
 from mmft.layouts.blip2 import blip2_tower, is_blip2
 from mmft.layouts.internvl_official import llm_rules
 from mmft.layouts.language import family_of, family_of_keys, language_model
@@ -30,7 +30,7 @@ from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, opti
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.words import count_of
 
-__all__ = ['PARTS', 'PartsLayout', 'read_parts']
+__all__ = ['PARTS', 'PartNames', 'read_parts']
 
 PARTS = ('vision', 'projector', 'llm')
 WEIGHT_SUFFIXES = ('.bin', '.pth', '.pt', '.safetensors')
@@ -52,7 +52,7 @@ class Part:
     tensors: TensorSource
 
 
-class PartsLayout(Layout):
+class PartNames(NameTable):
     """The names of several directories together."""
 
     architecture = 'parts'
@@ -63,24 +63,9 @@ class PartsLayout(Layout):
         self.covered = {prefix.split('/')[0] for prefix in parts}
         self._optional = [pattern(name) for name in optional_names(model['projector']['type'])]
 
-    @classmethod
-    def matches(cls, config: dict[str, Any]) -> bool:
-        return False
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> PartsLayout:
-        raise CheckpointError('parts have no config.json together', expected='a dict of directories')
-
-    @classmethod
-    def from_model(cls, model_config: dict[str, Any]) -> PartsLayout:
-        raise ConfigError('a model cannot be written as parts', expected='--layout hf, official or native')
-
     @property
     def model_config(self) -> dict[str, Any]:
         return self._model
-
-    def encoder_config(self, directory: Path) -> dict[str, Any]:
-        raise CheckpointError('parts say nothing of an encoder', expected='`encoder` in the config')
 
     @property
     def rules(self) -> list[Rule]:
@@ -92,7 +77,7 @@ class PartsLayout(Layout):
         return part not in self.covered or any(p.fullmatch(name) for p in self._optional) or name.startswith('merge.')
 
 
-def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -> tuple[PartsLayout, TensorSource]:
+def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -> tuple[PartNames, TensorSource]:
     """The layout and the tensors of a ``pretrained`` dict.
 
     Args:
@@ -119,7 +104,7 @@ def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -
         parts[f'{name}/'] = part
         # A language model's directory says all of it; a tower's knows nothing of select_layer and the like.
         model[name] = part.settings if name == 'llm' else {**model_config[name], **part.settings}
-    layout = PartsLayout(model, parts)
+    layout = PartNames(model, parts)
     return layout, Joined.of({prefix: part.tensors for prefix, part in parts.items()})
 
 
@@ -160,7 +145,7 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix), tensors)
     if name == 'llm':
         settings = language_model(config, where, family_of(config) or family_of_keys(tensors))
-        ignored = tuple(prefix + pattern for pattern in Layout.ignored)
+        ignored = tuple(prefix + pattern for pattern in NameTable.ignored)
         return Part(settings, llm_rules(settings, prefix), ignored, tensors)
     kind = model_config['projector']['type']
     ignored = tuple(prefix + p for p in PROJECTOR_IGNORED)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import STATES, foreign_content, is_deepspeed, of_mmengine
 from mmft.files.peft_adapter import lora_layers
-from mmft.layouts import Layout, Rule
+from mmft.layouts.base import NameTable, Rule
 from mmft.layouts.internvl_official import InternVLOfficial, llm_rules
 from mmft.layouts.projectors import any_projector_rules
 from mmft.layouts.vision import tower_ignored, tower_rules
@@ -89,7 +89,7 @@ def read_trained(path: Path, model_config: Mapping[str, Any]) -> Trained | None:
     return Trained(found, adapters)
 
 
-class XTunerNames(Layout):
+class XTunerNames(NameTable):
     """What XTuner, and the originals that it wraps, call the tensors of a model."""
 
     architecture = 'a training of XTuner'
@@ -97,7 +97,7 @@ class XTunerNames(Layout):
     def __init__(self, model: dict[str, Any]) -> None:
         self._model = model
         kind = model['vision']['type']
-        self.ignored = (*Layout.ignored, *tower_ignored(kind, 'visual_encoder.'), 'data_preprocessor.{x}')
+        self.ignored = (*NameTable.ignored, *tower_ignored(kind, 'visual_encoder.'), 'data_preprocessor.{x}')
 
     @property
     def rules(self) -> list[Rule]:
@@ -115,20 +115,9 @@ class XTunerNames(Layout):
             Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
         ]
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], directory: Any = None) -> XTunerNames:
-        raise NotImplementedError
-
-    @classmethod
-    def from_model(cls, model_config: dict[str, Any]) -> XTunerNames:
-        return cls(model_config)
-
     @property
     def model_config(self) -> dict[str, Any]:
         return self._model
-
-    def encoder_config(self, directory: Path) -> dict[str, Any]:
-        raise NotImplementedError
 
 
 def _scale(text: Any, part: str, rank: int, path: Path) -> float:

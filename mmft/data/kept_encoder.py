@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,7 +34,7 @@ PROCESSOR_FILES = ('processor_config.json', 'preprocessor_config.json')
 FORMAT = 1  # of to_dict and encoder.json
 
 
-class KeptEncoder(TextEncoder):
+class KeptEncoder(TextEncoder, ABC):
     """A ``TextEncoder`` that is built again from its config and its tokenizer's files.
 
     Attributes:
@@ -42,9 +43,9 @@ class KeptEncoder(TextEncoder):
 
     BEFORE: ClassVar[Mapping[str, Any]] = {}
 
+    @abstractmethod
     def _config(self) -> dict[str, Any]:
         """Arguments of the constructor but the tokenizer, as plain types."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, tokenizer too, as plain types and uint8 tensors that ``torch.load(weights_only=True)`` reads."""

@@ -16,7 +16,7 @@ from mmft.export.stored import Computed, Stored, materialise, stored_pickle, sto
 from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.files.tensors import TensorSource, fingerprint, main_dtype
-from mmft.layouts import Layout
+from mmft.layouts import NameTable
 from mmft.models.buffers import moving_buffers
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
@@ -69,7 +69,7 @@ class Base:
     """
 
     pretrained: str | Path | Mapping[str, Any]
-    layout: Layout
+    layout: NameTable
     tensors: TensorSource
     stored: dict[str, Stored | Computed]
     where: str

@@ -18,6 +18,7 @@ from mmft.layouts import (
     LlavaHF,
     LlavaNextHF,
     LlavaOfficial,
+    NameTable,
     Native,
     TinyLlava,
     layout_for,
@@ -57,7 +58,7 @@ FAMILIES: dict[type[Layout], Family] = {
 }
 
 
-def choose_target(name: str, model_config: Mapping[str, Any], base: Layout | None = None) -> tuple[Layout, Family]:
+def choose_target(name: str, model_config: Mapping[str, Any], base: NameTable | None = None) -> tuple[Layout, Family]:
     """The layout of a name of ``--layout`` that holds this model.
 
     Args:

@@ -9,7 +9,7 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import xtuner_folders
 from mmft.files.reading import reading
-from mmft.layouts.base import Layout, Rule, Step
+from mmft.layouts.base import Layout, NameTable, Rule, Step
 from mmft.layouts.internvl_hf import InternVLHF
 from mmft.layouts.internvl_official import InternVLOfficial
 from mmft.layouts.llava_hf import LlavaHF, LlavaNextHF
@@ -20,7 +20,7 @@ from mmft.words import clipped
 
 __all__ = [
     'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
-    'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_of', 'matches_any',
+    'NameTable', 'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_of', 'matches_any',
 ]  # fmt: skip
 
 LAYOUT_NAMES: dict[str, tuple[type[Layout], ...]] = {

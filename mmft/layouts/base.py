@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmft.files.directory import ModelDirectory
     from mmft.files.tensors import TensorSource
 
-__all__ = ['Layout', 'Rule', 'Step', 'pattern']
+__all__ = ['Layout', 'NameTable', 'Rule', 'Step', 'pattern']
 
 _FIELDS = {'x': r'.+', 'n': r'\d+', 'k': r'[^.]+'}
 
@@ -69,59 +69,27 @@ def pattern(name: str) -> re.Pattern[str]:
     return re.compile(body)
 
 
-class Layout(ABC):
-    """A directory format. Subclasses hold the table and read and write ``config.json``."""
+class NameTable(ABC):
+    """Names of tensors in files, and what they are called here."""
 
     architecture: str
-    """``architectures[0]`` of ``config.json``: how a directory of this layout is recognised, never by its path."""
+    """What has these names, for messages; of a directory ``architectures[0]`` of its ``config.json``."""
 
     ignored: tuple[str, ...] = ('{x}.rotary_emb.inv_freq', '{x}.position_ids')
-    """Their names, as patterns, of what directories may hold and no model needs: buffers that older versions saved."""
+    """Their names, as patterns, of what files may hold and no model needs: buffers that older versions saved."""
 
     zeros: tuple[str, ...] = ()
-    """Our names, as patterns, of tensors that directories may leave out because they are zero."""
-
-    chat_templates: tuple[str, ...] = ()
-    """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
-    language model (``mmft.data.text.templates.foreign.TEMPLATE_FILES``)."""
-
-    @classmethod
-    def matches(cls, config: dict[str, Any]) -> bool:
-        """Whether ``config`` (a ``config.json``) is one of this layout."""
-        named = config.get('architectures')
-        return isinstance(named, list) and cls.architecture in named
-
-    def open(self, directory: ModelDirectory) -> TensorSource:
-        """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
-        return directory.tensors
+    """Our names, as patterns, of tensors that files may leave out because they are zero."""
 
     @property
     @abstractmethod
     def rules(self) -> list[Rule]:
         """The table; the first rule that matches wins."""
 
-    @classmethod
-    @abstractmethod
-    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Layout:
-        """The layout of a directory with this ``config.json``.
-
-        Args:
-            directory: the directory itself, for layouts whose ``config.json`` does not say everything.
-        """
-
-    @classmethod
-    @abstractmethod
-    def from_model(cls, model_config: dict[str, Any]) -> Layout:
-        """The layout as it would be written for a model, or a ``ConfigError`` that says why it cannot hold it."""
-
     @property
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
-        """The ``model`` dict of mmft for this directory."""
-
-    @abstractmethod
-    def encoder_config(self, directory: Path) -> dict[str, Any]:
-        """The ``encoder`` dict of mmft for this directory."""
+        """The ``model`` dict of mmft for what these names are of."""
 
     @cached_property
     def _compiled(self) -> dict[bool, list[tuple[Rule, list[re.Pattern[str]]]]]:
@@ -180,6 +148,42 @@ class Layout(ABC):
                 if match := compiled.fullmatch(key):
                     return rule, match.groupdict()
         return None
+
+
+class Layout(NameTable):
+    """A directory format. Subclasses hold the table and read and write ``config.json``."""
+
+    chat_templates: tuple[str, ...] = ()
+    """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
+    language model (``mmft.data.text.templates.foreign.TEMPLATE_FILES``)."""
+
+    @classmethod
+    def matches(cls, config: dict[str, Any]) -> bool:
+        """Whether ``config`` (a ``config.json``) is one of this layout."""
+        named = config.get('architectures')
+        return isinstance(named, list) and cls.architecture in named
+
+    def open(self, directory: ModelDirectory) -> TensorSource:
+        """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
+        return directory.tensors
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Layout:
+        """The layout of a directory with this ``config.json``.
+
+        Args:
+            directory: the directory itself, for layouts whose ``config.json`` does not say everything.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_model(cls, model_config: dict[str, Any]) -> Layout:
+        """The layout as it would be written for a model, or a ``ConfigError`` that says why it cannot hold it."""
+
+    @abstractmethod
+    def encoder_config(self, directory: Path) -> dict[str, Any]:
+        """The ``encoder`` dict of mmft for this directory."""
 
 
 def _fill(name: str, fields: dict[str, str]) -> str:

@@ -17,6 +17,7 @@ from tests.data.junk import VALUES, spoilt, spoilt_bytes
 from tests.data.test_check import make_encoder
 
 ROUNDS = 250
+MOST_BYTES = 20_000
 TURNS = [{'from': 'human', 'value': '<image>\nWhat?'}, {'from': 'gpt', 'value': 'A dish.'}]
 RECORDS = [
     {'id': 1, 'image': 'a.png', 'conversations': TURNS, 'width': 40},
@@ -42,7 +43,7 @@ def root(tmp_path_factory):
 
 
 def opened(**options):
-    """The dataset, every sample of it; None where mmft refuses it."""
+    """The dataset, every sample of it; None where mmft refuses it, in text that any stream takes."""
     try:
         dataset = ChatDataset(**options)
         for i in range(min(len(dataset), 4)):
@@ -50,9 +51,13 @@ def opened(**options):
             if dataset.encoder is not None:
                 dataset[i]
     except MMFTError as error:
-        str(error).encode()
+        check_message(error)
         return None
     return dataset
+
+
+def check_message(error):
+    assert 0 < len(str(error).encode()) < MOST_BYTES
 
 
 def test_records(root, encoder):
@@ -81,12 +86,15 @@ def test_one_bad_record_spoils_no_other_and_no_report(root, encoder):
 
 
 def test_bytes(root):
+    records = tables = 0
     for seed in range(ROUNDS):
         rng = random.Random(seed)
         good = rng.choice((RECORDS[0], RECORDS, {'a': {'root': str(root), 'annotation': str(root / 'good.jsonl')}}))
         (root / 'c.json').write_bytes(spoilt_bytes(good, rng))
-        opened(ann_file=root / 'c.json', on_error=rng.choice(('raise', 'skip')))
-        opened(meta_file=root / 'c.json')
+        records += opened(ann_file=root / 'c.json', on_error=rng.choice(('raise', 'skip'))) is not None
+        tables += opened(meta_file=root / 'c.json') is not None
+    assert 0 < records < ROUNDS * 0.9
+    assert 0 < tables < ROUNDS * 0.5
 
 
 def test_meta_files(root, encoder):
@@ -107,14 +115,17 @@ def test_options(root, encoder):
     options = {'ann_file': str(root / 'good.jsonl'), 'image_root': str(root), 'format': 'auto', 'on_error': 'raise',
                'check': 'pictures', 'repeat_time': 1.0, 'max_samples': 1, 'seed': 0, 'follow_links': False,
                'min_side': 2, 'max_pixels': 10_000, 'ignore_keys': ['x']}  # fmt: skip
+    worked = surveyed = 0
     for seed in range(ROUNDS):
         rng = random.Random(seed)
         changed = {**options, rng.choice(list(options)): rng.choice(VALUES)}
-        opened(**changed, encoder=encoder)
+        worked += opened(**changed, encoder=encoder) is not None
         try:
-            survey([source_of(changed)], encoder, workers=0)
+            surveyed += len(survey([source_of(changed)], encoder, workers=0).parts)
         except MMFTError as error:
-            str(error).encode()
+            check_message(error)
+    assert 0 < worked < ROUNDS * 0.1
+    assert ROUNDS * 0.05 < surveyed < ROUNDS * 0.9
 
 
 def test_nesting_up_to_where_python_ends(root, encoder):
@@ -123,11 +134,12 @@ def test_nesting_up_to_where_python_ends(root, encoder):
         for record in ('"id": D, "image": "a.png"', '"image": D', '"image": {"path": D}', '"image": "a.png", "x": D'):
             row = json.dumps(RECORDS[0]).replace('"id": 1, "image": "a.png"', record.replace('D', deep))
             (root / 'd.jsonl').write_text(row)
-            opened(ann_file=root / 'd.jsonl', encoder=encoder)
+            read = opened(ann_file=root / 'd.jsonl', encoder=encoder)
+            assert read is None or '"id"' in record or '"x"' in record  # no place of a path
             result = survey([source_of({'ann_file': str(root / 'd.jsonl')})], encoder, workers=0)
-            text(result).encode()
+            assert 'd.jsonl' in text(result).encode().decode()
         (root / 'd.json').write_text('{"a": ' + deep + '}')
-        opened(meta_file=root / 'd.json')
+        assert opened(meta_file=root / 'd.json') is None
 
 
 def test_an_error_without_advice_is_given_some(root):

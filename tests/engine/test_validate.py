@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmft.engine.judging.config import find_problems, validate_config
+from mmft.engine.judging.config import Problems, find_problems, validate_config
 from mmft.errors import ConfigError
 from mmft.models.projectors import Linear
 from tests.engine.tiny import TOKENIZER
@@ -37,7 +37,7 @@ def problems(cfg: Config) -> str:
 
 
 def test_a_good_config_passes(tmp_path: Path) -> None:
-    validate_config(config(tmp_path))
+    assert find_problems(config(tmp_path)) == Problems(wrong=[], missing=[])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_misspelt_setting_of_the_language_model(tmp_path: Path) -> None:
 
 
 def test_variables_of_the_config_itself_are_no_problem(tmp_path: Path) -> None:
-    validate_config(config(tmp_path, data_root='data/food/', prompt='x'))
+    assert find_problems(config(tmp_path, data_root='data/food/', prompt='x')).error is None
 
 
 def test_missing_sections(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 from mmft.errors import ConfigError
-from mmft.layouts.base import Layout
+from mmft.layouts.base import NameTable
 from mmft.layouts.projectors import any_projector_rules, connector_rules, llava_projector_rules
 from mmft.models.projectors import MLP, BenchResampler, Identity, Linear, MoEMLP, MoFMLP, QFormer, Resampler
 from mmft.models.projectors.moe_mlp import balance_loss
@@ -42,10 +42,10 @@ BERT = {'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate
 def rename(state, table):
     """``state`` under the names that the rules of ``table`` give a projector's tensors here."""
 
-    class Table(Layout):
+    class Table(NameTable):
         architecture = 'test'
         rules = tuple(table)
-        from_config = from_model = model_config = encoder_config = None
+        model_config = None
 
     steps = Table().to_ours(state)
     renamed = {name: tensor for step in steps for name, tensor in step(state.__getitem__).items()}
