@@ -1,4 +1,4 @@
-"""A checkpoint as a model directory: ``python tools/pth_to_hf.py CONFIG CKPT OUT`` is ``mmft pth_to_hf ...``."""
+"""A checkpoint as a model directory: ``python tools/pth_to_hf.py CKPT OUT`` is ``mmft pth_to_hf ...``."""
 
 import sys
 

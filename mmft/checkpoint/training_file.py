@@ -6,18 +6,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.config_0_1 import config_of_0_1
 from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import is_mmengines, of_xtuner
+from mmft.plain_json import is_json
 from mmft.words import clipped
 
-__all__ = ['check_training_file']
+__all__ = ['checked_content']
 
 
-def check_training_file(content: Any, path: Path) -> None:
-    """Raise ``CheckpointError`` for what is no training checkpoint of mmft; says what in it is something else.
+def checked_content(content: Any, path: Path) -> dict[str, Any]:
+    """What ``torch.load`` gave, checked, a checkpoint of 0.1 in the form of today's.
 
     Args:
-        content: what ``torch.load`` gave, with anything in the place of tensors.
+        content: with anything in the place of tensors.
+
+    Raises:
+        CheckpointError: this is no training checkpoint of mmft; says what in it is something else.
     """
     if is_mmengines(content):
         raise of_xtuner(path)
@@ -26,7 +31,10 @@ def check_training_file(content: Any, path: Path) -> None:
     elif found := next(_wrong(content), None):
         wrong = f'{path} is not a training checkpoint of mmft, or is damaged: {found}'
     else:
-        return
+        meta = content['meta']
+        config = meta.get('config') or {}
+        config = config_of_0_1(config) if isinstance(config, str) else config
+        return {**content, 'meta': {**meta, 'config': config}}
     raise CheckpointError(
         wrong,
         expected="a .pth with 'state_dict' and 'meta', as training writes it",
@@ -54,8 +62,9 @@ def _wrong(content: Mapping[str, Any]) -> Iterator[str]:
         yield f'meta.base is {clipped(repr(base))}'
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name in state for name in names):
         yield 'meta.initialised does not list tensors of state_dict'
-    if not isinstance(meta.get('config') or '', str):
-        yield 'meta.config is not text'
+    config = meta.get('config')
+    if not isinstance(config, (Mapping, str, type(None))) or not is_json(config):
+        yield 'meta.config is not a dict of plain JSON'
 
 
 _PATHS = (str, Mapping)

@@ -107,13 +107,13 @@ class Demo:
         self.command('tools/train.py', config, '--work-dir', str(work / stage.run), '--cfg-options', *options)
 
     def convert(self, stage: Stage, out: Path) -> None:
-        """``tools/pth_to_hf.py`` on the last checkpoint of a run, with the copy of the config that the run kept."""
+        """``tools/pth_to_hf.py`` on the last checkpoint of a run."""
         run = self.work_dir.resolve() / stage.run
         pointer = run / 'last_checkpoint'
         if not pointer.is_file():
             raise CheckpointError(f'{run} holds no checkpoint', expected='one, written at the end of training')
         checkpoint = run / pointer.read_text().strip()
-        self.command('tools/pth_to_hf.py', str(run / stage.config), str(checkpoint), str(out))
+        self.command('tools/pth_to_hf.py', str(checkpoint), str(out))
 
     def command(self, script: str, *args: str) -> None:
         """Run one of the project's scripts with this Python, and show what it prints."""

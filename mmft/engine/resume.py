@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from mmft.engine.runner import Runner
 
 __all__ = ['check_resumable', 'read_resumable', 'stored_seed']
+
+_OF_THE_START = ('resume', 'launcher', 'work_dir')
+"""Settings that say how a run is started, and differ whenever it is resumed."""
 
 
 def read_resumable(
@@ -103,14 +105,23 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
     _check_parameters(runner, path, content)
     _check_order(runner, path, content)
     _compare_backgrounds(runner, content)
-    before, now = content['meta']['config'].splitlines(), runner.config_text.splitlines()
+    before, now = (dict(_settings(config)) for config in (content['meta']['config'], runner.config_json))
     changes = [
-        line
-        for line in difflib.unified_diff(before, now, 'checkpoint', 'now', n=0, lineterm='')
-        if not line.lstrip('+-').startswith(('resume', 'launcher', 'work_dir', '@@'))
+        f'{name}: {before.get(name, "nothing")} in the checkpoint, {now.get(name, "nothing")} now'
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name.partition('.')[0] not in _OF_THE_START
     ]
-    if any(line[0] in '+-' and not line.startswith(('+++', '---')) for line in changes):
+    if changes:
         runner.logger.warning('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
+
+
+def _settings(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
+    """Each setting of a config by its path, as text: ``('model.llm.type', "'Llama'")``."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _settings(item, f'{name}.{key}' if name else key)
+    else:
+        yield name, repr(value)
 
 
 def _compare_backgrounds(runner: Runner, content: Mapping[str, Any]) -> None:
@@ -129,7 +140,7 @@ def _malformed(content: Mapping[str, Any]) -> list[str]:
     """What resuming needs of a checkpoint and is not of its kind."""
     kinds = {'optimizer': dict, 'param_names': list, 'rng': list, 'position': dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
-    kinds = {'config': str, 'history': list, 'best': dict}
+    kinds = {'config': dict, 'history': list, 'best': dict}
     wrong += [f'meta.{key}' for key, kind in kinds.items() if not isinstance(content['meta'].get(key), kind)]
     rows = {'rng': content.get('rng'), 'meta.history': content['meta'].get('history')}
     wrong += [key for key, row in rows.items() if key not in wrong and not all(isinstance(item, dict) for item in row)]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from mmft.checkpoint.training_file import check_training_file
+from mmft.checkpoint.training_file import checked_content
 from mmft.disk import check_zip, fsync_path
 from mmft.errors import CheckpointError, first_line
 from mmft.files.foreign_checkpoints import foreign_training
@@ -197,5 +197,4 @@ def read_checkpoint(path: str | os.PathLike, mmap: bool = False) -> dict[str, An
     except Exception as error:  # zip, pickle and key errors: whatever damage makes of a file
         fix = 'the file is damaged or foreign: take an earlier one of the same folder'
         raise foreign_training(path) or unreadable(path, error, fix) from error
-    check_training_file(content, path)
-    return content
+    return checked_content(content, path)

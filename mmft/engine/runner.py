@@ -51,6 +51,7 @@ from mmft.engine.training_state import get_rng, initialised_state, load_trained,
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError, first_line
 from mmft.own_code import code_of, resolve_code
+from mmft.plain_json import config_json
 from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
@@ -91,7 +92,7 @@ class Runner(mmengine.runner.Runner):
         self.best: dict[str, Any] = {}
         self.continues: str | None = None
         self._lock = FolderLock(cfg.work_dir)
-        self.config_text = cfg.pretty_text
+        self.config_text, self.config_json = cfg.pretty_text, config_json(cfg.to_dict())
         stem = Path(cfg.filename).stem if cfg.filename else 'run'
         super().__init__(
             model=cfg.model if model is None else model,
@@ -271,7 +272,7 @@ class Runner(mmengine.runner.Runner):
             'meta': {
                 'mmft_version': mmft.__version__,
                 'time': time.strftime('%Y-%m-%d %H:%M:%S'),
-                'config': self.config_text,
+                'config': self.config_json,
                 'code': code_of(self.cfg.get('model'), self.cfg.get('encoder')),
                 'base': self.base,
                 'tune': self.tune,

@@ -11,9 +11,9 @@ no code. Its keys::
     rng               per rank: torch, cuda, numpy and python generators
     position          {'epoch', 'batch', 'iter', 'validated_at', 'order'}: where the data stands
     encoder           ChatEncoder.to_dict()
-    meta              mmft_version, config (text), code (modules of parts that are not mmft's), base {'path' (or part ->
-                      path), 'fingerprint'}, tune, initialised (names), seed, world_size, iter, epoch, history (metrics
-                      of each validation), best, run
+    meta              mmft_version, config (the whole, as plain JSON), code (modules of parts that are not mmft's), base
+                      {'path' (or part -> path), 'fingerprint'}, tune, initialised (names), seed, world_size, iter,
+                      epoch, history (metrics of each validation), best, run
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmft.checkpoint.load import Pretrained, open_pretrained
-from mmft.checkpoint.training_file import check_training_file
+from mmft.checkpoint.training_file import checked_content
 from mmft.errors import CheckpointError
 from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
 from mmft.files.directory import ModelDirectory
@@ -51,7 +51,7 @@ class TrainingCheckpoint:
             content = stored_pickle(Path(path))
         except CheckpointError as error:
             raise foreign_training(Path(path)) or error from None
-        check_training_file(content, Path(path))
+        content = checked_content(content, Path(path))
         if 'tune' not in content['meta']:
             raise CheckpointError(f'{path} does not say what was trained', expected='meta.tune, as training writes it')
         return cls(Path(path), content['state_dict'], materialise(content['meta']), materialise(content.get('encoder')))

@@ -83,19 +83,18 @@ def run_checkpoint(folder: Path) -> Path | None:
 
 
 def stored_config(checkpoint: Path) -> dict[str, Any]:
-    """The config that a checkpoint was trained with, as far as an export needs it: the text in it is read, not run.
+    """The config that a checkpoint was trained with, as far as an export needs it.
 
     Raises:
-        CheckpointError: no checkpoint of mmft, one whose config cannot be read in this way, or one of a model with
-            parts of other code than mmft's that the user has not allowed.
+        CheckpointError: no checkpoint of mmft, one that does not say its model, or one of a model with parts of other
+            code than mmft's that the user has not allowed.
     """
     from mmft.export.inputs import TrainingCheckpoint
-    from mmft.export.same_model import literal_config
     from mmft.own_code import require_code
 
     meta = TrainingCheckpoint.read(checkpoint).meta
     require_code(meta.get('code'), checkpoint)
-    stored = literal_config(meta.get('config') or '')
+    stored = meta['config']
     config = {name: stored[name] for name in ('model', 'pretrained', 'encoder', 'dtype') if name in stored}
     if config.get('pretrained') is None and meta.get('base'):
         config['pretrained'] = meta['base']['path']

@@ -6,15 +6,14 @@ beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
 from mmft.layouts import Native
 from mmft.layouts.adjust import Fit
 from mmft.own_code import code_of
+from mmft.plain_json import model_json
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
 
@@ -30,23 +29,8 @@ def model_config(contents: Contents) -> dict[str, Any]:
         'model_type': 'mmft',
         'dtype': contents.dtype,
         **({'code': code} if code else {}),
-        'model': _plain(model, 'model'),
+        'model': model_json(model),
     }
-
-
-def _plain(value: Any, name: str) -> Any:
-    """The value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f'{name}.{key}') for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f'{name}[{i}]') for i, item in enumerate(value)]
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise ConfigError(
-        f'{name} = {value!r} cannot be written to config.json',
-        expected='numbers, strings, lists and dicts',
-        fix='write it as a plain value in the config',
-    )
 
 
 def check(contents: Contents) -> None:

@@ -1,16 +1,17 @@
-"""Whether a config describes the model that a checkpoint was trained with, found without running the stored config."""
+"""Whether a config describes the model that a checkpoint was trained with."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmft.checkpoint.silent_settings import same_value
 from mmft.errors import CheckpointError
 
-__all__ = ['check_trained_model', 'literal_config']
+__all__ = ['check_trained_model']
+
+logger = logging.getLogger(__name__)
 
 # Settings of training or of the machine: the same weights mean the same model whatever they say.
 _FREE = {
@@ -18,63 +19,42 @@ _FREE = {
     'embd_pdrop', 'initializer_factor', 'initializer_range', 'use_cache', 'image_token_id', 'balance_coef',
     'frozen_qformer',
 }  # fmt: skip
+_PLACES = ('encoder.tokenizer',)  # which may have moved
 
 
-def literal_config(text: str) -> dict[str, Any]:
-    r"""What Python text assigns to names, read as data; what is more than literals is left out.
+def check_trained_model(
+    model_config: Mapping[str, Any], encoder: Mapping[str, Any] | None, config: Mapping[str, Any], where: str
+) -> None:
+    """Raise ``CheckpointError`` where a config's model is another one than the checkpoint's, even in a head count.
 
-    >>> literal_config("model = dict(llm=dict(type='Llama', n=-1))\nlr = 2 * base_lr")
-    {'model': {'llm': {'type': 'Llama', 'n': -1}}}
+    The encoder that is exported is the checkpoint's in any case; a config that says something else gets a warning.
+
+    Args:
+        model_config, encoder: of the config that the user names.
+        config: the one that is stored in the checkpoint.
+        where: the checkpoint, for messages.
     """
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {}
-    found = {}
-    for node in body:
-        if isinstance(node, ast.Assign):
-            with suppress(ValueError, TypeError, RecursionError):
-                value = _value(node.value)
-                found |= {target.id: value for target in node.targets if isinstance(target, ast.Name)}
-    return found
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {_key(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {_key(key): _value(value) for key, value in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    return ast.literal_eval(node)
-
-
-def _key(given: ast.expr | str | None) -> str:
-    key = given.value if isinstance(given, ast.Constant) else given
-    if not isinstance(key, str):  # None: of ** in a dict
-        raise ValueError('the settings of a part have names')
-    return key
-
-
-def check_trained_model(model_config: Mapping[str, Any], meta: Mapping[str, Any], where: str) -> None:
-    """Raise ``CheckpointError`` where the config's model is another one than the checkpoint's, even in a head count."""
-    trained = literal_config(meta.get('config') or '').get('model')
-    if not isinstance(trained, dict):
+    if encoder and isinstance(config.get('encoder'), Mapping):
+        changed = [
+            line for line in _differences(config['encoder'], encoder, 'encoder') if line.split(':')[0] not in _PLACES
+        ]
+        if changed:
+            logger.warning(f'{where}: its encoder is exported as it was in training:\n  ' + '\n  '.join(changed[:10]))
+    trained = config.get('model')
+    if not isinstance(trained, Mapping):
         return
     differences = list(_differences(trained, model_config, 'model'))
     if differences:
         raise CheckpointError(
             f'{where} was trained with another model than the config describes:\n  ' + '\n  '.join(differences[:10]),
             expected='the config of that training',
-            fix='take the config from the work_dir of the checkpoint',
+            fix='take the config from the work_dir of the checkpoint, or leave it out: the checkpoint holds its own',
         )
 
 
-def _differences(trained: Any, given: Any, name: str):
+def _differences(trained: Any, given: Any, name: str) -> Iterator[str]:
     if isinstance(trained, Mapping) and isinstance(given, Mapping):
         for key in sorted({*trained, *given} - _FREE):
             yield from _differences(trained.get(key), given.get(key), f'{name}.{key}')
-    elif name.endswith('.type') and str(trained).endswith(f'.{given}'):
-        return  # mmft 0.1 kept a class as module and name
     elif not same_value(given, trained):
         yield f'{name}: {trained!r} in training, {given!r} in the config'

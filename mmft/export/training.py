@@ -74,7 +74,7 @@ class Training:
         trained = TrainingCheckpoint.read(checkpoint) if checkpoint is not None else None
         if trained is not None:
             check_base(base, trained)
-            check_trained_model(model_config, trained.meta, str(trained.path))
+            check_trained_model(model_config, cfg.get('encoder'), trained.meta['config'], str(trained.path))
             _check_complete(model_config, trained)
         elif base is None and not cfg.get('init_from'):
             raise ConfigError('no checkpoint and no pretrained weights', fix='pass a checkpoint')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from mmft.export.targets import choose_target
 from mmft.models import VLM
 from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
+from mmft.plain_json import config_json
 from tests.helpers import GOLDEN
 
 LORA = {'vision': 'frozen', 'projector': 'full', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8}}
@@ -116,7 +116,7 @@ def make_checkpoint(
         'encoder': encoder.to_dict() if encoder is not None else None,
         'meta': {
             'mmft_version': '0',
-            'config': f'model = {json.dumps(cfg["model"])}',
+            'config': config_json(cfg),
             'base': base,
             'tune': tune,
             'initialised': sorted(first),

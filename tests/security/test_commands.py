@@ -93,11 +93,18 @@ def spoil_code(content):
 
 
 def spoil_config(content):
-    text = content['meta']['config'].replace("type='PixelShuffleMLP'", f"type='{MODULE}.Part'")
-    content['meta']['config'] = f"custom_imports = dict(imports=['{MODULE}'])\nimport {MODULE}\n{text}"
+    config = content['meta']['config']
+    config['model']['projector']['type'] = f'{MODULE}.Part'
+    config['custom_imports'] = {'imports': [MODULE]}
 
 
-SPOILT = [spoil_encoder, spoil_template, spoil_class, spoil_code, spoil_config]
+def spoil_config_of_0_1(content):
+    spoil_config(content)
+    text = '\n'.join(f'{name} = {value!r}' for name, value in content['meta']['config'].items())
+    content['meta']['config'] = f'import {MODULE}\n{text}'
+
+
+SPOILT = [spoil_encoder, spoil_template, spoil_class, spoil_code, spoil_config, spoil_config_of_0_1]
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,6 @@ import mmft
 from mmft.cli.main import main
 from mmft.errors import CheckpointError
 from mmft.export.model_path import find_target
-from mmft.export.same_model import literal_config
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 from tests.helpers import GOLDEN
 
@@ -175,11 +174,9 @@ def test_every_command_says_the_same_of_what_is_no_model(made, monkeypatch, caps
         assert error.strip() == f'error: {direct.value}'.strip()
 
 
-def test_the_config_in_a_checkpoint_is_read_and_not_run(tmp_path):
+def test_the_config_in_a_checkpoint_of_0_1_is_read_and_not_run(tmp_path):
     evil = "import os\nos.mkdir('planted')\n"
     text = f"{evil}model = dict(type='VLM', n=__import__('os').mkdir('planted'))\npretrained = 'x'"
-    assert literal_config(text) == {'pretrained': 'x'}
-    assert literal_config('a = ' + '(' * 10**5) == {}
     meta = {'tune': {}, 'config': text, 'base': None}
     torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'iter_1.pth')
     (tmp_path / 'evil.py').write_text(evil)
@@ -202,12 +199,28 @@ def test_a_checkpoint_becomes_a_directory(made, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
+    'config',
+    [
+        {'model': 5}, {'model': 'VLM'}, {'model': [1]}, {'model': {1: 2}}, {'model': {None: 1}}, {'model': {'n': (1,)}},
+        {'model': {'n': float('inf')}}, {'model': {'n': torch.zeros(1)}}, {'pretrained': 5}, {'pretrained': ['x']},
+        {'pretrained': {'llm': 5}}, {'pretrained': {'vision': ['x', 5]}}, {'encoder': 'x', 'pretrained': 'x'},
+        {'dtype': ['x'], 'pretrained': 'x'}, {}, [], 5, None, {1: 'x'},
+    ],
+)  # fmt: skip
+def test_a_config_in_a_checkpoint_that_is_none(config, tmp_path):
+    meta = {'tune': {}, 'config': config, 'base': None}
+    torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'iter_1.pth')
+    with pytest.raises(CheckpointError, match=r'CONFIG|plain JSON'):
+        find_target(tmp_path)
+
+
+@pytest.mark.parametrize(
     'text',
     ['model = 5', "model = 'VLM'", 'model = [1]', 'pretrained = 5', "pretrained = b'x'", "pretrained = ['x']",
      "pretrained = {'llm': 5}", "pretrained = {'vision': ['x', 5]}", "encoder = 'x'\npretrained = 'x'",
      "dtype = ['x']\npretrained = 'x'", "model = {1: 2}", "model = dict(**{'type': 'VLM'})", "model = {None: 1}"],
 )  # fmt: skip
-def test_a_config_in_a_checkpoint_that_is_none(text, tmp_path):
+def test_a_config_in_a_checkpoint_of_0_1_that_is_none(text, tmp_path):
     meta = {'tune': {}, 'config': text, 'base': None}
     torch.save({'state_dict': {}, 'meta': meta}, tmp_path / 'iter_1.pth')
     with pytest.raises(CheckpointError, match='CONFIG'):

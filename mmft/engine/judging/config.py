@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmft.checks import is_whole
-from mmft.engine.build import plain_value
-from mmft.engine.judging.common import is_path, nearest, part_problems, value_problem
+from mmft.engine.build import plain_dict, plain_value
+from mmft.engine.judging.common import attempt, is_path, nearest, part_problems, value_problem
 from mmft.engine.judging.model import model_problems
 from mmft.engine.judging.packages import missing_packages
 from mmft.engine.judging.processes import loader_problems, setup_problems
@@ -20,6 +20,7 @@ from mmft.engine.judging.run import run_problems
 from mmft.engine.judging.weights import missing_weights, weight_problems
 from mmft.errors import ConfigError
 from mmft.own_code import resolve_code
+from mmft.plain_json import config_json
 from mmft.registry import COLLATORS, DATASETS, SAMPLERS
 
 __all__ = ['KNOWN_KEYS', 'Problems', 'find_problems', 'validate_config']
@@ -112,6 +113,9 @@ def _keys(cfg: Config) -> Iterator[str]:
     for key in ('model', 'encoder', 'train_cfg'):
         value = cfg.get(key)
         yield from value_problem(key, value, value is None or isinstance(value, Mapping), 'a dict')
+    problems: list[str] = []
+    attempt('the config', lambda: config_json(plain_dict(cfg)), problems)
+    yield from problems
     lowered = [key for key, value in cfg.items() if _is_setting(key, value)]
     if cfg.get('load_from'):
         yield '`load_from` is now called `init_from`'
