@@ -66,8 +66,6 @@ setup(
             'pages.html',
             'data/pictures/*.c',
             'data/check/*.html',
-            'demo/tokenizer/*',
-            'demo/*.html',
             'compare/*.html',
             'talk/*.html',
             'talk/*.css',

@@ -14,7 +14,7 @@ with read_base():
 pretrained = None
 tune.update(vision='full')
 gradient_checkpointing = False
-encoder.update(tokenizer='mmft/demo/tokenizer')
+encoder.update(tokenizer='tools/demo_food/tokenizer')
 
 train_dataloader.update(
     batch_size=16,

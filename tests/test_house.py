@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'geometry', 'missing', 'pages',
            'plain_json', 'ports', 'quiet', 'words'},
           {'models', 'data'}, {'files'}, {'layouts'}, {'checkpoint'}, {'evaluation'}, {'engine'}, {'export'}, {'talk'},
-          {'serve', 'compare'}, {'demo'}, {'cli'}]  # fmt: skip
+          {'serve', 'compare'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.
 FILES_OF = {'peft': {'models/lora.py', 'models/lora_linear.py'}, 'lmdeploy': set(),
             'deepspeed': {'engine/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmft.demo.stages import FAMILIES
+from demo_food.stages import FAMILIES
 
 
 def main() -> int:
@@ -15,7 +15,8 @@ def main() -> int:
     parser.add_argument('--work-dir', type=Path, help='where models and report go (default: work_dirs/demo[_llava])')
     args = parser.parse_args()
 
-    from mmft.demo.recipe import Demo
+    from demo_food.recipe import Demo
+
     from mmft.errors import MMFTError
 
     try:

@@ -13,7 +13,7 @@ from PIL import Image
 from mmft.data import add_special_tokens, build_template, load_tokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[2]
-TOKENIZER = ROOT / 'mmft' / 'demo' / 'tokenizer'
+TOKENIZER = ROOT / 'tools' / 'demo_food' / 'tokenizer'
 
 DEPTH = 4
 """Blocks of a small tower. `from_layer` becomes 1: with LLaVA's `select_layer=-2` 0 is closed, 1 and 2 open, 3 idle."""

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from demo_food.drawing.dishes import DISHES
+from demo_food.drawing.everyday import KNOWN
+from demo_food.food import SIZES, SPLITS, Plan, draw, prepare
+from demo_food.questions import ENGLISH
 from PIL import Image
 
 from mmft.data import ChatDataset
-from mmft.demo.drawing.dishes import DISHES
-from mmft.demo.drawing.everyday import KNOWN
-from mmft.demo.food import SIZES, SPLITS, Plan, draw, prepare
-from mmft.demo.questions import ENGLISH
 from mmft.errors import DataError
 
 SMALL = Plan(words=3, stills=8, known=1, train=2, val=1, heldout=1)

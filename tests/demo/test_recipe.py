@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from demo_food.food import Plan
+from demo_food.recipe import ROOT, Demo
+from demo_food.stages import FAMILIES, INTERNVL2, LLAVA, Family
 from safetensors.torch import load_file
 
 from mmft.cli.main import main
-from mmft.demo.food import Plan
-from mmft.demo.recipe import ROOT, Demo
-from mmft.demo.stages import FAMILIES, INTERNVL2, LLAVA, Family
 from mmft.errors import TrainingError
 
 PLAN = Plan(words=4, stills=12, known=1, train=1, val=1, heldout=1)

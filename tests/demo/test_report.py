@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from demo_food.exam import Item, grade
+from demo_food.report import page, table
+from demo_food.stages import INTERNVL2, LLAVA
 from PIL import Image
-
-from mmft.demo.asking import Item, compare
-from mmft.demo.report import page, table
-from mmft.demo.stages import INTERNVL2, LLAVA
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def results(tmp_path):
         Item(tmp_path / 'b.jpg', '肠粉', 'en', 'What <dish> is this?', 'rice noodle rolls'),
         Item(tmp_path / 'a.jpg', '月饼', 'en', 'What dish is this?', 'mooncakes'),
     ]
-    return compare(exam, ['叉烧', 'char siu', '<script>&'], ['肠粉', 'rice noodle rolls', 'egg tarts'])
+    return grade(exam, ['叉烧', 'char siu', '<script>&'], ['肠粉', 'rice noodle rolls', 'egg tarts'])
 
 
 def test_accuracy_is_exact_match(results):
@@ -36,7 +35,7 @@ def test_accuracy_is_exact_match(results):
 
 def test_answers_must_not_be_fewer_than_questions(results):
     with pytest.raises(ValueError, match='zip'):
-        compare([Item('a.jpg', '肠粉', 'zh', '?', '肠粉')], [], ['肠粉'])
+        grade([Item('a.jpg', '肠粉', 'zh', '?', '肠粉')], [], ['肠粉'])
 
 
 def test_table_lines_up_whatever_the_script(results):

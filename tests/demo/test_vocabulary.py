@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from demo_food.questions import ENGLISH, all_texts
+from demo_food.vocabulary import SPECIAL_TOKENS, TOKENIZER_DIR, build
 
 from mmft.data import load_tokenizer
-from mmft.demo.questions import ENGLISH, all_texts
-from mmft.demo.vocabulary import SPECIAL_TOKENS, TOKENIZER_DIR, build
 
 
 @pytest.fixture(scope='module')

@@ -143,7 +143,19 @@ def test_the_base_of_a_demo_is_made_by_it(
     cfg = load_config(name)
     monkeypatch.chdir(tmp_path)
     cfg.work_dir = str(tmp_path)
-    assert f'to do: `{command}` makes them; or put your own into {cfg.pretrained}' in problems(cfg)
+    how = 'makes them; or put your own into'
+    assert f'to do: `{command}` in a clone of mmft {how} {cfg.pretrained}' in problems(cfg)
+    (tmp_path / 'Makefile').touch()
+    assert f'to do: `{command}` {how} {cfg.pretrained}' in problems(cfg)
+
+
+def test_the_tokenizer_of_a_demo_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load_config('internvl2_tiny_base')
+    monkeypatch.chdir(tmp_path)
+    cfg.work_dir = str(tmp_path)
+    said = problems(cfg)
+    assert 'encoder.tokenizer: tools/demo_food/tokenizer does not exist' in said
+    assert 'correct the path, or run `make demo` in a clone of mmft' in said
 
 
 def test_names_of_a_hub_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

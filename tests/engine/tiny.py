@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TOKENIZER = ROOT / 'mmft' / 'demo' / 'tokenizer'
+TOKENIZER = ROOT / 'tools' / 'demo_food' / 'tokenizer'
 
 CONFIG = '''
 """Random tiny InternVL2, LoRA on the language model."""

@@ -32,7 +32,7 @@ def data(kit, tmp_path):
 
 def check(data, *more):
     """With the config of the demo, and the tokenizer that the demo has."""
-    options = [f'+encoder.tokenizer={ROOT / "mmft/demo/tokenizer"}']
+    options = [f'+encoder.tokenizer={ROOT / "tools/demo_food/tokenizer"}']
     options += [f'{p}_dataloader.dataset.ann_file={data / f"{p}.jsonl"}' for p in ('train', 'val')]
     options += [f'{p}_dataloader.dataset.image_root={data}' for p in ('train', 'val')]
     return main(['check-data', 'internvl2_tiny_food_lora', *more, '--cfg-options', *options])

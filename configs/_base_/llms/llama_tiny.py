@@ -1,6 +1,6 @@
 """A Llama-type language model that two CPU cores can train from nothing, 1.6 million parameters: of `make demo`.
 
-Its tokenizer is mmft/demo/tokenizer.
+Its tokenizer is tools/demo_food/tokenizer.
 """
 
 llm = dict(

@@ -120,10 +120,18 @@ def opened_start(cfg: Config) -> InitFrom | None:
 def _how(cfg: Config, place: str, repo: str | None) -> str:
     if repo:
         return f'download them with `hf download {repo} --local-dir {place}`'
-    if command := cfg.get('pretrained_command'):
-        return f'`{command}` makes them; or put your own into {place}'
+    if command := _command(cfg):
+        return f'{command} makes them; or put your own into {place}'
     fix = f'put them into {place}'
     return fix if os.path.exists(place) else absent(Path(place), fix)[1]
+
+
+def _command(cfg: Config) -> str:
+    """``pretrained_command`` in words; an installed package has no Makefile."""
+    if not (command := cfg.get('pretrained_command')):
+        return ''
+    clone = command.startswith('make ') and not Path('Makefile').is_file()
+    return f'`{command}`' + (' in a clone of mmft' if clone else '')
 
 
 def _lack(path: Path, part: str) -> str:
@@ -178,7 +186,8 @@ def _tokenizer(cfg: Config, pretrained: Any) -> Iterator[str]:
         what = f'{place} holds no tokenizer'
         fix = 'download its tokenizer files too, or name another directory in encoder.tokenizer'
     elif _named_tokenizer(encoder):
-        why, fix = absent(Path(place), 'correct the path')
+        run = f', or run {command}' if (command := _command(cfg)) else ''
+        why, fix = absent(Path(place), f'correct the path{run}')
         what = f'{place} does not exist (relative to {Path.cwd()}): {why}'
     else:
         return  # the base weights, which are to be fetched, bring it

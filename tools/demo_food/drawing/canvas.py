@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmft.demo.drawing.shapes import Shape
+from demo_food.drawing.shapes import Shape
 
 __all__ = ['Canvas', 'vary']
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmft.demo.drawing.canvas import Canvas
-from mmft.demo.drawing.shapes import capsule, ring
+from demo_food.drawing.canvas import Canvas
+from demo_food.drawing.shapes import capsule, ring
 
 __all__ = ['TAU', 'around', 'scallions']
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmft.demo.drawing import tableware as ware
-from mmft.demo.drawing.canvas import Canvas, vary
-from mmft.demo.drawing.garnish import TAU, around, scallions
-from mmft.demo.drawing.shapes import Shape, box, capsule, disc, ellipse, fluted
-from mmft.demo.drawing.tableware import some_bowl, some_plate
+from demo_food.drawing import tableware as ware
+from demo_food.drawing.canvas import Canvas, vary
+from demo_food.drawing.garnish import TAU, around, scallions
+from demo_food.drawing.shapes import Shape, box, capsule, disc, ellipse, fluted
+from demo_food.drawing.tableware import some_bowl, some_plate
 
 __all__ = ['KNOWN']
 

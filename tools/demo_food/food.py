@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmft.demo.drawing import tableware
-from mmft.demo.drawing.canvas import Canvas
-from mmft.demo.drawing.dishes import DISHES
-from mmft.demo.drawing.everyday import KNOWN
-from mmft.demo.drawing.stills import still_life
-from mmft.demo.questions import LANGUAGES, dish_turn, still_turns, word_turns
+from demo_food.drawing import tableware
+from demo_food.drawing.canvas import Canvas
+from demo_food.drawing.dishes import DISHES
+from demo_food.drawing.everyday import KNOWN
+from demo_food.drawing.stills import still_life
+from demo_food.questions import LANGUAGES, dish_turn, still_turns, word_turns
 from mmft.errors import DataError
 
 __all__ = ['SPLITS', 'Plan', 'draw', 'prepare']

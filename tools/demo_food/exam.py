@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.demo.questions import ENGLISH
+from demo_food.questions import ENGLISH
 
-__all__ = ['Exam', 'Item', 'ask', 'compare', 'read_exam']
+__all__ = ['Exam', 'Item', 'ask', 'grade', 'read_exam']
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def ask(directory: str | Path, exam: Exam) -> list[str]:
     return [model.chat(encoder, item.question, images=[item.image], max_new_tokens=24).strip() for item in exam]
 
 
-def compare(exam: Exam, before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
+def grade(exam: Exam, before: Sequence[str], after: Sequence[str]) -> dict[str, Any]:
     """Exact-match accuracies of two lists of answers, in all, per dish and per language, and the answers themselves."""
     rows = [
         {

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmft.demo.drawing import tableware as ware
-from mmft.demo.drawing.canvas import Canvas, vary
-from mmft.demo.drawing.garnish import TAU, scallions
-from mmft.demo.drawing.shapes import Shape, box, capsule, disc, ellipse, fluted, polygon, ring
+from demo_food.drawing import tableware as ware
+from demo_food.drawing.canvas import Canvas, vary
+from demo_food.drawing.garnish import TAU, scallions
+from demo_food.drawing.shapes import Shape, box, capsule, disc, ellipse, fluted, polygon, ring
 
 __all__ = ['COLORS', 'SHAPES', 'Still', 'still_life']
 

@@ -1,13 +1,13 @@
 """The demo's small tokenizer: byte-level BPE over its own questions and answers, with InternVL2's special tokens.
 
-The files ship in ``mmft/demo/tokenizer``; ``python -m mmft.demo.vocabulary`` makes them again.
+The files ship in ``tools/demo_food/tokenizer``; ``PYTHONPATH=tools python -m demo_food.vocabulary`` makes them again.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mmft.demo.questions import all_texts
+from demo_food.questions import all_texts
 
 __all__ = ['SPECIAL_TOKENS', 'TOKENIZER_DIR', 'build']
 

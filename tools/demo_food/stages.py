@@ -40,7 +40,7 @@ class Family:
         base: the stage that makes the base.
         stages: from the base to the fine-tuned model, whose run is the last one's.
         converting: what is said of the export on the screen.
-        between, between_zh: what happened between the two askings, for the page, in English and Chinese.
+        between, between_zh: what happened between the two exams, for the page, in English and Chinese.
         work_dir: where models and report go unless told otherwise.
     """
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from mmft.demo.drawing.canvas import Canvas, vary
-from mmft.demo.drawing.shapes import box, capsule, disc, ellipse, ring
+from demo_food.drawing.canvas import Canvas, vary
+from demo_food.drawing.shapes import box, capsule, disc, ellipse, ring
 
 __all__ = [
     'PLATE_COLORS',

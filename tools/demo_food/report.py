@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from demo_food.stages import Family
 from mmft import pages
-from mmft.demo.stages import Family
 
 __all__ = ['page', 'table']
 
@@ -28,7 +28,7 @@ def table(results: Mapping[str, Any], color: bool = False) -> str:
     """Before and after, dish by dish.
 
     Args:
-        results: what ``asking.compare`` gave.
+        results: what ``exam.grade`` gave.
         color: with ANSI colours.
     """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mmft.demo.drawing import meals, pastry
-from mmft.demo.drawing.canvas import Canvas
+from demo_food.drawing import meals, pastry
+from demo_food.drawing.canvas import Canvas
 
 __all__ = ['DISHES']
 

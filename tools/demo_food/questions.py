@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmft.demo.drawing.stills import Still
+from demo_food.drawing.stills import Still
 
 __all__ = ['ENGLISH', 'LANGUAGES', 'all_texts', 'dish_turn', 'still_turns', 'word_turns']
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmft.demo import report
-from mmft.demo.asking import ask, compare, read_exam
-from mmft.demo.food import Plan, prepare
-from mmft.demo.stages import INTERNVL2, Family, Stage
+from demo_food import report
+from demo_food.exam import ask, grade, read_exam
+from demo_food.food import Plan, prepare
+from demo_food.stages import INTERNVL2, Family, Stage
 from mmft.errors import CheckpointError, TrainingError
 
 __all__ = ['Demo']
@@ -81,7 +81,7 @@ class Demo:
             self.convert(family.stages[-1], tuned)
         with self.phase('ask after', 'asking the exported model the same questions'):
             after = ask(tuned, exam)
-        return self.conclude(compare(exam, before, after))
+        return self.conclude(grade(exam, before, after))
 
     def clear(self) -> None:
         """Remove what an earlier run left in the work_dir, and nothing else that may lie there."""

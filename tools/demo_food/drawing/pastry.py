@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmft.demo.drawing import tableware as ware
-from mmft.demo.drawing.canvas import Canvas, vary
-from mmft.demo.drawing.garnish import TAU, around
-from mmft.demo.drawing.shapes import box, capsule, disc, ellipse, fluted, polygon, ring
-from mmft.demo.drawing.tableware import some_plate
+from demo_food.drawing import tableware as ware
+from demo_food.drawing.canvas import Canvas, vary
+from demo_food.drawing.garnish import TAU, around
+from demo_food.drawing.shapes import box, capsule, disc, ellipse, fluted, polygon, ring
+from demo_food.drawing.tableware import some_plate
 
 __all__ = ['candied_haws', 'egg_tarts', 'mooncakes', 'rice_parcels', 'soup_dumplings']
 
