@@ -56,3 +56,5 @@ def test_the_longest_input_matters_where_rope_is_scaled_by_it() -> None:
 def test_names_of_one_model() -> None:
     """InternLM2 in a config, and Llama, which it becomes in an HF-native directory."""
     differ('llm', {'type': 'InternLM2'}, {'type': 'Llama'})
+    with pytest.raises(ConfigError, match=r"model\.llm\.type = 'InternLM2', but base holds 'Qwen2'"):
+        differ('llm', {'type': 'InternLM2'}, {'type': 'Qwen2'})
