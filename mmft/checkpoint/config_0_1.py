@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import math
 from contextlib import suppress
 from typing import Any
 
 from mmft.plain_json import config_json
+from mmft.python_text import literal
 from mmft.registry import registries
 
 __all__ = ['config_of_0_1']
+
+_NUMBERS = {'inf': math.inf, 'nan': math.nan}  # as Python shows them
 
 
 def config_of_0_1(text: str) -> dict[str, Any]:
@@ -26,32 +30,16 @@ def config_of_0_1(text: str) -> dict[str, Any]:
     for node in body:
         if isinstance(node, ast.Assign):
             with suppress(ValueError, TypeError, RecursionError):
-                value = _value(node.value)
-                found |= {name: config_json({name: value})[name] for name in map(_target, node.targets)}
+                value = _of_today(literal(node.value, _NUMBERS))
+                for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+                    found |= config_json({name: value})
     return found
 
 
-def _target(node: ast.expr) -> str:
-    if not isinstance(node, ast.Name):
-        raise ValueError('a config assigns to names')
-    return node.id
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return _settings({keyword.arg: _value(keyword.value) for keyword in node.keywords})
-    if isinstance(node, ast.Dict):
-        keys = [key and ast.literal_eval(key) for key in node.keys]  # None: of ** in a dict
-        return _settings({key: _value(value) for key, value in zip(keys, node.values, strict=True)})
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item) for item in node.elts]
-    return ast.literal_eval(node)
-
-
-def _settings(found: dict[Any, Any]) -> dict[str, Any]:
-    if not all(isinstance(key, str) for key in found):
-        raise ValueError('the settings of a part have names')
-    return {key: _name(value) if key == 'type' else value for key, value in found.items()}
+def _of_today(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _name(item) if key == 'type' else _of_today(item) for key, item in value.items()}
+    return [_of_today(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _name(kind: Any) -> Any:

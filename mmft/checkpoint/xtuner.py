@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from mmft.layouts.internvl_official import InternVLOfficial, llm_rules
 from mmft.layouts.projectors import any_projector_rules
 from mmft.layouts.vision import tower_ignored, tower_rules
 from mmft.models.tuning import part_of
+from mmft.python_text import literal
 
 __all__ = ['Trained', 'read_trained']
 
@@ -142,6 +144,9 @@ def _settings_of(text: Any, name: str) -> dict[str, Any]:
         return {}
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.keyword) and node.arg == name and isinstance(node.value, ast.Call):
-            pairs = ((k.arg, k.value) for k in node.value.keywords)
-            return {key: value.value for key, value in pairs if isinstance(value, ast.Constant)}
+            found: dict[str, Any] = {}
+            for keyword in node.value.keywords:
+                with suppress(ValueError, TypeError, RecursionError):
+                    found[keyword.arg] = literal(keyword.value)
+            return found
     return {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.cli.other_flags import place_of
 from mmft.errors import ConfigError
+from mmft.python_text import literal
 from mmft.words import clipped
 
 if TYPE_CHECKING:
@@ -104,27 +105,10 @@ def _literal_or(bare: str, text: str, kinds: tuple[type, ...]) -> Any:
             warnings.simplefilter('ignore')  # Python warns of "1and" and of "\\d" in quotes
             node = ast.parse(bare, mode='eval').body
         whole = node.col_offset == 0 and node.end_col_offset == len(bare.encode().splitlines()[-1])
-        value = _literal(node) if whole else None
+        value = literal(node, _WORDS) if whole else None
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, IndexError):
         return text
     return value if type(value) in kinds else text
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            raise ValueError('a call')
-        if any(keyword.arg is None for keyword in node.keywords):
-            raise ValueError('**')
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.Dict):
-        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        items = [_literal(item) for item in node.elts]
-        return items if isinstance(node, ast.List) else tuple(items)
-    if isinstance(node, ast.Name) and node.id in _WORDS:
-        return _WORDS[node.id]
-    return ast.literal_eval(node)
 
 
 def _depths(text: str) -> Iterator[tuple[int, str, int]]:

@@ -97,7 +97,10 @@ TEXTS = {
     'a = ' + '(' * 10**5: {},
     "a = [1, (2, -3)]\nb = dict(c={'d': None})": {'a': [1, [2, -3]], 'b': {'c': {'d': None}}},
     "a = 2 * b\nimport os\nc = __import__('os')\nd = f(1)\ne = 'x'": {'e': 'x'},
-    'a = dict(**b)\nc = {1: 2}\nd = {**a}\na.b = 3\n(e, f) = (1, 2)': {},
+    'a = dict(**b)\nmodel = {1: 2}\nd = {**a}\na.b = 3\n(e, f) = (1, 2)\ng = {[]: 1}': {},
+    'optim_wrapper = dict(max_norm=inf, n={1: 2})\nmodel = dict(n=nan)': {
+        'optim_wrapper': {'max_norm': 'inf', 'n': {'1': 2}}
+    },
     "model = dict(type='mmft.models.vlm.VLM', sub=[dict(type='os.system')])": {
         'model': {'type': 'VLM', 'sub': [{'type': 'os.system'}]}
     },
