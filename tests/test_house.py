@@ -23,7 +23,8 @@ LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'ge
 # peft's second file is a class on its own, so that the first can be imported without peft.
 FILES_OF = {'peft': {'models/lora.py', 'models/lora_linear.py'}, 'lmdeploy': set(),
             'deepspeed': {'engine/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},
-            'timm': {'models/vision/timm_vit.py'}, 'gradio': {'talk/webui.py'}}  # fmt: skip
+            'timm': {'models/vision/timm_vit.py', 'models/vision/timm_backbone.py'},
+            'gradio': {'talk/webui.py'}}  # fmt: skip
 
 
 def imports(path: Path) -> list[str]:

@@ -87,7 +87,9 @@ def fill(
     ]
     _refuse(problems, where)
     for name in zero:
-        assign(model, name, torch.zeros(slots[name].shape, dtype=kind, device=device))
+        slot = slots[name]
+        value = torch.zeros(slot.shape, dtype=kind if slot.is_floating_point() else slot.dtype, device=device)
+        assign(model, name, value)
     _draw(model, model_config, drawn, kind, device)
     _compute_buffers(model, model_config)
     if tied:

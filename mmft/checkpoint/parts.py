@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmft.checkpoint.silent_settings import same_value
 from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.names import unwrapped_tensors
@@ -28,6 +29,7 @@ from mmft.layouts.internvl_official import llm_rules
 from mmft.layouts.language import family_of, family_of_keys, language_model
 from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.models.vision.timm_backbone import timm_pixels
 from mmft.words import count_of
 
 __all__ = ['PARTS', 'PartNames', 'read_parts']
@@ -56,6 +58,7 @@ class PartNames(NameTable):
     """The names of several directories together."""
 
     architecture = 'parts'
+    zeros = ('{x}.num_batches_tracked',)  # of batch norms; files from other frameworks have none
 
     def __init__(self, model: dict[str, Any], parts: Mapping[str, Part]) -> None:
         self._model, self._parts = model, dict(parts)
@@ -141,8 +144,12 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         return Part(*blip2_tower(config, prefix, ours), tensors)
     if name == 'vision':
         settings = vision_tower(config, where, tensors)
-        kind = settings['type']
-        return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix), tensors)
+        kind, name = settings['type'], settings.get('model_name')
+        if kind == 'TimmBackbone':
+            _check_pixels(config['pretrained_cfg'], model_config, where)
+            asked = model_config['vision'].get('model_name')
+            settings['model_name'] = asked if str(asked).split('.')[0] == name else name  # with or without a tag
+        return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix, name), tensors)
     if name == 'llm':
         settings = language_model(config, where, family_of(config) or family_of_keys(tensors))
         ignored = tuple(prefix + pattern for pattern in NameTable.ignored)
@@ -151,6 +158,20 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
     ignored = tuple(prefix + p for p in PROJECTOR_IGNORED)
     settings = {'act': own['hidden_act']} if own.get('hidden_act') else {}
     return Part(settings, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
+
+
+def _check_pixels(trained: Mapping[str, Any], model_config: Mapping[str, Any], where: str) -> None:
+    """Raise ``ConfigError`` where a model normalises pixels otherwise than the weights of its timm backbone want it."""
+    own = dict(zip(('pixel_mean', 'pixel_std'), timm_pixels(model_config['vision'].get('model_name')), strict=True))
+    for key, name in (('pixel_mean', 'mean'), ('pixel_std', 'std')):
+        used, theirs = model_config.get(key) or own[key], trained.get(name)
+        if theirs and used and not same_value([*used], [*theirs]):
+            raise ConfigError(
+                f'model.{key} = {[*used]}, but the tower in {where} was trained with {theirs}',
+                expected='the same pixels',
+                fix=f'set model.{key}={tuple(theirs)}, or name the weights in model_name: '
+                f'{model_config["vision"].get("model_name")}.{trained.get("tag") or "TAG"}',
+            )
 
 
 def _of_whole_model(name: str, directory: ModelDirectory, prefix: str) -> Part:

@@ -8,6 +8,7 @@ from typing import Any
 from mmft.errors import CheckpointError
 from mmft.layouts.base import Rule
 from mmft.layouts.internvl_official import VISION_DEFAULTS
+from mmft.models.vision.timm_backbone import classifier_names, is_backbone
 
 __all__ = ['CLIP_PIXELS', 'KNOWN_TOWERS', 'PIXELS', 'side_of', 'tower_ignored', 'tower_rules', 'vision_tower']
 
@@ -74,8 +75,9 @@ def vision_tower(config: Mapping[str, Any], where: str, keys: Iterable[str] = ()
         CheckpointError: a tower that mmft does not have, or no square one.
     """
     if 'pretrained_cfg' in config and 'architecture' in config:
-        size = (config['pretrained_cfg'].get('input_size') or [3, None])[-1]
-        return {'type': 'TimmViT', 'model_name': config['architecture'], **({'image_size': size} if size else {})}
+        size, name = (config['pretrained_cfg'].get('input_size') or [3, None])[-1], config['architecture']
+        kind = 'TimmBackbone' if is_backbone(name) else 'TimmViT'
+        return {'type': kind, 'model_name': name, **({'image_size': size} if size else {})}
     kind = TOWERS.get(config.get('model_type') or '') or _tower_of_keys(keys)
     if kind is None:
         raise CheckpointError(
@@ -144,15 +146,21 @@ def tower_rules(kind: str, theirs: str, ours: str = 'vision.', prefix: str = 'vi
             *(Rule(f'{block}{a}.{{k}}', f'{own}{b}.{{k}}') for a, b in renames.items()),
             *(Rule(f'{theirs}{name}.{{x}}', f'{ours}tower.{name}.{{x}}') for name in _DINO),
         ]
-    return [Rule(theirs + '{x}', ours + ('tower.{x}' if kind == 'TimmViT' else '{x}'))]
+    return [Rule(theirs + '{x}', ours + ('tower.{x}' if kind.startswith('Timm') else '{x}'))]
 
 
 _DINO = ('embeddings', 'encoder', 'layernorm')
 
 
-def tower_ignored(kind: str, theirs: str) -> tuple[str, ...]:
-    """Names on disk of what belongs to a tower but is not built: pooling heads, classifiers, the text half."""
-    if kind in ('CLIP', 'SigLIP'):
+def tower_ignored(kind: str, theirs: str, model_name: str | None = None) -> tuple[str, ...]:
+    """Names on disk of what belongs to a tower but is not built: pooling heads, classifiers, the text half.
+
+    Args:
+        model_name: of a ``TimmBackbone``.
+    """
+    if model_name is not None and kind == 'TimmBackbone':
+        names = ('{x}.relative_position_index', '{x}.attn_mask', *classifier_names(model_name))
+    elif kind in ('CLIP', 'SigLIP'):
         names = ('text_model.{x}', 'text_projection.{x}', 'visual_projection.{x}', 'logit_scale', 'logit_bias',
                  'vision_model.head.{x}', 'head.{x}', '{x}.position_ids')  # fmt: skip
     else:

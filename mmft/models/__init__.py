@@ -25,7 +25,7 @@ from mmft.models.projectors import (
     QFormer,
     Resampler,
 )
-from mmft.models.vision import CLIP, DINOv2, InternViT, MoFTower, SigLIP, TimmViT
+from mmft.models.vision import CLIP, DINOv2, InternViT, MoFTower, SigLIP, TimmBackbone, TimmViT
 from mmft.models.vlm import VLM
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     'Resampler',
     'SigLIP',
     'StableLM',
+    'TimmBackbone',
     'TimmViT',
     'VisionTower',
 ]

@@ -6,13 +6,14 @@ Shapes (mmft/structures.py has the legend): N tiles, S tile side, P patches, Q t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError
+from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_parts', 'check_widths']
 
@@ -23,10 +24,14 @@ class VisionTower(nn.Module, ABC):
     Attributes:
         hidden_size: Dv.
         image_size: the tile side S the position table was made for.
+        pixel_mean, pixel_std: what the tower was trained with, per channel, of pixels in 0..1; a model that names its
+            own takes those.
     """
 
     hidden_size: int
     image_size: int
+    pixel_mean: Sequence[float] = IMAGENET_MEAN
+    pixel_std: Sequence[float] = IMAGENET_STD
 
     @abstractmethod
     def num_patches(self, image_size: int) -> int:

@@ -87,6 +87,12 @@ def inject_lora(
         raise ConfigError(f'LoRA on {name}: r = {r}', expected='1 or more', fix=f'set tune.{name}.r, e.g. 16')
     alpha = float(2 * r if alpha is None else alpha)
     found = linear_names(module)
+    if not found:
+        raise ConfigError(
+            f'LoRA on {name}: {type(module).__name__} has no linear layer here',
+            expected='a part with linear layers',
+            fix=f"set tune.{name} to 'full' or 'frozen'",
+        )
     chosen = found if targets is None else targets if isinstance(targets, str) else sorted(targets)
     if not isinstance(chosen, str) and (missing := sorted(set(chosen) - set(found))):
         raise ConfigError(
@@ -98,10 +104,9 @@ def inject_lora(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=chosen,
+        target_modules=chosen if layers is None else _inside(module, [*layers], chosen),
         use_dora=dora,
         bias='none',
-        layers_to_transform=list(layers) if layers is not None else None,
     )
     # Layers of other kinds (NF4's are subclasses too) keep the class that peft has for them.
     if all(type(child) is nn.Linear for child in module.modules() if isinstance(child, nn.Linear)):
@@ -120,6 +125,20 @@ def inject_lora(
         'dora': dora,
         'layers': list(layers) if layers is not None else None,
     }
+
+
+def _inside(module: nn.Module, layers: list[int], chosen: str | list[str]) -> list[str]:
+    """Full names of the linear layers that ``chosen`` means in these blocks: peft would count by the last number in a
+    name, which in a network of stages is not theirs."""
+    blocks = list(module.layers)
+    inside = {id(child) for number in layers for child in blocks[number].modules()}
+    return [
+        name
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Linear)
+        and id(child) in inside
+        and (re.fullmatch(chosen, name) if isinstance(chosen, str) else name.rsplit('.', 1)[-1] in chosen)
+    ]
 
 
 def lora_delta(key: str, weight: Tensor, adapter: Mapping[str, Tensor], alpha: float, r: int) -> Tensor:

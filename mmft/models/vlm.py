@@ -36,7 +36,7 @@ class VLM(BaseModel):
             after tile. It counts as a piece of the projector for tuning and learning rates.
         image_token_id: id of the placeholder whose positions receive image features. Settable later: the original
             InternVL2 keeps it in its tokenizer only.
-        pixel_mean, pixel_std: per channel, of pixels in 0..1.
+        pixel_mean, pixel_std: per channel, of pixels in 0..1; None: as the tower says, ImageNet's where it does not.
 
     Shapes: B samples, L tokens, N tiles, S tile side, V vocabulary.
     """
@@ -47,17 +47,20 @@ class VLM(BaseModel):
         projector: Projector | dict,
         llm: LanguageModel | dict,
         image_token_id: int | None = None,
-        pixel_mean: Sequence[float] = IMAGENET_MEAN,
-        pixel_std: Sequence[float] = IMAGENET_STD,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
         merge: AnyResMerge | dict | None = None,
     ) -> None:
         check_parts(vision=vision, projector=projector, llm=llm)
+        vision = VISION_TOWERS.build(vision)
+        pixel_mean = vision.pixel_mean if pixel_mean is None else pixel_mean
+        pixel_std = vision.pixel_std if pixel_std is None else pixel_std
         # Under a meta build (``with torch.device('meta')``) the two small buffers must still hold values.
         with torch.device('cpu'):
             normalizer = TileNormalizer(pixel_mean, pixel_std)
         super().__init__(data_preprocessor=normalizer)
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
-        self.vision: VisionTower = VISION_TOWERS.build(vision)
+        self.vision: VisionTower = vision
         self.llm: LanguageModel = LANGUAGE_MODELS.build(llm)
         if isinstance(projector, dict):
             projector = {'in_dim': self.vision.hidden_size, 'out_dim': self.llm.hidden_size, **projector}

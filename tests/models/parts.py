@@ -37,6 +37,16 @@ SPECIAL = {
 # Towers: instead of the common arguments.
 OWN_TOWER = {
     'MoFTower': {'towers': [{'type': 'CLIP', **TOWER}, {'type': 'DINOv2', **TOWER}]},
+    'TimmBackbone': {
+        'model_name': 'swin_tiny_patch4_window7_224',
+        'image_size': SIDE,
+        'patch_size': 7,
+        'embed_dim': DV // 2,
+        'depths': [1, 1],
+        'num_heads': [2, 2],
+        'window_size': 2,
+        'strict_img_size': False,
+    },
     'TimmViT': {
         'model_name': 'vit_tiny_patch16_224',
         'image_size': SIDE,

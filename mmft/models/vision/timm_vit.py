@@ -1,7 +1,8 @@
 """TimmViT: any plain vision transformer of timm (``vit_*``, ``deit*`` and what else is timm's ``VisionTransformer``).
 
 Weights sit in ``tower`` under timm's names. As everywhere, the features are those of a block, before any final norm;
-classifier and attention pooling are not built. The one file that imports timm, and only when a tower is built.
+classifier and attention pooling are not built. Only this file and ``timm_backbone.py`` import timm, and only when a
+tower is built.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mmft.models.base import VisionTower
 from mmft.models.vision.hf_tower import check_feature
 from mmft.registry import VISION_TOWERS
 
-__all__ = ['TimmViT']
+__all__ = ['TimmViT', 'check_timm_name']
 
 _COUNTS = ('patch_size', 'embed_dim', 'depth', 'num_heads')
 
@@ -114,24 +115,36 @@ class TimmViT(VisionTower):
         return features
 
 
+def check_timm_name(kind: str, model_name: Any, options: dict[str, Any], family: str) -> None:
+    """Raise ``ConfigError`` unless timm has a model of this name, and ``options`` do not ask for its weights.
+
+    Args:
+        kind: of the tower, for the message.
+        family: what it takes, as ``timm.list_models`` finds it.
+    """
+    import timm
+
+    if 'pretrained' in options:
+        raise ConfigError(
+            f'{kind}: pretrained = {options["pretrained"]!r}, but nothing is downloaded while a model is built',
+            fix="remove it; weights come from a directory: pretrained=dict(vision='...') beside `model`",
+        )
+    if not isinstance(model_name, str):
+        raise ConfigError(f'{kind}: model_name {model_name!r}', expected=f'a name, one of {family}')
+    if not timm.is_model(model_name):
+        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
+        raise ConfigError(
+            f'{kind}: timm {timm.__version__} has no model named {model_name!r}',
+            expected=f'one of {family}',
+            fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct model_name',
+        )
+
+
 def _create(model_name: str, image_size: int | None, options: dict[str, Any]) -> nn.Module:
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
-    if 'pretrained' in options:
-        raise ConfigError(
-            f'TimmViT: pretrained = {options["pretrained"]!r}, but nothing is downloaded while a model is built',
-            fix="remove it; weights come from a directory: pretrained=dict(vision='...') beside `model`",
-        )
-    if not isinstance(model_name, str):
-        raise ConfigError(f'TimmViT: model_name {model_name!r}', expected="a name, one of timm.list_models('vit*')")
-    if not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
-        raise ConfigError(
-            f'TimmViT: timm {timm.__version__} has no model named {model_name!r}',
-            expected="one of timm.list_models('vit*')",
-            fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct model_name',
-        )
+    check_timm_name('TimmViT', model_name, options, "timm.list_models('vit*')")
     # Not those of timm.create_model, which reads files and downloads: a model directory may name them.
     if unknown := sorted(set(options) - set(inspect.signature(VisionTransformer).parameters)):
         raise ConfigError(
@@ -148,10 +161,13 @@ def _create(model_name: str, image_size: int | None, options: dict[str, Any]) ->
             raise ConfigError(
                 f'TimmViT: timm refuses {model_name} with { ({**size, **options}) }: {error}',
                 expected="a VisionTransformer of timm and its constructor's arguments",
+                fix="type='TimmBackbone' takes models with a feature map, such as ConvNeXt, ResNet and Swin",
             ) from error
         if not isinstance(model, VisionTransformer):
             raise ConfigError(
-                f'TimmViT: {model_name} is a {type(model).__name__}', expected='a VisionTransformer of timm'
+                f'TimmViT: {model_name} is a {type(model).__name__}',
+                expected='a VisionTransformer of timm',
+                fix="type='TimmBackbone' takes what has a feature map",
             )
         if model.patch_embed.img_size[0] % model.patch_embed.feat_ratio() == 0:
             break
