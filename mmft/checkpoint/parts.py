@@ -25,8 +25,7 @@ from mmft.files.tensors import Joined, TensorFiles, TensorSource
 from mmft.layouts import layout_of, matches_any
 from mmft.layouts.base import NameTable, Rule, pattern
 from mmft.layouts.blip2 import blip2_tower, is_blip2
-from mmft.layouts.internvl_official import llm_rules
-from mmft.layouts.language import family_of, family_of_keys, language_model
+from mmft.layouts.language import family_of, family_of_keys, language_model, llm_rules
 from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.vision.timm_backbone import timm_pixels

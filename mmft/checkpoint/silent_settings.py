@@ -20,8 +20,7 @@ _SILENT = {
                'select_feature', 'drop_first', 'hidden_act', 'model_name'),
     'projector': ('scale', 'version', 'act', 'num_heads', 'num_attention_heads', 'query_norm', 'hidden_act', 'top_k'),
     'llm': ('num_attention_heads', 'num_key_value_heads', 'rope_theta', 'rope_scaling', 'rms_norm_eps', 'hidden_act',
-            'layer_norm_eps', 'partial_rotary_factor', 'embedding_multiplier', 'residual_multiplier', 'logits_scaling',
-            'attention_multiplier', 'max_position_embeddings'),
+            'max_position_embeddings'),  # and what a family has beyond these
 }  # fmt: skip
 _FREE_OF_LENGTH = ('default', 'linear', None)
 """Rope scalings that ask nothing of ``max_position_embeddings``, which may then differ."""
@@ -74,16 +73,23 @@ def _differences(part: str, config: Any, stored: Any, name: str, where: Any) -> 
             yield from _differences(part, mine, other, f'{name}.towers[{i}]', where)
         return
     own, theirs = _settings(part, config), _settings(part, stored)
-    for key in _SILENT[part]:
+    for key in _silent(part, config):
         if key in own and key in theirs and not same_value(_comparable(own[key]), _comparable(theirs[key])):
             if key == 'max_position_embeddings' and _rope_kind(own) in _FREE_OF_LENGTH:
                 continue
             yield f'{name}.{key} = {own[key]!r}, but {where} says {theirs[key]!r}'
 
 
+def _silent(part: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    family = getattr(_REGISTRIES[part].get(config['type']), 'family', None)
+    return (*_SILENT[part], *(family.silent if family else ()))
+
+
 def _model_of(part: str, config: Mapping[str, Any]) -> str:
-    """What tells two types apart: InternLM2 and Llama are one model here."""
+    """What tells two types apart: language models that one class of transformers computes are one model here."""
     kind = _REGISTRIES[part].get(config['type'])
+    if family := getattr(kind, 'family', None):
+        return family.hf_model_type
     return getattr(kind, 'model_type', None) or config['type']
 
 
@@ -98,7 +104,7 @@ def _settings(part: str, config: Mapping[str, Any]) -> dict[str, Any]:
     fields = {key: value for key, value in config.items() if key not in ('type', 'attn_implementation')}
     resolved = kind.hf_config(fields)
     rope = dict(resolved.rope_parameters)
-    own = {key: getattr(resolved, key) for key in _SILENT['llm'] if hasattr(resolved, key)}
+    own = {key: getattr(resolved, key) for key in _silent(part, config) if hasattr(resolved, key)}
     return {**own, 'rope_theta': rope.get('rope_theta'), 'rope_scaling': rope}
 
 

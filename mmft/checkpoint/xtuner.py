@@ -23,7 +23,8 @@ from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import STATES, foreign_content, is_deepspeed, of_mmengine
 from mmft.files.peft_adapter import lora_layers
 from mmft.layouts.base import NameTable, Rule
-from mmft.layouts.internvl_official import InternVLOfficial, llm_rules
+from mmft.layouts.internvl_official import InternVLOfficial
+from mmft.layouts.language import llm_rules
 from mmft.layouts.projectors import any_projector_rules
 from mmft.layouts.vision import tower_ignored, tower_rules
 from mmft.models.tuning import part_of

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.layouts.language import older_rope
 from mmft.layouts.tokenizer_files import write_tokenizer
 from mmft.layouts.vision import PIXELS
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
@@ -147,9 +148,4 @@ def write_encoder(directory: Path, encoder: ChatEncoder, special_tokens: dict[st
 def older_config(config: Any) -> dict[str, Any]:
     """A language model's config in the words of transformers 4, in which the original programs run."""
     fields = plain_config(config)
-    rope = dict(fields.pop('rope_parameters', None) or {})
-    fields |= {name: rope.pop(name) for name in ('rope_theta', 'partial_rotary_factor') if name in rope}
-    kind = rope.pop('rope_type', 'default')
-    rope.pop('type', None)
-    fields['rope_scaling'] = None if kind == 'default' else {'type': kind, **rope}
-    return fields
+    return fields | older_rope(fields.pop('rope_parameters', None))

@@ -13,8 +13,8 @@ from mmft.errors import ConfigError
 from mmft.export.files import Contents, generation_config, llm_ids, write_encoder, write_json
 from mmft.files.tensors import read_json
 from mmft.layouts.adjust import Fit
-from mmft.layouts.architectures import ARCHITECTURES
 from mmft.layouts.internvl_official import VISION_DEFAULTS
+from mmft.layouts.language import published_config
 from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ['UNTIE', 'check', 'fits', 'model_config', 'write_files']
@@ -31,43 +31,12 @@ _AUTO_MAP = {
 def llm_config(contents: Contents) -> dict[str, Any]:
     """``llm_config`` in the language model's own terms, as its original configuration class takes it."""
     llm = contents.model.llm
-    kind, config = type(llm).__name__, llm.lm.config
-    architecture, model_type = ARCHITECTURES[kind]
-    names = (
-        'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
-        'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps',
-        'attention_dropout', 'use_cache', 'attention_bias', 'mlp_bias', 'head_dim', 'original_max_position_embeddings',
-        'sliding_window', 'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
-    )  # fmt: skip
-    fields = {name: value for name in names if (value := getattr(config, name, None)) is not None}
-    if kind == 'InternLM2':
-        fields['bias'] = fields.pop('attention_bias')
-        for name in ('mlp_bias', 'head_dim', 'attention_dropout'):
-            fields.pop(name, None)
     return {
-        'architectures': [architecture],
-        'model_type': model_type,
+        **published_config(type(llm).__name__, llm.lm.config),
         'torch_dtype': contents.dtype,
         'tie_word_embeddings': False,
-        **fields,
-        **_rope(kind, dict(config.rope_parameters)),
-        **llm_ids(config.to_dict(), contents.encoder),
+        **llm_ids(llm.lm.config.to_dict(), contents.encoder),
     }
-
-
-def _rope(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
-    """``rope_theta`` and ``rope_scaling`` as the original configurations spell them (they check the number of keys)."""
-    theta, form = rope.get('rope_theta', 10000.0), rope.get('rope_type', 'default')
-    if form == 'default':
-        return {'rope_theta': theta, 'rope_scaling': None}
-    if form == 'longrope':
-        name = 'su' if kind == 'Phi3' else form
-        scaling = {'type': name, 'short_factor': rope['short_factor'], 'long_factor': rope['long_factor']}
-    elif form in ('linear', 'dynamic'):
-        scaling = {'type': form, 'factor': rope['factor']}
-    else:
-        scaling = {'type': form, **{key: rope[key] for key in rope if key not in ('type', 'rope_type', 'rope_theta')}}
-    return {'rope_theta': theta, 'rope_scaling': scaling}
 
 
 def model_config(contents: Contents, original: dict[str, Any] | None = None) -> dict[str, Any]:

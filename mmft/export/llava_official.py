@@ -35,7 +35,7 @@ _STARTS = ('<im_start>', '<im_end>')
 def model_config(contents: Contents) -> dict[str, Any]:
     """``config.json``: the language model's fields, and LLaVA's."""
     model, tiler, encoder = contents.model, contents.tiler, contents.encoder
-    kind = 'Mistral' if type(model.llm).__name__ == 'Mistral' else 'Llama'
+    kind = type(model.llm).__name__
     llm = older_config(model.llm.lm.config)
     config = {
         **llm,

@@ -14,12 +14,10 @@ from torch import Tensor
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout, Rule
-from mmft.layouts.language import is_tied
+from mmft.layouts.language import is_tied, language_model
+from mmft.models.language.family import held_by
 
 __all__ = ['InternVLHF']
-
-LLM_TYPES = {'llama': 'Llama', 'qwen2': 'Qwen2', 'phi3': 'Phi3'}
-_BOILERPLATE = {'architectures', 'model_type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'type'}
 
 
 def _split3(packed: Tensor) -> tuple[Tensor, ...]:
@@ -48,20 +46,6 @@ def _check_fixed(config: dict[str, Any], vision: dict[str, Any]) -> None:
         )
 
 
-def _language_model(text: dict[str, Any]) -> dict[str, Any]:
-    """``text_config`` with the rope in the words that configs use: ``rope_theta`` and ``rope_scaling``."""
-    fields = {
-        key: value
-        for key, value in text.items()
-        if key not in _BOILERPLATE and (value is not None or key.endswith('_token_id'))
-    }
-    rope = dict(fields.pop('rope_parameters', {}))
-    fields |= {key: rope.pop(key) for key in ('rope_theta', 'partial_rotary_factor') if key in rope}
-    if rope.get('rope_type', 'default') != 'default':
-        fields['rope_scaling'] = rope
-    return fields
-
-
 class InternVLHF(Layout):
     """HF-native InternVL. It has no pixel shuffle v1 and always takes the last block's features."""
 
@@ -74,14 +58,17 @@ class InternVLHF(Layout):
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:
         vision, text = config['vision_config'], config['text_config']
-        kind = text.get('model_type')
-        if kind not in LLM_TYPES:
-            raise CheckpointError(f'text_config.model_type = {kind!r}', expected=f'one of {sorted(LLM_TYPES)}')
+        held = held_by('internvl_hf').items()
+        kinds = {family.model_type: kind for kind, family in held if family.model_type == family.hf_model_type}
+        kind = kinds.get(text.get('model_type'))
+        if kind is None:
+            what = f'text_config.model_type = {text.get("model_type")!r}'
+            raise CheckpointError(what, expected=f'one of {sorted(kinds)}')
         _check_fixed(config, vision)
         # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
         said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
         keys = [] if directory is None else list(directory.tensors)
-        tie = is_tied(any(said) if said else None, LLM_TYPES[kind], keys)
+        tie = is_tied(any(said) if said else None, kind, keys)
         model = {
             'type': 'VLM',
             'vision': {
@@ -100,7 +87,7 @@ class InternVLHF(Layout):
                 'select_layer': config.get('vision_feature_layer', -1),
             },
             'projector': {'type': 'PixelShuffleMLP', 'scale': config.get('downsample_ratio', 0.5), 'version': 'v2'},
-            'llm': {'type': LLM_TYPES[kind], **_language_model(text), 'tie_word_embeddings': tie},
+            'llm': language_model(text, 'text_config', kind, tie=tie),
             'image_token_id': config.get('image_token_id'),
         }
         return cls(model, config)
@@ -111,8 +98,9 @@ class InternVLHF(Layout):
         problems = []
         if vision['type'] != 'InternViT' or projector['type'] != 'PixelShuffleMLP':
             problems.append(f'{vision["type"]} + {projector["type"]}: it holds InternViT + PixelShuffleMLP')
-        if llm['type'] not in (*LLM_TYPES.values(), 'InternLM2'):
-            problems.append(f'{llm["type"]}: it holds {sorted(LLM_TYPES.values())} and InternLM2')
+        held = held_by('internvl_hf')
+        if llm['type'] not in held:
+            problems.append(f'{llm["type"]}: it holds {sorted(held)}')
         if projector.get('version', 'v2') != 'v2':
             problems.append('pixel shuffle v1: transformers has v2 only; use --layout official')
         if vision.get('select_layer', -1) != -1:

@@ -1,7 +1,6 @@
 """OpenGVLab's own layout (``InternVLChatModel``): InternVL2 as published, read as data, its Python files ignored.
 
-Sources: ``configuration_internvl_chat.py``, ``modeling_internvl_chat.py`` and ``modeling_internlm2.py`` of
-OpenGVLab/InternVL.
+Sources: ``configuration_internvl_chat.py`` and ``modeling_internvl_chat.py`` of OpenGVLab/InternVL.
 """
 
 from __future__ import annotations
@@ -9,17 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from einops import rearrange
-from torch import Tensor
-
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
-from mmft.layouts.architectures import ARCHITECTURES
 from mmft.layouts.base import Layout, Rule
-from mmft.layouts.language import HEADS
+from mmft.layouts.language import has_head, language_model, llm_rules
+from mmft.models.language.family import families, held_by
 
-__all__ = ['InternVLOfficial', 'join_wqkv', 'llm_rules', 'split_wqkv']
+__all__ = ['InternVLOfficial']
 
 VISION_DEFAULTS = {
     'hidden_size': 3200, 'num_hidden_layers': 48, 'num_attention_heads': 25, 'intermediate_size': 12800,
@@ -28,33 +23,6 @@ VISION_DEFAULTS = {
     'initializer_factor': 0.1, 'initializer_range': 0.02,
 }  # fmt: skip
 """What ``vision_config`` holds, and what the original (``InternVisionConfig``) takes where an entry is left out."""
-LLM_TYPES = {ARCHITECTURES[kind][0]: kind for kind in ('InternLM2', 'Phi3', 'Qwen2', 'Llama')}
-LLM_FIELDS = (
-    'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
-    'num_key_value_heads', 'hidden_act', 'max_position_embeddings', 'initializer_range', 'rms_norm_eps', 'rope_theta',
-    'rope_scaling', 'bias', 'attention_bias', 'mlp_bias', 'head_dim', 'bos_token_id', 'eos_token_id', 'pad_token_id',
-    'attention_dropout', 'original_max_position_embeddings', 'partial_rotary_factor', 'sliding_window',
-    'use_sliding_window', 'max_window_layers', 'resid_pdrop', 'embd_pdrop',
-)  # fmt: skip
-
-
-def split_wqkv(packed: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """InternLM2's packed rows (kv_heads, group + 2, head_dim) -> query, key, value rows as Llama has them.
-
-    Args:
-        packed: weight ((heads + 2 kv_heads) * head_dim, Dl) or bias of the same rows.
-    """
-    grouped = rearrange(packed, '(h g d) ... -> h g d ...', h=num_kv_heads, g=num_heads // num_kv_heads + 2)
-    query = rearrange(grouped[:, :-2], 'h g d ... -> (h g d) ...')
-    key, value = (rearrange(grouped[:, i], 'h d ... -> (h d) ...') for i in (-2, -1))
-    return query.contiguous(), key.contiguous(), value.contiguous()
-
-
-def join_wqkv(query: Tensor, key: Tensor, value: Tensor, num_heads: int, num_kv_heads: int) -> tuple[Tensor]:
-    """The inverse of ``split_wqkv``."""
-    query = rearrange(query, '(h g d) ... -> h g d ...', h=num_kv_heads, g=num_heads // num_kv_heads)
-    key, value = (rearrange(t, '(h d) ... -> h 1 d ...', h=num_kv_heads) for t in (key, value))
-    return (rearrange(torch.cat([query, key, value], dim=1), 'h g d ... -> (h g d) ...'),)
 
 
 class InternVLOfficial(Layout):
@@ -73,11 +41,13 @@ class InternVLOfficial(Layout):
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLOfficial:
         vision, llm = config['vision_config'], config['llm_config']
-        kind = (llm.get('architectures') or [None])[0]
-        if kind not in LLM_TYPES:
+        kinds = {family.architecture: kind for kind, family in held_by('internvl_official').items()}
+        kind = kinds.get((llm.get('architectures') or [None])[0])
+        if kind is None:
             raise CheckpointError(
-                f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(LLM_TYPES)}'
+                f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(kinds)}'
             )
+        tie = bool(llm.get('tie_word_embeddings')) and directory is not None
         tower = {key: vision.get(key, default) for key, default in VISION_DEFAULTS.items()}
         model = {
             'type': 'VLM',
@@ -90,22 +60,18 @@ class InternVLOfficial(Layout):
             },
             # InternVLChatConfig forces tie_word_embeddings to False for every language model, so a head in the file is
             # taken. One that no file holds was left out by safetensors, because it is the embedding itself.
-            'llm': {
-                'type': LLM_TYPES[kind],
-                'tie_word_embeddings': bool(llm.get('tie_word_embeddings')) and _lacks_head(directory),
-                # A null token id is a choice; left out, Phi3's own default would lie outside a small vocabulary.
-                **{k: llm[k] for k in LLM_FIELDS if k in llm and (llm[k] is not None or k.endswith('_token_id'))},
-            },
+            'llm': language_model(llm, 'llm_config', kind, tie=tie and not has_head(kind, directory.tensors)),
         }
         return cls(model, config)
 
     @classmethod
     def from_model(cls, model_config: dict[str, Any]) -> InternVLOfficial:
         kinds = (model_config['vision']['type'], model_config['projector']['type'], model_config['llm']['type'])
-        if kinds[:2] != ('InternViT', 'PixelShuffleMLP') or kinds[2] not in LLM_TYPES.values():
+        held = held_by('internvl_official')
+        if kinds[:2] != ('InternViT', 'PixelShuffleMLP') or kinds[2] not in held:
             raise ConfigError(
                 f'the official InternVL2 layout cannot hold {" + ".join(kinds)}',
-                expected=f'InternViT + PixelShuffleMLP + one of {sorted(LLM_TYPES.values())}',
+                expected=f'InternViT + PixelShuffleMLP + one of {sorted(held)}',
                 fix='use --layout hf',
             )
         return cls(model_config)
@@ -127,7 +93,8 @@ class InternVLOfficial(Layout):
             }
         else:
             tiler = {'type': 'PadSquare' if get('pad2square') else 'Resize', 'tile_size': size}
-        return {'type': 'ChatEncoder', 'template': get('template') or 'internlm2-chat', 'image_processor': tiler}
+        template = get('template') or families()[self._model['llm']['type']].internvl_template
+        return {'type': 'ChatEncoder', 'template': template, 'image_processor': tiler}
 
     @property
     def rules(self) -> list[Rule]:
@@ -136,38 +103,3 @@ class InternVLOfficial(Layout):
             Rule('mlp1.{x}', 'projector.mlp.{x}'),
             *llm_rules(self._model['llm'], 'language_model.'),
         ]
-
-
-def _lacks_head(directory: ModelDirectory | None) -> bool:
-    return directory is not None and not any(key.endswith(HEADS) for key in directory.tensors)
-
-
-def llm_rules(llm: dict[str, Any], theirs: str) -> list[Rule]:
-    """Names of a causal language model's tensors.
-
-    Args:
-        llm: its dict in ``model``.
-        theirs: what stands before them on disk.
-    """
-    if llm['type'] != 'InternLM2':
-        return [Rule(theirs + '{x}', 'llm.lm.{x}')]
-    heads = llm['num_attention_heads']
-    shape = {'num_heads': heads, 'num_kv_heads': llm.get('num_key_value_heads') or heads}
-    block, ours = theirs + 'model.layers.{n}.', 'llm.lm.model.layers.{n}.'
-    renames = {
-        'attention.wo': 'self_attn.o_proj', 'feed_forward.w1': 'mlp.gate_proj', 'feed_forward.w3': 'mlp.up_proj',
-        'feed_forward.w2': 'mlp.down_proj',
-        'attention_norm': 'input_layernorm', 'ffn_norm': 'post_attention_layernorm',
-    }  # fmt: skip
-    return [
-        Rule(
-            block + 'attention.wqkv.{k}',
-            tuple(f'{ours}self_attn.{p}_proj.{{k}}' for p in 'qkv'),
-            lambda packed: split_wqkv(packed, **shape),
-            lambda q, k, v: join_wqkv(q, k, v, **shape),
-        ),
-        *(Rule(f'{block}{a}.{{k}}', f'{ours}{b}.{{k}}') for a, b in renames.items()),
-        Rule(theirs + 'model.tok_embeddings.{k}', 'llm.lm.model.embed_tokens.{k}'),
-        Rule(theirs + 'model.norm.{k}', 'llm.lm.model.norm.{k}'),
-        Rule(theirs + 'output.{k}', 'llm.lm.lm_head.{k}'),
-    ]

@@ -1,19 +1,25 @@
-"""Language models inside directories: which family a config describes, in the words that mmft's configs use."""
+"""Language models inside directories: which family a config or tensors are of, its settings read and written, and the
+names of its tensors. What differs between families stands in ``mmft/models/language``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError
-from mmft.layouts.architectures import ARCHITECTURES, LLM_TYPES
+from mmft.layouts.base import Rule
+from mmft.models.language.family import Tensors, families
 from mmft.registry import LANGUAGE_MODELS
 
-__all__ = ['family_of', 'family_of_keys', 'is_tied', 'language_model', 'language_models']
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-HEADS = ('lm_head.weight', 'language_model.output.weight')
-"""How the names of output heads end."""
+__all__ = ['family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied', 'language_model', 'llm_rules',
+           'older_rope', 'published_config']  # fmt: skip
+
+_AS_IT_IS = (Tensors('{x}', '{x}'),)
 
 _NOT_THE_MODEL = {
     'architectures', 'model_type', 'type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'use_cache',
@@ -22,32 +28,27 @@ _NOT_THE_MODEL = {
 }  # fmt: skip
 
 
-def language_models() -> dict[str, Any]:
-    """Every registered language model by its type's name."""
-    LANGUAGE_MODELS.import_from_location()
-    return dict(LANGUAGE_MODELS.module_dict)
-
-
 def family_of(config: Mapping[str, Any]) -> str | None:
     """mmft's type for a language model's config: by ``architectures``, else by ``model_type``; None if unknown.
 
     >>> family_of({'model_type': 'qwen2'})
     'Qwen2'
     """
-    names = language_models()
-    for architecture in config.get('architectures') or []:
-        if LLM_TYPES.get(architecture) in names:
-            return LLM_TYPES[architecture]
-    return family_of_name(config.get('model_type') or '')
+    own = {family.architecture: kind for kind, family in families().items()}
+    known = (own[name] for name in config.get('architectures') or [] if name in own)
+    return next(known, None) or family_of_name(config.get('model_type') or '')
 
 
 def family_of_name(name: str) -> str | None:
     """mmft's type for a family's name, in any case: ``'llama'``, ``'StableLm'``, transformers' or the family's own."""
-    names, wanted = language_models(), name.lower()
-    own = {kind.lower(): kind for kind in names}
-    published = {model_type: kind for kind, (_, model_type) in ARCHITECTURES.items() if kind in names}
-    through = {cls.model_type: kind for kind, cls in reversed(names.items()) if hasattr(cls, 'model_type')}
-    return own.get(wanted) or published.get(wanted) or through.get(wanted) or ('Qwen2' if wanted == 'qwen' else None)
+    wanted, found = name.lower(), families().items()
+    ways = (
+        ((kind.lower(), kind) for kind in LANGUAGE_MODELS.module_dict),
+        ((family.model_type, kind) for kind, family in found),
+        ((family.hf_model_type, kind) for kind, family in found),
+        ((other, kind) for kind, family in found for other in family.also),
+    )
+    return next((kind for way in ways for known, kind in way if known == wanted), None)
 
 
 def family_of_keys(keys: Iterable[str]) -> str | None:
@@ -57,15 +58,23 @@ def family_of_keys(keys: Iterable[str]) -> str | None:
     'Llama'
     """
     found = {re.sub(r'\.\d+\.', '.', key) for key in keys}
-    marks = (
-        ('feed_forward.w1.weight', 'InternLM2'),
-        ('mlp.gate_up_proj.weight', 'Phi3'),
-        ('mlp.fc1.weight', 'Phi'),
-        ('input_layernorm.bias', 'StableLM'),
-        ('self_attn.q_proj.bias', 'Qwen2'),
-        ('mlp.gate_proj.weight', 'Llama'),
-    )
-    return next((kind for mark, kind in marks if any(key.endswith(mark) for key in found)), None)
+    marked = [
+        (len(family.marks), kind)
+        for kind, family in families().items()
+        if family.marks and all(any(key.endswith(mark) for key in found) for mark in family.marks)
+    ]
+    return max(marked)[1] if marked else None
+
+
+def has_head(kind: str, keys: Iterable[str]) -> bool:
+    """Whether one of these tensors is an output head, by transformers' name of it or by the family's own.
+
+    Args:
+        kind: mmft's type.
+    """
+    family = families().get(kind)
+    heads = ('lm_head.weight', *([f'language_model.{family.head}.weight'] if family else []))
+    return any(key.endswith(heads) for key in keys)
 
 
 def is_tied(said: bool | None, kind: str, keys: Collection[str]) -> bool:
@@ -76,9 +85,9 @@ def is_tied(said: bool | None, kind: str, keys: Collection[str]) -> bool:
         kind: mmft's type.
         keys: names of the directory's tensors; none where only its config is read.
     """
-    if said is not None or not keys or any(key.endswith(HEADS) for key in keys):
+    if said is not None or not keys or has_head(kind, keys):
         return bool(said)
-    return bool(getattr(language_models()[kind].hf_config({}), 'tie_word_embeddings', False))
+    return bool(getattr(LANGUAGE_MODELS.get(kind).hf_config({}), 'tie_word_embeddings', False))
 
 
 def language_model(
@@ -96,13 +105,13 @@ def language_model(
         CheckpointError: a family that mmft does not have.
     """
     kind = kind or family_of(config)
-    if kind not in language_models():
+    cls = LANGUAGE_MODELS.get(kind)
+    if cls is None:
         raise CheckpointError(
             f'{where}: a language model of model_type {config.get("model_type")!r}, architectures '
             f'{config.get("architectures")}',
-            expected=f'one of {sorted(language_models())}',
+            expected=f'one of {LANGUAGE_MODELS.names()}',
         )
-    cls = language_models()[kind]
     known = cls.config_names() if hasattr(cls, 'config_names') else set(config)
     fields = {
         key: value
@@ -117,3 +126,60 @@ def language_model(
     if tie is not None:
         fields['tie_word_embeddings'] = tie
     return {'type': kind, **fields}
+
+
+def published_config(kind: str, config: PreTrainedConfig) -> dict[str, Any]:
+    """What a family's own ``config.json`` says of a model, token ids and the tie left out: its names, its rope.
+
+    Args:
+        kind: mmft's type.
+        config: transformers'.
+    """
+    family = families()[kind]
+    own = {theirs: name for name, theirs in family.names.items()}
+    given = {name: getattr(config, name, None) for name in family.fields}
+    fields = {own.get(name, name): value for name, value in given.items() if value is not None}
+    rope = older_rope(config.rope_parameters, family.rope)
+    return {'architectures': [family.architecture], 'model_type': family.model_type, **fields, **rope}
+
+
+def older_rope(parameters: Mapping[str, Any] | None, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """``rope_theta``, ``rope_scaling`` and what else stands in ``rope_parameters``, in the words of transformers 4.
+
+    Its configurations check the number of entries.
+
+    Args:
+        names: transformers' names of scalings -> those to write.
+
+    >>> older_rope({'rope_type': 'linear', 'factor': 2.0, 'rope_theta': 1e6})
+    {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}
+    """
+    rope = dict(parameters or {})
+    fields = {name: rope.pop(name) for name in ('rope_theta', 'partial_rotary_factor') if name in rope}
+    kind = rope.pop('rope_type', 'default')
+    rope.pop('type', None)
+    if kind == 'default':
+        return {**fields, 'rope_scaling': None}
+    only = {'longrope': ('short_factor', 'long_factor'), 'linear': ('factor',), 'dynamic': ('factor',)}.get(kind, rope)
+    return {**fields, 'rope_scaling': {'type': (names or {}).get(kind, kind), **{name: rope[name] for name in only}}}
+
+
+def llm_rules(llm: Mapping[str, Any], theirs: str) -> list[Rule]:
+    """Names of a language model's tensors in its own directories.
+
+    Args:
+        llm: its dict in ``model``.
+        theirs: what stands before them on disk.
+    """
+    heads = llm.get('num_attention_heads')
+    shape = {'num_heads': heads, 'num_kv_heads': llm.get('num_key_value_heads') or heads}
+    family = families().get(llm['type'])
+    return [
+        Rule(
+            theirs + row.theirs,
+            f'llm.lm.{row.ours}' if isinstance(row.ours, str) else tuple(f'llm.lm.{name}' for name in row.ours),
+            row.split and partial(row.split, **shape),
+            row.join and partial(row.join, **shape),
+        )
+        for row in (family.tensors if family else _AS_IT_IS)
+    ]

@@ -20,18 +20,14 @@ from mmft.layouts.base import Layout, Rule
 from mmft.layouts.language import family_of_keys, family_of_name, language_model
 from mmft.layouts.projectors import llava_projector_rules
 from mmft.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.models.language.family import families, held_by
 
-__all__ = ['TEMPLATES', 'LlavaOfficial', 'image_processor', 'llava_encoder', 'refuse', 'unpadded']
+__all__ = ['LlavaOfficial', 'image_processor', 'llava_encoder', 'refuse', 'unpadded']
 
 _CLASS = re.compile(r'(?:Tiny)?Llava(\w*?)ForCausalLM')
 _MODEL_TYPE = re.compile(r'(?:tiny_?)?llava_?(\w*)')
 _TOWER = 'model.vision_tower.vision_tower.'
 _MOE = 'model.mm_projector.deepspeed_moe.'
-TEMPLATES = {
-    'Llama': 'vicuna_v1', 'Mistral': 'mistral', 'Phi': 'phi', 'StableLM': 'stablelm', 'Gemma': 'gemma',
-    'Qwen2': 'qwen2', 'MiniCPM': 'vicuna_v1', 'Phi3': 'phi3-chat', 'InternLM2': 'internlm2-chat',
-}  # fmt: skip
-"""The chat template of a foreign directory, by its language model: no file of theirs names it."""
 _TOKENIZER_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
 
 
@@ -171,8 +167,8 @@ class LlavaOfficial(Layout):
             problems.append(f'the projector {projector["type"]}: it has Linear, MLP and Identity')
         if projector['type'] == 'MLP' and (projector.get('act', 'gelu') != 'gelu' or projector.get('hidden_dim')):
             problems.append('an MLP of another activation or width than its mlpNx_gelu')
-        if llm['type'] not in ('Llama', 'Mistral'):
-            problems.append(f'the language model {llm["type"]}: it has Llama and Mistral')
+        if llm['type'] not in (held := held_by('llava_official')):
+            problems.append(f'the language model {llm["type"]}: it has {" and ".join(sorted(held))}')
         refuse("LLaVA's own layout", problems)
         return cls(model_config)
 
@@ -222,16 +218,15 @@ def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: P
 
 
 def _template(model: dict[str, Any], directory: Path | None) -> str:
-    """The chat template. LLaVA-1.6-34B speaks ChatML and some speak Llama 3's language: LLaVA's own code sees that by
-    the folder's name, we by the tokens."""
-    llm = model['llm']['type']
-    files = [] if directory is None or llm != 'Llama' else [Path(directory) / name for name in _TOKENIZER_FILES]
+    """The chat template: no file of theirs names it. LLaVA's own code sees a dialect by the folder's name, we by the
+    tokens."""
+    family = families().get(model['llm']['type'])
+    if family is None:
+        return 'vicuna_v1'
+    files = [Path(directory) / name for name in _TOKENIZER_FILES] if directory is not None and family.dialects else []
     text = '\n'.join(file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file())
-    if '<|im_start|>' in text:
-        return 'chatml'
-    if '<|eot_id|>' in text:  # LLaVA-NeXT's have a system message, XTuner's none
-        return 'llava_llama_3' if model.get('merge') else 'llama3'
-    return TEMPLATES.get(llm, 'vicuna_v1')
+    spoken = (templates for token, templates in family.dialects.items() if token in text)
+    return next(spoken, (family.template, family.template))[bool(model.get('merge'))]
 
 
 def unpadded(tower: str) -> str:

@@ -19,6 +19,7 @@ from mmft.layouts.language import family_of, family_of_keys, language_model
 from mmft.layouts.llava_official import image_processor, llava_encoder, refuse
 from mmft.layouts.projectors import connector_rules
 from mmft.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.models.language.family import held_by
 
 __all__ = ['TinyLlava']
 
@@ -120,7 +121,7 @@ class TinyLlava(Layout):
         problems += _unsaid(projector)
         if model_config.get('merge'):
             problems.append('tiles that are merged')
-        if model_config['llm']['type'] in ('InternLM2', 'MiniCPM', 'Phi3'):
+        if model_config['llm']['type'] not in held_by('tinyllava'):
             problems.append(f'the language model {model_config["llm"]["type"]}')
         refuse("TinyLLaVA's own layout", problems)
         return cls(model_config)

@@ -1,18 +1,8 @@
 """Models: the composite ``VLM`` and the parts that can stand in it."""
 
 from mmft.models.base import LanguageModel, Projector, VisionTower
-from mmft.models.language import (
-    CausalLM,
-    Gemma,
-    InternLM2,
-    Llama,
-    MiniCPM,
-    Mistral,
-    Phi,
-    Phi3,
-    Qwen2,
-    StableLM,
-)
+from mmft.models.language import *  # noqa: F403
+from mmft.models.language import __all__ as _language
 from mmft.models.merge import AnyResMerge
 from mmft.models.projectors import (
     MLP,
@@ -34,30 +24,21 @@ __all__ = [
     'VLM',
     'AnyResMerge',
     'BenchResampler',
-    'CausalLM',
     'DINOv2',
-    'Gemma',
     'Identity',
-    'InternLM2',
     'InternViT',
     'LanguageModel',
     'Linear',
-    'Llama',
-    'MiniCPM',
-    'Mistral',
     'MoEMLP',
     'MoFMLP',
     'MoFTower',
-    'Phi',
-    'Phi3',
     'PixelShuffleMLP',
     'Projector',
     'QFormer',
-    'Qwen2',
     'Resampler',
     'SigLIP',
-    'StableLM',
     'TimmBackbone',
     'TimmViT',
     'VisionTower',
+    *_language,
 ]

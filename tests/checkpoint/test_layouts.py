@@ -11,7 +11,7 @@ from transformers import InternVLConfig, LlamaConfig, LlamaForCausalLM
 from mmft.checkpoint import TensorDirectory, read_layout
 from mmft.errors import CheckpointError, ConfigError
 from mmft.layouts import LAYOUT_NAMES, LAYOUTS, layout_for
-from mmft.layouts.internvl_official import join_wqkv, split_wqkv
+from mmft.models.language.internlm2 import join_wqkv, split_wqkv
 from tests.helpers import GOLDEN, INTERNVL_CASES, golden_json, golden_tensors
 
 WQKV = 'internlm2_wqkv'

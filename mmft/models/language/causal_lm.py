@@ -1,9 +1,9 @@
-"""CausalLM: the one wrapper over transformers' causal language models. The families are in ``families.py``."""
+"""CausalLM: the one wrapper over transformers' causal language models. Each family is a file beside this one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from mmft.checks import check_counts
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import LanguageModel
+from mmft.models.language.family import Family
 from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
 from mmft.models.refusals import check_attention, refused_by
 
@@ -31,10 +32,11 @@ class CausalLM(LanguageModel):
         config: transformers' own config names (``vocab_size``, ``hidden_size``, ``num_hidden_layers``...).
 
     Attributes:
+        family: what is known of the family.
         lm: the transformers model; ``lm.config`` is its config.
     """
 
-    model_type: str
+    family: ClassVar[Family]
 
     def __init__(self, attn_implementation: str = 'sdpa', **config: Any) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class CausalLM(LanguageModel):
         if unknown := sorted(set(config) - self.config_names()):
             raise ConfigError(
                 f'{type(self).__name__}: no setting is named {unknown}',
-                expected=f"the names of transformers' {self.model_type!r} config",
+                expected=f"the names of transformers' {self.family.hf_model_type!r} config",
                 fix='correct the config',
             )
         hf_config = self.hf_config(config)
@@ -57,10 +59,12 @@ class CausalLM(LanguageModel):
         self.hidden_size: int = hf_config.hidden_size
         self.vocab_size: int = hf_config.vocab_size
 
-    @staticmethod
-    def translate(config: dict[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def translate(cls, config: dict[str, Any]) -> dict[str, Any]:
         """The family's own config names to transformers' names."""
-        return config
+        names = cls.family.names
+        plain = {name: value for name, value in config.items() if name not in names}
+        return plain | {names[name]: value for name, value in config.items() if name in names}
 
     @classmethod
     def hf_config(cls, config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -73,8 +77,9 @@ class CausalLM(LanguageModel):
         counts = {key: config[key] for key in _COUNTS if key in config}
         optional = {key: config[key] for key in _COUNTS_OR_NONE if config.get(key) is not None}
         check_counts(cls.__name__, **counts, **optional)
-        with refused_by('transformers', cls.__name__, f"the names of transformers' {cls.model_type!r} config"):
-            resolved = AutoConfig.for_model(cls.model_type, **cls.translate(dict(config)))
+        kind = cls.family.hf_model_type
+        with refused_by('transformers', cls.__name__, f"the names of transformers' {kind!r} config"):
+            resolved = AutoConfig.for_model(kind, **cls.translate(dict(config)))
         cls._check_heads(resolved)
         return resolved
 
@@ -97,7 +102,7 @@ class CausalLM(LanguageModel):
     @classmethod
     def config_names(cls) -> set[str]:
         """What a config of this family may say. (transformers takes any name, also a misspelt one, in silence.)"""
-        known = AutoConfig.for_model(cls.model_type).to_dict()
+        known = {*AutoConfig.for_model(cls.family.hf_model_type).to_dict(), *cls.family.names}
         return {*known, 'type', 'attn_implementation', 'rope_theta', 'rope_scaling', 'partial_rotary_factor'}
 
     @property
