@@ -15,6 +15,7 @@ from mmft.checkpoint import load
 from mmft.data import DynamicTiler
 from mmft.errors import ConfigError
 from mmft.export import convert
+from mmft.models.language.family import held_by
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, make_encoder, model_config, picture
 from tests.helpers import GOLDEN, INTERNVL_CASES, golden_json, golden_tensors
 
@@ -83,7 +84,7 @@ def test_forms_of_the_parts(form, tmp_path):
         torch.testing.assert_close(got, ours(ids, pixel_values=pixels, mode='tensor'), atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture(scope='module', params=['InternLM2', 'Qwen2', 'Phi3', 'Llama'])
+@pytest.fixture(scope='module', params=held_by('internvl_hf'))
 def exported(request, tmp_path_factory):
     """(training model, its encoder, export directory) of a LoRA run on each kind of language model."""
     root = tmp_path_factory.mktemp(request.param)

@@ -14,12 +14,13 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 import mmft
 from mmft.errors import ConfigError
 from mmft.export import convert
+from mmft.models.language.family import held_by
 from tests.export import tiny
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, picture
 from tests.export.tiny_llava import ANYRES, CLIP_MEAN, CLIP_STD, PINPOINTS, llava_config, llava_encoder
 
 QUESTION = 'What dish is it? 这是什么菜？'
-LLMS = ['Llama', 'Mistral', 'Qwen2', 'Phi3', 'Phi', 'StableLM', 'Gemma', 'MiniCPM', 'InternLM2']
+LLMS = list(held_by('llava_hf'))
 NEXT = {'merge': {'type': 'AnyResMerge'}}
 
 

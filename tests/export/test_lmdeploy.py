@@ -17,6 +17,7 @@ from transformers import dynamic_module_utils
 from mmft.data import ChatEncoder
 from mmft.export import convert
 from mmft.models import VLM
+from mmft.models.language.family import families, held_by
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
 from tests.export.tiny_llava import llava_config, llava_encoder
 from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt, user
@@ -28,9 +29,9 @@ INTERNVL, LLAVA, CHAT = 'InternVLForConditionalGeneration', 'LlavaForConditional
 # Llama's placeholder lies beyond the base's table, as Vicuna's does; Qwen2's head is tied to its embedding.
 SPARE = {'Llama': -1, 'Qwen2': 5, 'Mistral': 5, 'Phi3': 5}
 CASES = [
-    *((INTERNVL, kind) for kind in ('InternLM2', 'Qwen2', 'Phi3')),
+    *((INTERNVL, kind) for kind in held_by('internvl_hf')),
     *((LLAVA, kind) for kind in SPARE),
-    *((CHAT, kind) for kind in ('InternLM2', 'Qwen2', 'Phi3')),
+    *((CHAT, kind) for kind in held_by('internvl_official')),
 ]
 
 
@@ -81,15 +82,15 @@ def test_architecture(exported):
     assert architecture == exported.architecture
     text = (config.llm_config if exported.trust else config.text_config).architectures
     # InternLM2's own class is OpenGVLab's; elsewhere its weights are written as Llama's.
-    own = 'InternLM2ForCausalLM' if exported.trust and exported.kind == 'InternLM2' else None
-    assert text == [own or type(exported.model.llm.lm).__name__]
+    family = families()[exported.kind]
+    assert text == [family.architecture if exported.trust else type(exported.model.llm.lm).__name__]
     if exported.architecture == LLAVA:
         assert {architecture, *text} <= MODULE_MAP.keys()
         assert config.pad_token_id == exported.encoder.image_token_id  # a picture's places; no text's token
     else:
         assert architecture in SUPPORTED_ARCHS
         # TurboMind has no Phi3 (and its own is_supported() does not see that); `--backend pytorch` serves it.
-        assert (text[0] in SUPPORTED_ARCHS) is (exported.kind != 'Phi3')
+        assert (text[0] in SUPPORTED_ARCHS) is not bool(family.turbomind)
 
 
 def test_preprocessing_gives_our_token_ids(exported):

@@ -16,22 +16,22 @@ from mmft.export.files import Contents
 from mmft.export.gate import logits_of
 from mmft.export.targets import choose_target
 from mmft.models import VLM
+from mmft.models.language.family import families
 from mmft.models.lora import plain_key
 from mmft.models.tuning import apply_tune
 from mmft.plain_json import config_json
 from tests.helpers import GOLDEN
 
 LORA = {'vision': 'frozen', 'projector': 'full', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8}}
-TOKENIZERS = {'InternLM2': 'internlm2', 'Qwen2': 'qwen2', 'Phi3': 'phi3_rstrip_additional', 'Llama': 'internlm2'}
-TEMPLATES = {'InternLM2': 'internlm2-chat', 'Qwen2': 'Hermes-2', 'Phi3': 'phi3-chat', 'Llama': 'internvl2_5'}
+TOKENIZERS = {'InternLM2': 'internlm2', 'Phi3': 'phi3_rstrip_additional', 'Llama': 'internlm2'}  # others: qwen2
 
 
 def make_encoder(kind: str = 'InternLM2', **more: Any) -> ChatEncoder:
     """Tiles of 56 px, 4 tokens each."""
     tiler = DynamicTiler(tile_size=56, min_tiles=1, max_tiles=6, thumbnail=True)
     options = {
-        'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS[kind],
-        'template': TEMPLATES[kind],
+        'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS.get(kind, 'qwen2'),
+        'template': families()[kind].internvl_template,
         'image_processor': tiler,
     }
     return ChatEncoder(**{**options, 'tokens_per_tile': 4, **more})

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from mmft.data import ChatEncoder
+from mmft.models.language.family import families
 from tests.helpers import GOLDEN
 
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 TOKENIZERS = {
-    'Llama': 'llama_legacy', 'Mistral': 'llama_nonlegacy', 'Qwen2': 'qwen2', 'Phi3': 'phi3_rstrip_additional',
-    'Phi': 'phi2', 'StableLM': 'stablelm', 'Gemma': 'gemma', 'MiniCPM': 'llama_legacy', 'InternLM2': 'internlm2',
+    'Llama': 'llama_legacy', 'Mistral': 'llama_nonlegacy', 'Phi3': 'phi3_rstrip_additional', 'Phi': 'phi2',
+    'StableLM': 'stablelm', 'Gemma': 'gemma', 'MiniCPM': 'llama_legacy', 'InternLM2': 'internlm2',
 }  # fmt: skip
-TEMPLATES = {
-    'Llama': 'vicuna_v1', 'Mistral': 'mistral', 'Qwen2': 'qwen2', 'Phi3': 'phi3-chat', 'Phi': 'phi',
-    'StableLM': 'stablelm', 'Gemma': 'gemma', 'MiniCPM': 'vicuna_v1', 'InternLM2': 'internlm2-chat',
-}  # fmt: skip
+"""Of the golden ones; families that are not here have Qwen2's."""
 FAMILY = {
     'MiniCPM': {'scale_emb': 12, 'scale_depth': 1.4, 'dim_model_base': 8},
     'Phi': {'num_key_value_heads': 4},
@@ -39,8 +37,8 @@ TOWERS: dict[str, dict[str, Any]] = {
 def llava_encoder(kind: str = 'Llama', image_processor: dict[str, Any] | None = None, **more: Any) -> ChatEncoder:
     """Tiles of 56 px, 16 tokens each."""
     options = {
-        'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS[kind],
-        'template': TEMPLATES[kind],
+        'tokenizer': GOLDEN / 'tokenizers' / TOKENIZERS.get(kind, 'qwen2'),
+        'template': families()[kind].template,
         'image_processor': image_processor or {'type': 'PadSquare', 'tile_size': 56, 'mean': CLIP_MEAN},
         'tokens_per_tile': 16,
         'image_start': '',

@@ -24,7 +24,7 @@ from mmft.data import ChatEncoder
 from mmft.export import convert
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
-from mmft.serve.backends.support import BACKENDS, TABLE, Support
+from mmft.serve.backends.support import BACKENDS, Support, support_table
 from mmft.structures import IGNORE_INDEX
 from tests.export.tiny import make_encoder, model_config, random_model
 from tests.export.tiny_llava import ANYRES, PIXELS, llava_config, llava_encoder
@@ -61,7 +61,7 @@ class Case:
 
 
 def _cases() -> Iterable[Case]:
-    for row in TABLE:
+    for row in support_table():
         towers = [TOWERS[name] for name in row.towers] or ['InternViT' if 'InternVL' in row.architecture else 'CLIP']
         yield from (Case(row, llm, tower) for llm in row.llms or ANY[row.architecture] for tower in towers)
 
@@ -205,7 +205,7 @@ def table() -> str:
         '| `--layout` | class in `config.json` | language model | tower | ' + ' | '.join(BACKENDS.values()) + ' | |',
         '|---' * (5 + len(BACKENDS)) + '|',
     ]
-    for row in TABLE:
+    for row in support_table():
         reasons = dict.fromkeys(reason for name in BACKENDS if (reason := getattr(row, name)))
         cells = [
             f'`{row.layout}`',

@@ -1,18 +1,23 @@
 """Which model directories each backend serves: one table for the choice of a backend, the documents and the tests.
 
-A cell is ``''`` where the backend answers as the model does in training, and otherwise says why not. ``tests/serve``
-runs every row against LMDeploy 0.18 and transformers 5.23, and writes the table into ``docs/serving.md``.
+A cell is ``''`` where the backend answers as the model does in training, and otherwise says why not; what a language
+model changes stands in ``mmft/models/language``. ``tests/serve`` runs every row against LMDeploy 0.18 and transformers
+5.23, and writes the table into ``docs/serving.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError
 
-__all__ = ['BACKENDS', 'EXPORT_HF', 'TABLE', 'Support', 'support_of']
+if TYPE_CHECKING:
+    from mmft.models.language.family import Family
+
+__all__ = ['BACKENDS', 'EXPORT_HF', 'Support', 'support_of', 'support_table']
 
 BACKENDS: dict[str, str] = {
     'turbomind': 'LMDeploy, TurboMind',
@@ -59,20 +64,11 @@ _CHAT = 'InternVLChatModel'
 _LLAVA = 'LlavaForConditionalGeneration'
 _NEXT = 'LlavaNextForConditionalGeneration'
 
-_NO_PHI3 = 'TurboMind has no Phi3'
 _NO_LLAVA = 'TurboMind has no LLaVA'
-_NO_MODEL = 'LMDeploy has no such language model'
 _NO_TOWER = "LMDeploy's LLaVA has no other tower than CLIP"
-_SCALED = "LMDeploy scales the pictures' features by Gemma's factor for embeddings"
 _NEXT_FAILS = "LMDeploy 0.18's LLaVA-NeXT fails under transformers 5"
 _NO_CLASS = 'transformers has no such class'
 _OWN_PROGRAMS = 'mmft and its own programs read'
-
-
-def _llava(language_model: str, *llms: str, **more: Any) -> Support:
-    return Support(
-        'hf', _LLAVA, language_model, llms, **{'towers': ('clip_vision_model',), 'turbomind': _NO_LLAVA, **more}
-    )
 
 
 def _nobody(layout: str, architecture: str, reader: str) -> Support:
@@ -80,32 +76,37 @@ def _nobody(layout: str, architecture: str, reader: str) -> Support:
     return Support(layout, architecture, '', (), turbomind=why, pytorch=why, transformers=why)
 
 
-TABLE: tuple[Support, ...] = (
-    Support('hf', _HF, 'LlamaForCausalLM', ('InternLM2', 'Llama')),
-    Support('hf', _HF, 'Qwen2ForCausalLM', ('Qwen2',)),
-    Support('hf', _HF, 'Phi3ForCausalLM', ('Phi3',), turbomind=_NO_PHI3),
-    Support('official', _CHAT, 'InternLM2ForCausalLM', ('InternLM2',), transformers=_NO_CLASS, remote_code=True),
-    Support('official', _CHAT, 'LlamaForCausalLM', ('Llama',), transformers=_NO_CLASS, remote_code=True),
-    Support('official', _CHAT, 'Qwen2ForCausalLM', ('Qwen2',), transformers=_NO_CLASS, remote_code=True),
-    Support(
-        'official', _CHAT, 'Phi3ForCausalLM', ('Phi3',), turbomind=_NO_PHI3, transformers=_NO_CLASS, remote_code=True
-    ),
-    _llava('LlamaForCausalLM', 'Llama', 'InternLM2'),
-    _llava('Qwen2ForCausalLM', 'Qwen2'),
-    _llava('MistralForCausalLM', 'Mistral'),
-    _llava('Phi3ForCausalLM', 'Phi3'),
-    _llava('GemmaForCausalLM', 'Gemma', pytorch=_SCALED),
-    _llava('StableLmForCausalLM', 'StableLM', pytorch=_NO_MODEL),
-    _llava('PhiForCausalLM', 'Phi', pytorch=_NO_MODEL),
-    _llava('GraniteForCausalLM', 'MiniCPM', pytorch=_NO_MODEL),
-    _llava('', towers=('siglip_vision_model', 'dinov2'), pytorch=_NO_TOWER),
-    Support('hf', _NEXT, '', (), turbomind=_NO_LLAVA, pytorch=_NEXT_FAILS),
-    _nobody('official', 'LlavaLlamaForCausalLM', _OWN_PROGRAMS),
-    _nobody('official', 'LlavaMistralForCausalLM', _OWN_PROGRAMS),
-    _nobody('official', 'TinyLlavaForConditionalGeneration', _OWN_PROGRAMS),
-    _nobody('native', 'MMFTForConditionalGeneration', 'mmft reads'),
-)
-"""The first row that fits a directory holds."""
+def _by_class(held: Mapping[str, Family]) -> Iterator[tuple[str, tuple[str, ...], Family]]:
+    """(class of transformers, the families that are exported as it, the one whose own it is) of an HF-native layout."""
+    for architecture in dict.fromkeys(family.hf_architecture for family in held.values()):
+        kinds = tuple(kind for kind, family in held.items() if family.hf_architecture == architecture)
+        own = (held[kind] for kind in kinds if held[kind].architecture == architecture)
+        yield architecture, kinds, next(own, held[kinds[0]])
+
+
+def _rows() -> Iterator[Support]:
+    from mmft.models.language.family import held_by  # late: it is torch that this imports
+
+    for architecture, kinds, family in _by_class(held_by('internvl_hf')):
+        yield Support('hf', _HF, architecture, kinds, turbomind=family.turbomind, pytorch=family.pytorch)
+    for kind, family in held_by('internvl_official').items():
+        yield Support('official', _CHAT, family.architecture, (kind,), turbomind=family.turbomind,
+                      pytorch=family.pytorch, transformers=_NO_CLASS, remote_code=True)  # fmt: skip
+    clip, others = ('clip_vision_model',), ('siglip_vision_model', 'dinov2')
+    for architecture, kinds, family in _by_class(held_by('llava_hf')):
+        yield Support('hf', _LLAVA, architecture, kinds, clip, turbomind=_NO_LLAVA, pytorch=family.pytorch)
+    yield Support('hf', _LLAVA, '', (), others, turbomind=_NO_LLAVA, pytorch=_NO_TOWER)
+    yield Support('hf', _NEXT, '', (), turbomind=_NO_LLAVA, pytorch=_NEXT_FAILS)
+    for kind in held_by('llava_official'):
+        yield _nobody('official', f'Llava{kind}ForCausalLM', _OWN_PROGRAMS)
+    yield _nobody('official', 'TinyLlavaForConditionalGeneration', _OWN_PROGRAMS)
+    yield _nobody('native', 'MMFTForConditionalGeneration', 'mmft reads')
+
+
+@cache
+def support_table() -> tuple[Support, ...]:
+    """The rows; the first that fits a directory holds."""
+    return tuple(_rows())
 
 
 def support_of(config: Mapping[str, Any]) -> Support:
@@ -119,11 +120,11 @@ def support_of(config: Mapping[str, Any]) -> Support:
     ['pytorch', 'transformers']
     """
     architecture = _first(config)
-    rows = [row for row in TABLE if row.architecture == architecture]
+    rows = [row for row in support_table() if row.architecture == architecture]
     if not rows:
         raise CheckpointError(
             f'config.json has architectures = {config.get("architectures") or []}',
-            expected=f'one of {sorted({row.architecture for row in TABLE})}',
+            expected=f'one of {sorted({row.architecture for row in support_table()})}',
             fix='serve a directory that tools/pth_to_hf.py wrote',
         )
     tower = (config.get('vision_config') or {}).get('model_type', '')
