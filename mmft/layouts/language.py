@@ -140,6 +140,8 @@ def published_config(kind: str, config: PreTrainedConfig) -> dict[str, Any]:
     given = {name: getattr(config, name, None) for name in family.fields}
     fields = {own.get(name, name): value for name, value in given.items() if value is not None}
     rope = older_rope(config.rope_parameters, family.rope)
+    if rope.get('partial_rotary_factor') == 1.0:  # all channels, of which the original configurations say nothing
+        del rope['partial_rotary_factor']
     return {'architectures': [family.architecture], 'model_type': family.model_type, **fields, **rope}
 
 
