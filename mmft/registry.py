@@ -34,6 +34,7 @@ __all__ = [
     'LOG_PROCESSORS',
     'LOOPS',
     'MERGES',
+    'METRICS',
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
@@ -173,6 +174,7 @@ ENCODERS = _registry('encoder', 'mmft.data.encoder')
 DATASETS = _registry('dataset', 'mmft.data.records.dataset')
 SAMPLERS = _registry('sampler', 'mmft.data.batches.sampler')
 COLLATORS = _registry('collator', 'mmft.data.batches.collate')
+METRICS = _registry('metric', 'mmft.evaluation')
 
 # Children of mmengine's own, so that the Runner finds mmengine's parts and ours by name.
 HOOKS = _registry('hook', 'mmft.engine', mmengine_registry.HOOKS)

@@ -46,7 +46,7 @@ class Sample:
         pixel_values: (T,3,S,S) uint8, or None for text only.
         num_tiles: tiles of each picture, in order; its sum is T.
         image_sizes: (width, height) in pixels of each picture as it was opened.
-        meta: where the sample comes from: ``file``, ``line``, ``id``...
+        meta: where the sample comes from: ``file``, ``line``, ``id``...; ``references``, if the record has ``answers``.
         image_grids: (columns, rows) of each picture, where the image processor arranges tiles; else empty.
         num_slots: placeholders of each picture in ``input_ids``, in order; empty where nobody counted them.
     """

@@ -17,9 +17,9 @@ custom_hooks = []
 # Others: WandbVisBackend, MLflowVisBackend, SwanLab's, ... (mmengine.visualization).
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='TensorboardVisBackend')])
 
-# Of each validation: how many samples are answered by generation (None all, 0 none), how long answers may be, and with
-# how many samples pictures are exchanged, to see whether the model looks at them (0 none).
-val_cfg = dict(max_samples=200, max_new_tokens=64, exchanged_samples=64)
+# Of each validation: how many samples are answered by generation (None all, 0 none), how long answers may be, how they
+# are scored, and with how many samples pictures are exchanged, to see whether the model looks at them (0 none).
+val_cfg = dict(max_samples=200, max_new_tokens=64, metrics=['exact_match'], exchanged_samples=64)
 
 seed = 0
 work_dir = None  # work_dirs/<config name>

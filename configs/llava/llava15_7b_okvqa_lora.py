@@ -17,5 +17,5 @@ with read_base():
 train_dataloader.update(batch_size=16)  # x 1 x 8 GPUs = 128 samples
 train_cfg.update(max_epochs=20)
 deepspeed = 'zero3'
-# Answers are a word or two.
-val_cfg.update(max_samples=1000, max_new_tokens=16)
+# Answers are a word or two, and ten people gave them. best.pth goes by the first metric.
+val_cfg.update(max_samples=1000, max_new_tokens=16, metrics=['vqa_accuracy', 'exact_match'])

@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('more', nargs='*', help=argparse.SUPPRESS)  # where a model is two words, CONFIG CKPT
     parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
     parser.add_argument(
-        '--metric', default='exact_match', metavar='NAME', help='exact_match (default), contains, vqa or anls'
+        '--metric',
+        default='exact_match',
+        metavar='NAME',
+        help='how answers are scored, by the name of a registered metric (default: exact_match)',
     )
     parser.add_argument('--limit', type=int, metavar='N', help='only so many questions, chosen with --seed')
     parser.add_argument(
@@ -53,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
     from mmft.compare.questions import open_records, questions_in
     from mmft.compare.results import compare
     from mmft.errors import ConfigError
-    from mmft.evaluation.metrics import find_metric
+    from mmft.evaluation.metrics import build_metric
     from mmft.talk.open_answerer import check_target, open_answerer
 
-    find_metric(args.metric)
+    build_metric(args.metric)
     if args.workers < 1 or args.shown < 0:
         raise ConfigError(f'--workers {args.workers} --shown {args.shown}', expected='at least 1, and not below 0')
     *words, args.dataset = args.a, args.b, args.dataset, *args.more

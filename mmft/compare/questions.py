@@ -83,21 +83,13 @@ def questions_in(records: Any) -> list[Question]:
     for number in range(len(records)):
         record = records.record(number)
         own = record.meta.get('id', '')
-        found.append(Question(number, *record.question, _references(record), str(own)))
+        found.append(Question(number, *record.question, record.references, str(own)))
     return found
 
 
 def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: int = 0) -> list[Question]:
     """The last question of every record of a dataset; arguments and errors as of ``open_records``."""
     return questions_in(open_records(dataset, limit, seed))
-
-
-def _references(record: Any) -> list[str]:
-    given = record.raw.get('answers')
-    if not isinstance(given, list) or not given:
-        return [record.answer]
-    texts = [answer.get('answer') if isinstance(answer, Mapping) else answer for answer in given]
-    return [str(text) for text in texts if text is not None] or [record.answer]
 
 
 def ask_all(

@@ -9,7 +9,7 @@ from typing import Any
 from mmft.compare.questions import NOT_ASKED, Question, ask_all
 from mmft.errors import DataError
 from mmft.evaluation.bootstrap import Interval, interval
-from mmft.evaluation.metrics import Metric, find_metric
+from mmft.evaluation.metrics import Metric, build_metric
 from mmft.talk.answerer import Answerer
 
 __all__ = ['CHANGES', 'Comparison', 'Row', 'compare']
@@ -123,7 +123,7 @@ def compare(
 
     Args:
         openers: make the models.
-        metric: one of ``METRICS``.
+        metric: the name of a registered one (``METRICS``).
         settings: of the answers, as of ``Answerer.stream``.
         check: called before the first model is asked, to see whether the second can be made: it would be a pity to
             learn that afterwards; default: it is made, and made again when its turn comes.
@@ -137,7 +137,7 @@ def compare(
     Raises:
         MMFTError: a model that cannot be opened or does not answer.
     """
-    score, settings = find_metric(metric), dict(settings or {})
+    score, settings = build_metric(metric), dict(settings or {})
     if not questions:
         raise DataError('a dataset without questions')
     if check is not None:

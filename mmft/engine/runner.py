@@ -69,7 +69,7 @@ class Runner(mmengine.runner.Runner):
 
     Attributes:
         encoder: the ``ChatEncoder``, stored with every checkpoint.
-        history: metrics of each validation: ``{'iter', 'epoch', 'loss', 'exact_match'}``.
+        history: metrics of each validation: ``{'iter', 'epoch', 'loss', 'exact_match', ...}``.
         best: ``{'metric', 'value', 'loss', 'iter', 'run', 'data'}`` of the best checkpoint, or empty.
         run, continues: the names of this run (``run_folder.new_run``) and of the one whose checkpoint it resumed.
     """

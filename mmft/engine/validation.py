@@ -1,4 +1,4 @@
-"""Validation while training: loss per token and per answer, what the pictures do to it, exact match of answers."""
+"""Validation while training: loss per token and per answer, what the pictures do to it, metrics of the answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,24 @@ from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap
 from mmft.engine.exchange import measure
 from mmft.engine.loops import trained_weight
 from mmft.evaluation.answers import Answer, answer_samples
-from mmft.evaluation.metrics import normalize_answer
+from mmft.evaluation.metrics import Metric, build_metrics, normalize_answer
 from mmft.registry import LOOPS
 from mmft.structures import IGNORE_INDEX, Sample
 from mmft.words import clipped, count_of
 
-__all__ = ['ValLoop', 'WithSamples']
+__all__ = ['ValLoop', 'WithSamples', 'metrics_of']
+
+OWN = ('loss', 'nats_per_answer', 'loss_own', 'loss_exchanged', 'iter', 'epoch')
+"""What validations are logged and kept with beside the metrics of the answers."""
+
+
+def metrics_of(settings: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that ``val_cfg`` asks for, by name; exact match by default.
+
+    Raises:
+        ConfigError: as ``build_metrics``.
+    """
+    return build_metrics(settings.get('metrics', ['exact_match']), taken=OWN)
 
 
 class WithSamples:
@@ -69,6 +81,7 @@ class ValLoop(BaseLoop):
         max_new_tokens: longest answer.
         exchanged_samples: with how many samples (of all ranks, spread over the set) pictures are exchanged, see
             ``mmft.engine.exchange``; 0 none. Each costs two passes.
+        metrics: of the answers: names of ``METRICS``, or dicts with such a name as ``type``.
 
     Attributes:
         answers: of the last run, on every rank those of all ranks.
@@ -81,17 +94,20 @@ class ValLoop(BaseLoop):
         max_samples: int | None = None,
         max_new_tokens: int = 64,
         exchanged_samples: int = 64,
+        metrics: Sequence[str | Mapping[str, Any]] = ('exact_match',),
     ) -> None:
         super().__init__(runner, dataloader)
         self.max_samples, self.max_new_tokens, self.exchanged_samples = max_samples, max_new_tokens, exchanged_samples
+        self.metrics = metrics_of({'metrics': metrics})
         self.answers: list[Answer] = []
 
     def run(self) -> dict[str, float]:
         """Validate.
 
         Returns:
-            ``loss`` per trained token, ``exact_match`` (0 to 1) where answers are generated, ``nats_per_answer``, and
-            where pictures are exchanged ``loss_own`` and ``loss_exchanged`` per token of those samples.
+            ``loss`` per trained token, the mean of each metric (0 to 1) where answers are generated,
+            ``nats_per_answer``, and where pictures are exchanged ``loss_own`` and ``loss_exchanged`` per token of those
+            samples.
         """
         runner = self.runner
         for stage in ('before_val', 'before_val_epoch'):
@@ -111,7 +127,9 @@ class ValLoop(BaseLoop):
         metrics = {'loss': total / max(count, 1.0)}
         self.answers = [answer for share in gather(answers) for answer in share]
         if self.answers:
-            metrics['exact_match'] = sum(answer.right for answer in self.answers) / len(self.answers)
+            for name, metric in self.metrics.items():
+                scores = [metric(answer.answer, answer.references) for answer in self.answers]
+                metrics[name] = sum(scores) / len(scores)
             self._warn_of_one_answer()
             self._warn_of_long_references()
         metrics['nats_per_answer'] = total / max(replies, 1.0)

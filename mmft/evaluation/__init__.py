@@ -1,1 +1,7 @@
-"""How good answers are: metrics of one answer, and intervals for their mean."""
+"""How good answers are: generating them, metrics of one answer, and intervals for their mean."""
+
+from __future__ import annotations
+
+from mmft.evaluation import metrics, vqa
+
+__all__ = ['metrics', 'vqa']

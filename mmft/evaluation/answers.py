@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.data.batches.collate import pictures
-from mmft.evaluation.metrics import normalize_answer
+from mmft.evaluation.metrics import exact_match
 from mmft.structures import IGNORE_INDEX, Sample
 
 __all__ = ['Answer', 'answer_samples', 'question_of']
@@ -18,17 +18,24 @@ __all__ = ['Answer', 'answer_samples', 'question_of']
 
 @dataclass(slots=True)
 class Answer:
-    """A generated answer beside the one in the data."""
+    """A generated answer beside those in the data.
+
+    Attributes:
+        reference: the answer of the conversation.
+        references: all that count as right: the record's ``answers``, else ``reference``.
+        fits: ``reference`` is no longer than the longest answer.
+    """
 
     prompt: str
     answer: str
     reference: str
-    fits: bool = True  # the reference is no longer than the longest answer
+    references: list[str]
+    fits: bool = True
 
     @property
     def right(self) -> bool:
-        """Exact match after ``normalize_answer``."""
-        return normalize_answer(self.answer) == normalize_answer(self.reference)
+        """Whether it is an exact match."""
+        return exact_match(self.answer, self.references) == 1
 
 
 def question_of(sample: Sample) -> tuple[Tensor, Tensor]:
@@ -69,10 +76,12 @@ def answer_samples(
         pad_token_id=encoder.pad_token_id,
         **generate,
     )
-    return [
-        Answer(_text(encoder, prompt), encoder.decode(row), encoder.decode(reference), len(reference) <= max_new_tokens)
-        for prompt, row, reference in zip(prompts, ids, references, strict=True)
-    ]
+    answers = []
+    for sample, prompt, row, reference in zip(samples, prompts, ids, references, strict=True):
+        fits, wanted = len(reference) <= max_new_tokens, encoder.decode(reference)
+        several = sample.meta.get('references') or [wanted]
+        answers.append(Answer(_text(encoder, prompt), encoder.decode(row), wanted, several, fits))
+    return answers
 
 
 def _text(encoder: Any, ids: Tensor) -> str:

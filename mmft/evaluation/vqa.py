@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mmft.registry import METRICS
+
 __all__ = ['normalize_vqa', 'vqa_accuracy']
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -39,6 +41,7 @@ _APOSTROPHES = {
 """Words that lack one of their apostrophes, and as they should be."""
 
 
+@METRICS.register_module(name=['vqa_accuracy', 'vqa'])
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """The accuracy of an answer.
 
@@ -56,6 +59,9 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
         said, given = normalize_vqa(said), [normalize_vqa(reference) for reference in given]
     agree = [reference == said for reference in given]
     return sum(min((sum(agree) - own) / 3, 1.0) for own in agree) / len(agree) if agree else 0.0
+
+
+vqa_accuracy.needs_answers = True
 
 
 def normalize_vqa(text: str) -> str:

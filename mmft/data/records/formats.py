@@ -10,7 +10,7 @@ A format is one function with a decorator; it is recognised by the keys of the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmft.errors import ConfigError, DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 from mmft.words import clipped, count_of
 
-__all__ = ['Record', 'format_names', 'parse_record', 'register_format']
+__all__ = ['Record', 'answers_of', 'format_names', 'parse_record', 'register_format']
 
 Reader = Callable[[dict[str, Any]], tuple[list[Message], list[str]]]
 
@@ -50,6 +50,11 @@ class Record:
         return self.messages[self._last]['content']
 
     @property
+    def references(self) -> list[str]:
+        """What counts as right: the record's ``answers``, else its last answer that is trained."""
+        return answers_of(self.raw) or [self.answer]
+
+    @property
     def question(self) -> tuple[list[Message], list[str]]:
         """The turns before that answer, as a prompt has them, and their pictures."""
         turns = [Message(role=turn['role'], content=turn['content']) for turn in self.messages[: self._last]]
@@ -59,6 +64,17 @@ class Record:
     @property
     def _last(self) -> int:
         return max(n for n, m in enumerate(self.messages) if m['role'] == 'assistant' and m.get('loss', True))
+
+
+def answers_of(raw: Mapping[str, Any]) -> list[str]:
+    """The texts of a record's ``answers``, of which each may be a text or, as in VQA's files, ``{'answer': text}``.
+
+    >>> answers_of({'answers': [{'answer': 'race'}, 'ride', None]})
+    ['race', 'ride']
+    """
+    given = raw.get('answers')
+    texts = [a.get('answer') if isinstance(a, Mapping) else a for a in given] if isinstance(given, list) else []
+    return [str(text) for text in texts if text is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from mmft.data.pictures.images import MAX_PIXELS, image_size
 from mmft.data.pictures.paths import inside
 from mmft.data.records.annotations import AnnotationFile
-from mmft.data.records.formats import Record, format_names, parse_record
+from mmft.data.records.formats import Record, answers_of, format_names, parse_record
 from mmft.data.records.mixture import SetSpec
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
@@ -157,6 +157,8 @@ class Subset:
         except DataError as error:
             raise self._placed(error, i) from error
         sample.meta.update(record.meta)
+        if references := answers_of(record.raw):
+            sample.meta['references'] = references
         return sample
 
     def _check_sizes(self, record: Record, sizes: list[tuple[int, int]]) -> None:

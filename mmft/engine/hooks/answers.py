@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmft.engine.distributed import is_main, unwrap
 from mmft.evaluation.answers import Answer, answer_samples
 from mmft.registry import HOOKS
+from mmft.words import clipped
 
 __all__ = ['SampleAnswersHook']
 
@@ -55,10 +56,15 @@ class SampleAnswersHook(Hook):
         if answers and is_main():
             lines = [
                 f'  {"right" if a.right else "wrong":<6}{_end(a.prompt)!r}\n'
-                f'        answer {a.answer!r}, expected {a.reference!r}'
+                f'        answer {a.answer!r}, expected {_expected(a)}'
                 for a in answers
             ]
             runner.logger.info(f'answers after iter {done}:\n' + '\n'.join(lines))
+
+
+def _expected(answer: Answer) -> str:
+    different = list(dict.fromkeys(answer.references))
+    return repr(different[0]) if len(different) == 1 else f'one of {clipped(different)}'
 
 
 def _end(prompt: str, most: int = 80) -> str:

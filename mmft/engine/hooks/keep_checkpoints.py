@@ -20,12 +20,11 @@ from mmft.engine.run_folder import (
     remove_leftovers,
 )
 from mmft.errors import CheckpointError, ConfigError
-from mmft.registry import HOOKS
+from mmft.registry import HOOKS, METRICS
 
 __all__ = ['CheckpointHook']
 
 BEST = 'best.pth'
-BIGGER_IS_BETTER = {'exact_match': True, 'loss': False}
 
 
 @HOOKS.register_module()
@@ -38,8 +37,8 @@ class CheckpointHook(Hook):
         interval: every so many epochs (iterations with ``by_epoch=False``); 0: at the end only.
         by_epoch: what ``interval`` counts.
         max_keep_ckpts: how many of ``iter_N.pth`` stay; -1 all.
-        save_best: metric of the validation, ``exact_match`` or ``loss``; ``auto`` takes the first of these there is;
-            None keeps no best. Of equals the one of lower loss is best.
+        save_best: ``loss``, or one of ``val_cfg.metrics``; ``auto`` takes the first of these where answers are
+            generated, else ``loss``; None keeps no best. Of equals the one of lower loss is best.
     """
 
     priority = 'VERY_LOW'  # after the schedulers' step, which belongs to the iteration
@@ -47,8 +46,12 @@ class CheckpointHook(Hook):
     def __init__(
         self, interval: int = 1, by_epoch: bool = True, max_keep_ckpts: int = 3, save_best: str | None = 'auto'
     ) -> None:
-        if save_best not in (None, 'auto', *BIGGER_IS_BETTER):
-            raise ConfigError(f'save_best={save_best!r}', expected=f'auto, {", ".join(BIGGER_IS_BETTER)} or None')
+        if save_best not in (None, 'auto', 'loss') and METRICS.get(save_best) is None:
+            raise ConfigError(
+                f'save_best={save_best!r}: {METRICS.unknown(save_best).what}',
+                expected=f"'auto', 'loss', None or one of {METRICS.names()}",
+                fix=METRICS.unknown(save_best).fix,
+            )
         if max_keep_ckpts == 0 or interval < 0:
             raise ConfigError(
                 f'CheckpointHook(interval={interval}, max_keep_ckpts={max_keep_ckpts})',
@@ -96,13 +99,19 @@ class CheckpointHook(Hook):
     def _check_metric(self, runner: Any) -> None:
         if self.save_best in (None, 'auto'):
             return
-        validated = runner.val_loop is not None and runner.train_loop.val_interval
-        if not validated or (self.save_best == 'exact_match' and runner.val_loop.max_samples == 0):
-            why = 'no answer is generated (val_cfg.max_samples=0)' if validated else 'there is no validation'
+        why = ''
+        if runner.val_loop is None or not runner.train_loop.val_interval:
+            why = 'there is no validation'
+        elif self.save_best != 'loss' and runner.val_loop.max_samples == 0:
+            why = 'no answer is generated (val_cfg.max_samples=0)'
+        elif self.save_best not in ('loss', *runner.val_loop.metrics):
+            why = f'val_cfg.metrics={list(runner.val_loop.metrics)}'
+        if why:
             raise ConfigError(
                 f'CheckpointHook(save_best={self.save_best!r}), but {why}',
                 expected='a metric that the validation of this run gives',
-                fix="set val_dataloader (and train_cfg.val_interval, val_cfg.max_samples), or save_best='auto'",
+                fix='set val_dataloader (and train_cfg.val_interval, val_cfg.max_samples, val_cfg.metrics), or '
+                "save_best='auto'",
             )
 
     def after_train_iter(
@@ -122,7 +131,9 @@ class CheckpointHook(Hook):
     def after_val_epoch(self, runner: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Keep the best."""
         metrics = metrics or {}
-        name = next((m for m in BIGGER_IS_BETTER if m in metrics), None) if self.save_best == 'auto' else self.save_best
+        name = self.save_best
+        if name == 'auto':
+            name = next((metric for metric in runner.val_loop.metrics if metric in metrics), 'loss')
         if name is None or name not in metrics:
             return
         now = {
@@ -170,7 +181,7 @@ def _better(now: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     value, least = now['value'], best['value']
     if value == least:
         return _loss(now) < _loss(best)
-    return value > least if BIGGER_IS_BETTER[now['metric']] else value < least
+    return value < least if now['metric'] == 'loss' else value > least
 
 
 def _loss(validation: Mapping[str, Any]) -> float:

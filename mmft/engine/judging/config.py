@@ -17,6 +17,7 @@ from mmft.engine.judging.model import model_problems
 from mmft.engine.judging.packages import missing_packages
 from mmft.engine.judging.processes import loader_problems, setup_problems
 from mmft.engine.judging.run import run_problems
+from mmft.engine.judging.val_cfg import validation_problems
 from mmft.engine.judging.weights import missing_weights, weight_problems
 from mmft.errors import ConfigError
 from mmft.own_code import resolve_code
@@ -54,7 +55,6 @@ KNOWN_KEYS = (
     'resize_embeddings',
     'default_scope',
 )
-VALIDATION = ('max_samples', 'max_new_tokens', 'exchanged_samples')
 LOADERS = ('train_dataloader', 'val_dataloader')
 
 
@@ -90,6 +90,7 @@ def find_problems(cfg: Config) -> Problems:
         *run_problems(cfg),
         *setup_problems(cfg),
         *_length(cfg),
+        *validation_problems(cfg),
         *_data(cfg),
         *weight_problems(cfg),
     ]
@@ -145,19 +146,6 @@ def _length(cfg: Config) -> Iterator[str]:
         yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (never), or None')
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
             yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
-    validation = plain_value(cfg.get('val_cfg')) or {}
-    if not isinstance(validation, Mapping):
-        yield f'val_cfg = {validation!r}; expected a dict with some of {VALIDATION}'
-        return
-    for key in set(validation) - {'type', *VALIDATION}:
-        yield f'val_cfg.{key}: unknown{nearest(key, VALIDATION)}; expected some of {VALIDATION}'
-    most, length = validation.get('max_samples'), validation.get('max_new_tokens', 1)
-    exchanged = validation.get('exchanged_samples', 0)
-    fits = most is None or is_whole(most, least=0)
-    yield from value_problem('val_cfg.max_samples', most, fits, 'a whole number from 0, or None for all')
-    yield from value_problem('val_cfg.max_new_tokens', length, is_whole(length, least=1), 'a whole number from 1')
-    fits = is_whole(exchanged, least=0)
-    yield from value_problem('val_cfg.exchanged_samples', exchanged, fits, 'a whole number from 0')
 
 
 def _data(cfg: Config) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mmft.engine.compat import LAUNCHERS
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
 from mmft.engine.judging.common import attempt, is_positive, nearest, part_problems, value_problem
+from mmft.engine.judging.val_cfg import best_problems
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
 from mmft.engine.schedule import build_schedulers, schedule_problems
 from mmft.engine.zero import check_deepspeed, of_run, read_setting
@@ -239,27 +240,8 @@ def _hooks(cfg: Config) -> Iterator[str]:
             )
         taken.setdefault(kind, key)
         if isinstance(made[0], CheckpointHook):
-            problems += _best(cfg, key, made[0].save_best)
+            problems += best_problems(cfg, key, made[0].save_best)
     yield from problems
-
-
-def _best(cfg: Config, key: str, metric: str | None) -> Iterator[str]:
-    """A metric to keep the best of that no validation of the run will give."""
-    if metric in (None, 'auto'):
-        return
-    interval, most = (
-        settings.get(name, default) if isinstance(settings := cfg.get(section), Mapping) else default
-        for section, name, default in (('train_cfg', 'val_interval', None), ('val_cfg', 'max_samples', None))
-    )
-    why = ''
-    if not cfg.get('val_dataloader'):
-        why = 'there is no val_dataloader'
-    elif interval == 0:
-        why = 'train_cfg.val_interval = 0'
-    elif metric == 'exact_match' and most == 0:
-        why = 'val_cfg.max_samples = 0: no answer is generated'
-    if why:
-        yield f"{key}.save_best = {metric!r}, but {why}\n  to do:    validate, or set save_best='auto'"
 
 
 def _visualizer(cfg: Config) -> Iterator[str]:
