@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ['literal']
 
 
-def literal(node: ast.expr, names: Mapping[str, Any] = {}) -> Any:  # noqa: B006 (it is only read)
+def literal(node: ast.expr, names: Mapping[str, Any] = {}) -> Any:
     """The value of an expression that is made of literals; ``dict(a=1)`` is one of them.
 
     Args:

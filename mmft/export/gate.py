@@ -28,6 +28,7 @@ from mmft.export.training import Training
 from mmft.export.weights import WeightsExport, run_in_threads
 from mmft.files.tensors import TensorDirectory
 from mmft.layouts import Step
+from mmft.machine import available_memory
 from mmft.models.buffers import tensors_of
 from mmft.models.lora import is_lora_key, load_adapter
 from mmft.models.tuning import apply_tune
@@ -53,9 +54,7 @@ def choose_check(check: str, parameters: int) -> str:
     """``auto`` is ``full`` where two float32 copies of the model fit into free memory, else ``weights``."""
     if check != 'auto':
         return check
-    import psutil
-
-    return 'full' if 2 * 4 * parameters < 0.8 * psutil.virtual_memory().available else 'weights'
+    return 'full' if 2 * 4 * parameters < 0.8 * available_memory() else 'weights'
 
 
 def check_weights(directory: Path, export: WeightsExport) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from mmft.export.stored import Stored
 from mmft.export.trained_weights import TrainedWeights, gather
 from mmft.layouts import Layout, Step
 from mmft.layouts.adjust import Fit
+from mmft.machine import cpu_count
 from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 
@@ -173,13 +173,15 @@ def run_in_threads(function: Callable[[Any], None], items: Iterable[Any]) -> Non
     torch computes on one core in each thread, so no core waits for another. One thread more than cores: while one waits
     for the disk, the others compute.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    count = min(8, cores) + 1
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(function, item) for item in items]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    count, before = min(8, cpu_count()) + 1, torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = [pool.submit(function, item) for item in items]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(before)  # what one thread sets, every thread that starts later has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mmft.checkpoint import TensorDirectory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.shards import ShardWriter, parse_size
 from mmft.export.stored import materialise, stored_pickle, stored_safetensors, stored_tensors
+from mmft.export.weights import run_in_threads
 
 
 def tensors():
@@ -142,3 +144,19 @@ def test_files_that_are_cut_off_or_missing(tmp_path):
         file.truncate(2000)
     with pytest.raises(CheckpointError, match='cannot be read'):
         stored_pickle(tmp_path / 'half.pth')
+
+
+def test_threads_that_start_after_an_export_have_all_cores():
+    """What an export's threads set for themselves torch keeps for every thread that starts later."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        inside = []
+        run_in_threads(lambda _: inside.append(torch.get_num_threads()), range(20))
+        with pytest.raises(ZeroDivisionError):
+            run_in_threads(lambda n: 1 // n, range(3))
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+        assert (set(inside), torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)

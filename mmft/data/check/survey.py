@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from mmft.data.check.sources import Source
 from mmft.data.convert.output import progress
 from mmft.data.records.subset import Subset
 from mmft.errors import DataError
+from mmft.machine import cpu_count
 
 __all__ = ['Group', 'Part', 'Survey', 'survey']
 
@@ -256,7 +256,7 @@ class _Looks(Dataset):
 
 def _all(looks: _Looks, workers: int | None) -> Iterable[Look]:
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        cores = cpu_count()
         workers = min(16, cores) if len(looks) >= _PARALLEL_FROM and cores > 1 else 0
     if not workers or not len(looks):
         return (looks[n] for n in range(len(looks)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -33,6 +32,7 @@ from mmft.data.records.mixture import SetSpec, mix, read_meta
 from mmft.data.records.options import check_options
 from mmft.data.records.subset import KINDS, Scan, Subset
 from mmft.errors import ConfigError, DataError
+from mmft.machine import cpu_count
 from mmft.registry import DATASETS
 from mmft.structures import Sample
 from mmft.words import count_of
@@ -307,8 +307,7 @@ class _Scans(Dataset):
 
 def _cores() -> int:
     """CPU cores for this process, where several ranks share a machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return cores // count_in_environment('LOCAL_WORLD_SIZE', 1, least=1)
+    return cpu_count() // count_in_environment('LOCAL_WORLD_SIZE', 1, least=1)
 
 
 def _log(problem: DataError, count: int) -> None:

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 
+from mmft.machine import cpu_count
 from mmft.ports import free_port
 from mmft.serve.backends.child_process import Child
 from mmft.serve.backends.choose import Choice, devices, lmdeploy_command, proxy_command, transformers_command
@@ -71,7 +72,7 @@ def _transformers(settings: ServeSettings, served: ServedDirectory, number: int,
         env['CUDA_VISIBLE_DEVICES'] = devices(number % gpus(settings), 1)
     if not gpus(settings) and settings.replicas > 1 and 'OMP_NUM_THREADS' not in os.environ:
         # torch takes all cores for each process, and several such processes are slower than one.
-        env['OMP_NUM_THREADS'] = str(max(1, len(os.sched_getaffinity(0)) // settings.replicas))
+        env['OMP_NUM_THREADS'] = str(max(1, cpu_count() // settings.replicas))
     child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
     # It answers one question after the other; meanwhile the pictures of a second one are prepared.
     dialect = TransformersDialect(str(path), _greedy(served))
