@@ -26,10 +26,9 @@ import torch
 from mmengine.config import Config
 
 from mmft.checkpoint import build_meta, fingerprint
-from mmft.export.files import Contents
 from mmft.export.shards import ShardWriter
-from mmft.export.targets import choose_target
 from mmft.files.tensors import TensorDirectory
+from mmft.layouts import Contents, layout_for
 from mmft.models.tuning import apply_tune, check_tune
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / '_base_' / 'models'
@@ -51,7 +50,7 @@ def make_base(directory: Path, model_config: dict) -> None:
     model = build_meta(model_config)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     tensors = {}
-    layout, family = choose_target('official', model_config)
+    layout = layout_for('official', model_config)
     for step in layout.to_theirs(shapes):
         made = step(lambda name: torch.empty(shapes[name], device='meta'))
         tensors |= {name: (torch.bfloat16, tuple(value.shape)) for name, value in made.items()}
@@ -60,7 +59,7 @@ def make_base(directory: Path, model_config: dict) -> None:
     for name, (_, shape) in tensors.items():
         writer.write(name, [noise[: torch.Size(shape).numel()].view(shape)])
     writer.close()
-    family.write_files(directory, Contents(model, model_config, dtype='bfloat16'))
+    layout.write_files(directory, Contents(model, model_config, dtype='bfloat16'))
 
 
 def make_checkpoint(path: Path, base: Path, model_config: dict, rank: int) -> None:

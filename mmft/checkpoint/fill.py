@@ -55,11 +55,11 @@ def fill(
     for step in layout.to_ours(tensors):
         for name, value in step(tensors.__getitem__).items():
             if name not in slots:
-                if not layout.may_draw(name):
+                if not layout.may_be_random(name):
                     problems.append(f'{name}: in the weights, but not in the model')
                 continue
             if tuple(value.shape) != tuple(slots[name].shape):
-                if layout.may_draw(name):  # such as BLIP-2's map to a language model of another width
+                if layout.may_be_random(name):  # such as BLIP-2's map to a language model of another width
                     logger.info(f'{name}: {tuple(value.shape)} in {where}, {tuple(slots[name].shape)} here: left out')
                     continue
                 problems.append(f'{name}: {tuple(value.shape)} in the weights, {tuple(slots[name].shape)} in the model')
@@ -72,11 +72,12 @@ def fill(
                 assign(model, name, value.to(device=device, dtype=_kind(model, name, value, dtype)))
             filled.add(name)
     missing = [name for name in slots if name not in filled | set(tied)]
-    zero = {name for name in missing if layout.may_lack(name)}
-    if idle := idle_and_absent(layout, (name for name in missing if name not in zero and not layout.may_draw(name))):
+    zero = {name for name in missing if layout.may_be_absent(name)}
+    unread = (name for name in missing if name not in zero and not layout.may_be_random(name))
+    if idle := idle_and_absent(layout, unread):
         logger.info(f'not in {where}, and never run, so zero: {count_of(len(idle), "tensor")}, such as {min(idle)}')
     zero |= idle
-    drawn = {name for name in missing if layout.may_draw(name)} - zero
+    drawn = {name for name in missing if layout.may_be_random(name)} - zero
     problems += [
         f'{name}: in the model, but not in the weights{_why(name)}' for name in missing if name not in zero | drawn
     ]

@@ -32,10 +32,10 @@ def misfits(model: VLM, layout: NameTable, tensors: TensorSource) -> Iterator[st
             shape = tuple(value.shape)
             if slots.get(name) == shape:
                 filled.add(name)
-            elif not layout.may_draw(name):
+            elif not layout.may_be_random(name):
                 filled.add(name)
                 there = f'{slots[name]} in the model' if name in slots else 'not in the model'
                 yield f'{name}: {shape} in the weights, {there}'
-    missing = {n for n in once - filled if not layout.may_lack(n) and not layout.may_draw(n)}
+    missing = {n for n in once - filled if not layout.may_be_absent(n) and not layout.may_be_random(n)}
     for name in sorted(missing - idle_and_absent(layout, missing)):
         yield f'{name}: in the model, but not in the weights'

@@ -23,10 +23,10 @@ from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.files.tensors import Joined, TensorFiles, TensorSource
 from mmft.layouts import layout_of, matches_any
-from mmft.layouts.base import NameTable, Rule, pattern
 from mmft.layouts.blip2 import blip2_tower, is_blip2
 from mmft.layouts.language import family_of, family_of_keys, language_model, llm_rules
 from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
+from mmft.layouts.rules import NameTable, Rule, pattern
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.vision.timm_backbone import timm_pixels
 from mmft.words import count_of
@@ -73,7 +73,7 @@ class PartNames(NameTable):
     def rules(self) -> list[Rule]:
         return [rule for part in self._parts.values() for rule in part.rules]
 
-    def may_draw(self, name: str) -> bool:
+    def may_be_random(self, name: str) -> bool:
         """Whether the tensor may start with random values: of a part without a directory, or optional in its file."""
         part = 'projector' if name.startswith('merge.') else name.split('.', 1)[0]
         return part not in self.covered or any(p.fullmatch(name) for p in self._optional) or name.startswith('merge.')

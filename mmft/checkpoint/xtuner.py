@@ -22,11 +22,7 @@ from torch import Tensor
 from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import STATES, foreign_content, is_deepspeed, of_mmengine
 from mmft.files.peft_adapter import lora_layers
-from mmft.layouts.base import NameTable, Rule
-from mmft.layouts.internvl_official import InternVLOfficial
-from mmft.layouts.language import llm_rules
-from mmft.layouts.projectors import any_projector_rules
-from mmft.layouts.vision import tower_ignored, tower_rules
+from mmft.layouts.xtuner import XTunerNames
 from mmft.models.tuning import part_of
 from mmft.python_text import literal
 
@@ -90,37 +86,6 @@ def read_trained(path: Path, model_config: Mapping[str, Any]) -> Trained | None:
         for name, piece in zip(step.outputs, pieces, strict=True):
             adapters[name.removesuffix('.weight')] = (a, piece, scale)
     return Trained(found, adapters)
-
-
-class XTunerNames(NameTable):
-    """What XTuner, and the originals that it wraps, call the tensors of a model."""
-
-    architecture = 'a training of XTuner'
-
-    def __init__(self, model: dict[str, Any]) -> None:
-        self._model = model
-        kind = model['vision']['type']
-        self.ignored = (*NameTable.ignored, *tower_ignored(kind, 'visual_encoder.'), 'data_preprocessor.{x}')
-
-    @property
-    def rules(self) -> list[Rule]:
-        model = self._model
-        if model['projector']['type'] == 'PixelShuffleMLP':
-            own = InternVLOfficial(model).rules
-            return [*(Rule(f'model.{rule.theirs}', rule.ours, rule.split, rule.join) for rule in own), *own]
-        tower = model['vision']['type']
-        return [
-            *any_projector_rules(model['projector']['type']),
-            *tower_rules(tower, 'visual_encoder.'),
-            *tower_rules(tower, 'model.vision_tower.vision_tower.'),
-            *llm_rules(model['llm'], 'llm.'),
-            Rule('model.{x}', 'llm.lm.model.{x}'),
-            Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
-        ]
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
 
 def _scale(text: Any, part: str, rank: int, path: Path) -> float:

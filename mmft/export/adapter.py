@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 
 from mmft.errors import CheckpointError, ConfigError
-from mmft.export.files import write_json
 from mmft.export.shards import ShardWriter
 from mmft.export.stored import stored_safetensors
-from mmft.export.targets import Family
 from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
 from mmft.files.names import module_name
 from mmft.layouts import LAYOUT_NAMES, Layout
+from mmft.layouts.contents import write_json
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
 from mmft.words import count_of
@@ -50,10 +49,8 @@ class AdapterExport:
         ConfigError: no adapter was trained, or one that a PEFT config cannot describe.
     """
 
-    def __init__(
-        self, source: Training, weights: TrainedWeights, layout: Layout, family: Family, dtype: torch.dtype | None
-    ) -> None:
-        self.source, self.weights, self.layout, self.family, self.dtype = source, weights, layout, family, dtype
+    def __init__(self, source: Training, weights: TrainedWeights, layout: Layout, dtype: torch.dtype | None) -> None:
+        self.source, self.weights, self.layout, self.dtype = source, weights, layout, dtype
         self.ranks: dict[str, int] = {}
         self.alphas: dict[str, float] = {}
         self.saved = self._check()
@@ -180,8 +177,10 @@ class AdapterExport:
 
     def base_state(self) -> dict[str, Tensor]:
         """The weights under the adapter in float32, under the names in transformers' own model."""
-        model, fits = self.source.model, self.family.fits(self.source.contents)
-        plain = WeightsExport(model, self.weights.without_adapters(), self.layout, torch.float32, fits=fits)
+        changes = self.layout.adjustments(self.source.contents)
+        plain = WeightsExport(
+            self.source.model, self.weights.without_adapters(), self.layout, torch.float32, adjustments=changes
+        )
         return {module_name(k): v for step in plain.steps for k, v in step(plain.get).items()}
 
     def build(self) -> torch.nn.Module:
@@ -189,4 +188,4 @@ class AdapterExport:
         import transformers
 
         kind = getattr(transformers, self.layout.architecture)
-        return kind(kind.config_class(**self.family.model_config(self.source.contents)))
+        return kind(kind.config_class(**self.layout.config_json(self.source.contents)))

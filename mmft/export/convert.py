@@ -15,10 +15,10 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate
 from mmft.export.adapter import AdapterExport
 from mmft.export.output import check_out, made_whole, unfinished
-from mmft.export.targets import choose_target
 from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
+from mmft.layouts import layout_for
 from mmft.models.buffers import tensors_of
 
 __all__ = ['Export', 'convert']
@@ -62,7 +62,7 @@ def convert(
         cfg: the config of the training: ``model``, ``pretrained`` and, without a base, ``dtype`` are read.
         checkpoint: the ``.pth``; None writes the base itself, in another layout or dtype.
         out: the directory to make. It appears under this name only when it is whole and has passed its check.
-        layout: ``hf``, ``official`` or ``native``; see ``mmft/export/targets.py``.
+        layout: ``hf``, ``official`` or ``native``; see ``mmft/layouts``.
         adapter: a PEFT adapter for the HF-native base, instead of merged weights.
         dtype: of all weights; ``auto`` keeps the base's (without a base: the config's).
         max_shard_size: bytes, or such as ``'5GB'``.
@@ -86,23 +86,23 @@ def convert(
     if checkpoint is not None and check != 'none':
         _check_sums(Path(checkpoint))
     check_out(out, force, source.inputs)
-    target, family = choose_target(layout, source.model_config, source.base.layout if source.base is not None else None)
+    target = layout_for(layout, source.model_config, source.base.layout if source.base is not None else None)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(source.model).items()}
     weights = TrainedWeights(shapes, source.base, source.checkpoint)
     export: WeightsExport | AdapterExport
     if adapter:
-        export = AdapterExport(source, weights, target, family, as_dtype(dtype))
+        export = AdapterExport(source, weights, target, as_dtype(dtype))
     else:
-        family.check(source.contents)
+        target.check(source.contents)
         kind = as_dtype(dtype) or source.main_dtype()
-        export = WeightsExport(source.model, weights, target, kind, family.UNTIE, family.fits(source.contents))
+        export = WeightsExport(source.model, weights, target, kind, target.unties, target.adjustments(source.contents))
     seconds = {'plan': time.perf_counter() - started}
     for leftover in unfinished(out):
         log(f'{leftover} is of an export that was cut off: delete it unless one is running')
     with made_whole(out) as directory:
         log(f'writing {export.nbytes / 1e9:.2f} GB of {export.describe()} to {out}')
         if not adapter:
-            family.write_files(directory, replace(source.contents, dtype=export.dtype_name))
+            target.write_files(directory, replace(source.contents, dtype=export.dtype_name))
         export.write(directory, max_shard_size)
         written = time.perf_counter()
         check = gate.choose_check(check, sum(p.numel() for p in source.model.parameters()))

@@ -127,7 +127,7 @@ def merge_in_place(model: VLM, export: WeightsExport) -> None:
     for name, tensor in tensors_of(model).items():
         if '.lora_' not in name and tensor.is_floating_point():
             name = name.replace('.base_layer.', '.')
-            factor = export.fit(name).factor
+            factor = export.adjustment(name).factor
             tensor.copy_((tensor * factor).to(export.target_dtype(name)).float() / factor)
 
 

@@ -109,7 +109,7 @@ class TrainedWeights:
     def _is_zero(self, name: str) -> bool:
         """Whether the base leaves the tensor out because it is zero, or because nothing reads it."""
         left_out = name not in self._trained and name not in self._steps
-        return left_out and self.base is not None and (name in self._idle or self.base.layout.may_lack(name))
+        return left_out and self.base is not None and (name in self._idle or self.base.layout.may_be_absent(name))
 
     def is_changed(self, name: str) -> bool:
         """Whether training changed this tensor."""

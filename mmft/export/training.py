@@ -20,10 +20,10 @@ from mmft.checkpoint.load import (
     tokenizer_directory,
 )
 from mmft.errors import CheckpointError, ConfigError
-from mmft.export.files import Contents
 from mmft.export.inputs import Base, TrainingCheckpoint, check_base, trained_names
 from mmft.export.same_model import check_trained_model
 from mmft.export.started import started
+from mmft.layouts.contents import Contents
 from mmft.models.vlm import VLM
 from mmft.own_code import resolve_code
 from mmft.registry import ENCODERS

@@ -16,14 +16,14 @@ from mmft.export.shards import ShardWriter
 from mmft.export.stored import Stored
 from mmft.export.trained_weights import TrainedWeights, gather
 from mmft.layouts import Layout, Step
-from mmft.layouts.adjust import Fit
+from mmft.layouts.adjust import Adjustment
 from mmft.machine import cpu_count
 from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 
 __all__ = ['WeightsExport', 'run_in_threads', 'tied_names']
 
-_AS_IT_IS = Fit()
+_AS_IT_IS = Adjustment()
 
 
 def tied_names(model: VLM) -> dict[str, str]:
@@ -44,7 +44,7 @@ class WeightsExport:
         layout: the one to write.
         dtype: of every tensor; None keeps the base's.
         untie: write shared tensors under each of their names, for a layout that knows no ties.
-        fits: by mmft's names, the tensors that are changed for the layout's classes.
+        adjustments: by mmft's names, the tensors that are changed for the layout's classes.
 
     Raises:
         ConfigError: a tensor that the classes have no place for is not zero.
@@ -57,15 +57,15 @@ class WeightsExport:
         layout: Layout,
         dtype: torch.dtype | None,
         untie: bool = False,
-        fits: Mapping[str, Fit] | None = None,
+        adjustments: Mapping[str, Adjustment] | None = None,
     ) -> None:
-        self.weights, self.layout, self.dtype, self.fits = weights, layout, dtype, dict(fits or {})
+        self.weights, self.layout, self.dtype, self.adjustments = weights, layout, dtype, dict(adjustments or {})
         self.source = tied_names(model)
         self._check_absent()
         self.shapes = {
-            name: self.fit(name).shape(tuple(p.shape))
+            name: self.adjustment(name).shape(tuple(p.shape))
             for name, p in tensors_of(model, remove_duplicate=False).items()
-            if not self.fit(name).absent
+            if not self.adjustment(name).absent
         }
         names = [name for name in self.shapes if untie or name not in self.source]
         self.steps: list[Step] = layout.to_theirs(names)
@@ -77,13 +77,13 @@ class WeightsExport:
             made = step(lambda name: torch.empty(self.shapes[name], device='meta'))
             self.tensors |= {name: (target, tuple(value.shape)) for name, value in made.items()}
 
-    def fit(self, ours: str) -> Fit:
+    def adjustment(self, ours: str) -> Adjustment:
         """How a tensor is changed, by any of its names."""
-        return self.fits.get(self.source.get(ours, ours), _AS_IT_IS)
+        return self.adjustments.get(self.source.get(ours, ours), _AS_IT_IS)
 
     def _check_absent(self) -> None:
-        for name, fit in self.fits.items():
-            if fit.absent and bool(self.weights.get(name).any()):
+        for name, change in self.adjustments.items():
+            if change.absent and bool(self.weights.get(name).any()):
                 raise ConfigError(
                     f'{name} is not zero, and {self.layout.architecture} has no place for it',
                     expected='a layout that holds every tensor of the model',
@@ -115,16 +115,16 @@ class WeightsExport:
 
     def blocks(self, ours: str, opened: dict[str, Tensor] | None = None) -> Iterable[Tensor]:
         """``get``, a block of rows at a time."""
-        source, dtype, fit = self.source.get(ours, ours), self.target_dtype(ours), self.fit(ours)
-        if fit is _AS_IT_IS:
+        source, dtype, change = self.source.get(ours, ours), self.target_dtype(ours), self.adjustment(ours)
+        if change is _AS_IT_IS:
             return self.weights.blocks(source, dtype, opened)
-        return (block.to(dtype) for block in fit.blocks(self.weights.blocks(source, torch.float32, opened)))
+        return (block.to(dtype) for block in change.blocks(self.weights.blocks(source, torch.float32, opened)))
 
     def _pieces(self, step: Step, opened: dict[str, Tensor]) -> list[tuple[str, Iterable[Tensor] | Stored]]:
         """(name, blocks of rows) of what a step gives; a ``Stored`` is to be copied as it is."""
         found: dict[str, Stored | None] = {}
         sources = [self.source.get(name, name) for name in step.inputs]
-        if any(self.fit(name) is not _AS_IT_IS for name in step.inputs):
+        if any(self.adjustment(name) is not _AS_IT_IS for name in step.inputs):
             pass
         elif step.convert is None:
             found = {step.outputs[0]: self.weights.stored(sources[0])}

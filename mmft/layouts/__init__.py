@@ -9,18 +9,35 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import xtuner_folders
 from mmft.files.reading import reading
-from mmft.layouts.base import Layout, NameTable, Rule, Step
+from mmft.layouts.base import Layout
+from mmft.layouts.contents import Contents
 from mmft.layouts.internvl_hf import InternVLHF
 from mmft.layouts.internvl_official import InternVLOfficial
 from mmft.layouts.llava_hf import LlavaHF, LlavaNextHF
 from mmft.layouts.llava_official import LlavaOfficial
 from mmft.layouts.native import Native
+from mmft.layouts.rules import NameTable, Rule, Step
 from mmft.layouts.tinyllava import TinyLlava
 from mmft.words import clipped
 
 __all__ = [
-    'LAYOUTS', 'LAYOUT_NAMES', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF', 'LlavaOfficial',
-    'NameTable', 'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_of', 'matches_any',
+    'LAYOUTS',
+    'LAYOUT_NAMES',
+    'Contents',
+    'InternVLHF',
+    'InternVLOfficial',
+    'Layout',
+    'LlavaHF',
+    'LlavaNextHF',
+    'LlavaOfficial',
+    'NameTable',
+    'Native',
+    'Rule',
+    'Step',
+    'TinyLlava',
+    'layout_for',
+    'layout_of',
+    'matches_any',
 ]  # fmt: skip
 
 LAYOUT_NAMES: dict[str, tuple[type[Layout], ...]] = {
@@ -34,11 +51,12 @@ LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for names in LAYOUT_NA
 """Every layout by the name of its architecture."""
 
 
-def layout_for(name: str, model_config: Mapping[str, Any]) -> Layout:
+def layout_for(name: str, model_config: Mapping[str, Any], base: NameTable | None = None) -> Layout:
     """The layout of that name that can hold a model.
 
     Args:
         name: of ``LAYOUT_NAMES``.
+        base: that of the directory that training began with: where the name stands for it too, it is kept.
 
     Raises:
         ConfigError: why each of them cannot.
@@ -46,7 +64,7 @@ def layout_for(name: str, model_config: Mapping[str, Any]) -> Layout:
     if name not in LAYOUT_NAMES:
         raise ConfigError(f'layout {name!r}', expected=f'one of {list(LAYOUT_NAMES)}')
     problems: list[str] = []
-    for kind in LAYOUT_NAMES[name]:
+    for kind in sorted(LAYOUT_NAMES[name], key=lambda kind: kind is not type(base)):
         try:
             return kind.from_model(dict(model_config))
         except ConfigError as error:

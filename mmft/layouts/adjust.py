@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ['Fit']
+__all__ = ['Adjustment']
 
 
 @dataclass(frozen=True)
-class Fit:
+class Adjustment:
     """A change of one tensor on its way out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Fit:
     def apply(self, tensor: Tensor) -> Tensor:
         """The whole tensor in float32, changed.
 
-        >>> Fit(rows=3).apply(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> Adjustment(rows=3).apply(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         tensor([[1., 2.],
                 [3., 4.],
                 [2., 3.]])

@@ -1,171 +1,47 @@
-"""What a layout is: a two-way table between the names on disk and mmft's own names.
+"""What a directory format is: how it is recognised, read and written, and what it cannot hold.
 
-A table is a list of rules. A rule renames (``mlp1.0.{x}`` <-> ``projector.mlp.0.{x}``) and may rearrange: one packed
-tensor there, several here. ``{x}`` matches anything, ``{n}`` a number, ``{k}`` one name component. Loading reads the
-table one way, exporting the other, so the two cannot drift apart.
+A published format is one file beside this one, with one subclass of ``Layout``, and one line in ``__init__.py``.
 """
 
 from __future__ import annotations
 
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from mmft.errors import CheckpointError
-from mmft.words import count_of
+from mmft.errors import ConfigError
+from mmft.layouts.contents import Contents, generation_config, llm_ids, write_encoder, write_json
+from mmft.layouts.rules import NameTable
 
 if TYPE_CHECKING:
+    from mmft.data.encoder import ChatEncoder
     from mmft.files.directory import ModelDirectory
     from mmft.files.tensors import TensorSource
+    from mmft.layouts.adjust import Adjustment
 
-__all__ = ['Layout', 'NameTable', 'Rule', 'Step', 'pattern']
-
-_FIELDS = {'x': r'.+', 'n': r'\d+', 'k': r'[^.]+'}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One line of a table.
-
-    Attributes:
-        theirs, ours: name patterns; the same fields must stand on both sides.
-        split: their tensors -> our tensors, where more happens than renaming.
-        join: our tensors -> their tensors, its exact inverse.
-    """
-
-    theirs: str | tuple[str, ...]
-    ours: str | tuple[str, ...]
-    split: Callable[..., Sequence[Tensor]] | None = None
-    join: Callable[..., Sequence[Tensor]] | None = None
-
-    def side(self, ours: bool) -> tuple[str, ...]:
-        names = self.ours if ours else self.theirs
-        return (names,) if isinstance(names, str) else names
-
-
-@dataclass(frozen=True)
-class Step:
-    """One conversion: read ``inputs``, call ``convert``, get ``outputs``. A step needs no other tensor."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    convert: Callable[..., Sequence[Tensor]] | None = None
-
-    def __call__(self, get: Callable[[str], Tensor]) -> dict[str, Tensor]:
-        tensors = [get(name) for name in self.inputs]
-        return dict(zip(self.outputs, self.convert(*tensors) if self.convert else tensors, strict=True))
-
-
-@cache
-def pattern(name: str) -> re.Pattern[str]:
-    """A name pattern of a table as a regular expression."""
-    body = re.sub(r'\\\{(\w)\\\}', lambda m: f'(?P<{m[1]}>{_FIELDS[m[1]]})', re.escape(name))
-    return re.compile(body)
-
-
-class NameTable(ABC):
-    """Names of tensors in files, and what they are called here."""
-
-    architecture: str
-    """What has these names, for messages; of a directory ``architectures[0]`` of its ``config.json``."""
-
-    ignored: tuple[str, ...] = ('{x}.rotary_emb.inv_freq', '{x}.position_ids')
-    """Their names, as patterns, of what files may hold and no model needs: buffers that older versions saved."""
-
-    zeros: tuple[str, ...] = ()
-    """Our names, as patterns, of tensors that files may leave out because they are zero."""
-
-    @property
-    @abstractmethod
-    def rules(self) -> list[Rule]:
-        """The table; the first rule that matches wins."""
-
-    @property
-    @abstractmethod
-    def model_config(self) -> dict[str, Any]:
-        """The ``model`` dict of mmft for what these names are of."""
-
-    @cached_property
-    def _compiled(self) -> dict[bool, list[tuple[Rule, list[re.Pattern[str]]]]]:
-        return {
-            ours: [(rule, [pattern(name) for name in rule.side(ours)]) for rule in self.rules] for ours in (False, True)
-        }
-
-    def to_ours(self, keys: Iterable[str]) -> list[Step]:
-        """Steps from a directory's names to mmft's; what is ``ignored`` has none."""
-        skipped = [pattern(name) for name in self.ignored]
-        return self._steps((key for key in keys if not any(p.fullmatch(key) for p in skipped)), ours=False)
-
-    def may_draw(self, name: str) -> bool:
-        """Whether a tensor that no file holds may start with random values. A whole model's directory holds all."""
-        return False
-
-    def may_lack(self, name: str) -> bool:
-        """Whether a directory may leave out the tensor that is ``name`` here, because it is zero."""
-        return any(pattern(zero).fullmatch(name) for zero in self.zeros)
-
-    def to_theirs(self, keys: Iterable[str]) -> list[Step]:
-        """Steps from mmft's names to a directory's."""
-        return self._steps(keys, ours=True)
-
-    def _steps(self, keys: Iterable[str], ours: bool) -> list[Step]:
-        """Steps that read names of one side and give names of the other, in the order the keys come in."""
-        present = dict.fromkeys(keys)
-        steps: dict[tuple[str, ...], Step] = {}
-        unknown: list[str] = []
-        for key in present:
-            found = self._match(key, ours)
-            if found is None:
-                unknown.append(key)
-                continue
-            rule, fields = found
-            inputs = tuple(_fill(name, fields) for name in rule.side(ours))
-            outputs = tuple(_fill(name, fields) for name in rule.side(not ours))
-            steps.setdefault(inputs, Step(inputs, outputs, rule.join if ours else rule.split))
-        if unknown:
-            raise CheckpointError(
-                f'{count_of(len(unknown), "tensor")} without a place in the model, such as {min(unknown)}',
-                expected=f'the tensors of {self.architecture}',
-                fix='the directory may belong to another architecture, or hold an unmerged adapter',
-            )
-        missing = sorted({name for step in steps.values() for name in step.inputs} - set(present))
-        if missing:
-            raise CheckpointError(
-                f'{count_of(len(missing), "tensor")} missing, such as {missing[:4]}',
-                fix='download all weight files of the model',
-            )
-        return list(steps.values())
-
-    def _match(self, key: str, ours: bool) -> tuple[Rule, dict[str, str]] | None:
-        for rule, patterns in self._compiled[ours]:
-            for compiled in patterns:
-                if match := compiled.fullmatch(key):
-                    return rule, match.groupdict()
-        return None
+__all__ = ['Layout', 'refuse']
 
 
 class Layout(NameTable):
-    """A directory format. Subclasses hold the table and read and write ``config.json``."""
+    """A directory format: the names of its tensors (``rules``), its ``config.json`` and the small files.
+
+    ``architecture`` is ``architectures[0]`` of ``config.json``: a directory is recognised by it, never by its path.
+    """
+
+    unties: bool = False
+    """Tied tensors are written under each of their names: the format's configuration class unties them."""
 
     chat_templates: tuple[str, ...] = ()
     """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
     language model (``mmft.data.text.templates.foreign.TEMPLATE_FILES``)."""
+
+    # reading
 
     @classmethod
     def matches(cls, config: dict[str, Any]) -> bool:
         """Whether ``config`` (a ``config.json``) is one of this layout."""
         named = config.get('architectures')
         return isinstance(named, list) and cls.architecture in named
-
-    def open(self, directory: ModelDirectory) -> TensorSource:
-        """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
-        return directory.tensors
 
     @classmethod
     @abstractmethod
@@ -176,17 +52,60 @@ class Layout(NameTable):
             directory: the directory itself, for layouts whose ``config.json`` does not say everything.
         """
 
-    @classmethod
-    @abstractmethod
-    def from_model(cls, model_config: dict[str, Any]) -> Layout:
-        """The layout as it would be written for a model, or a ``ConfigError`` that says why it cannot hold it."""
+    def open(self, directory: ModelDirectory) -> TensorSource:
+        """The tensors of a directory of this layout, under the names that ``rules`` have on their side."""
+        return directory.tensors
 
     @abstractmethod
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         """The ``encoder`` dict of mmft for this directory."""
 
+    # writing
 
-def _fill(name: str, fields: dict[str, str]) -> str:
-    for field, value in fields.items():
-        name = name.replace('{' + field + '}', value)
-    return name
+    @classmethod
+    @abstractmethod
+    def from_model(cls, model_config: dict[str, Any]) -> Layout:
+        """The layout as it would be written for a model, or a ``ConfigError`` that says why it cannot hold it."""
+
+    def check(self, contents: Contents) -> None:
+        """Raise ``ConfigError`` for what the format's own programs cannot do as model and encoder do it."""
+
+    def adjustments(self, contents: Contents) -> dict[str, Adjustment]:
+        """Tensors, by mmft's names, that must be changed to fit the format's classes."""
+        return {}
+
+    @abstractmethod
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        """``config.json``."""
+
+    def small_files(self, contents: Contents, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The format's other JSON files, by their names.
+
+        Args:
+            config: its ``config.json``.
+        """
+        return {}
+
+    def special_tokens(self, encoder: ChatEncoder) -> dict[str, str]:
+        """Names under which the format's processor looks up tokens of its own."""
+        return {}
+
+    def picture(self, encoder: ChatEncoder) -> str:
+        """What stands for a picture in the chat template."""
+        return encoder.image_start + encoder.image_token + encoder.image_end
+
+    def write_files(self, directory: Path, contents: Contents) -> None:
+        """Write everything but the weights into a directory."""
+        config, encoder = self.config_json(contents), contents.encoder
+        ids = llm_ids(contents.model.llm.lm.config.to_dict(), encoder)
+        files = {'config.json': config, 'generation_config.json': generation_config(ids, encoder)}
+        for name, content in (files | self.small_files(contents, config)).items():
+            write_json(directory / name, content)
+        if encoder is not None:
+            write_encoder(directory, encoder, self.special_tokens(encoder), self.picture(encoder))
+
+
+def refuse(layout: str, problems: list[str], fix: str = '') -> None:
+    """Raise ``ConfigError`` with every reason why ``layout`` cannot hold a model, if there is one."""
+    if problems:
+        raise ConfigError.gather([f'{layout} cannot hold {problem}{fix}' for problem in problems])

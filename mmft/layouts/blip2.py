@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmft.layouts.base import Rule
+from mmft.layouts.rules import Rule
 
 __all__ = ['blip2_tower', 'is_blip2']
 

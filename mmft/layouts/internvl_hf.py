@@ -1,23 +1,34 @@
 """transformers' own layout of InternVL (``InternVLForConditionalGeneration``), which LMDeploy and vLLM read too.
 
-Source: ``transformers/models/internvl``. Names are those ``save_pretrained`` writes.
+Names are those ``save_pretrained`` writes. No remote code is needed.
+
+Sources: ``transformers/models/{internvl,got_ocr2}`` 5.23; LMDeploy 0.18, ``lmdeploy/vl/model/internvl3_hf.py`` and
+``lmdeploy/pytorch/configurations``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
-from mmft.layouts.base import Layout, Rule
+from mmft.layouts.base import Layout
+from mmft.layouts.contents import Contents, text_config
 from mmft.layouts.language import is_tied, language_model
+from mmft.layouts.rules import Rule
+from mmft.layouts.vision import side_of
 from mmft.models.language.family import held_by
 
+if TYPE_CHECKING:
+    from mmft.data.encoder import ChatEncoder
+
 __all__ = ['InternVLHF']
+
+_VIDEO = '<video>'
 
 
 def _split3(packed: Tensor) -> tuple[Tensor, ...]:
@@ -26,13 +37,6 @@ def _split3(packed: Tensor) -> tuple[Tensor, ...]:
 
 def _join3(*parts: Tensor) -> tuple[Tensor]:
     return (torch.cat(parts),)
-
-
-def _side(value: int | list[int], name: str) -> int:
-    sides = [value] if isinstance(value, int) else list(value)
-    if len(set(sides)) != 1:
-        raise CheckpointError(f'vision_config.{name} = {value}', expected='a square')
-    return sides[0]
 
 
 def _check_fixed(config: dict[str, Any], vision: dict[str, Any]) -> None:
@@ -77,8 +81,8 @@ class InternVLHF(Layout):
                 'num_hidden_layers': vision['num_hidden_layers'],
                 'num_attention_heads': vision['num_attention_heads'],
                 'intermediate_size': vision['intermediate_size'],
-                'image_size': _side(vision['image_size'], 'image_size'),
-                'patch_size': _side(vision['patch_size'], 'patch_size'),
+                'image_size': side_of(vision['image_size'], 'image_size'),
+                'patch_size': side_of(vision['patch_size'], 'patch_size'),
                 'qkv_bias': vision.get('attention_bias', False),
                 'qk_normalization': vision.get('use_qk_norm', False),
                 'norm_type': vision.get('norm_type', 'layer_norm'),
@@ -154,3 +158,112 @@ class InternVLHF(Layout):
             Rule('multi_modal_projector.linear_2.{k}', 'projector.mlp.3.{k}'),
             Rule('language_model.{x}', 'llm.lm.{x}'),
         ]
+
+    def check(self, contents: Contents) -> None:
+        # What transformers' InternVLProcessor cannot do as the encoder does it.
+        encoder, tiler = contents.encoder, contents.tiler or {'type': 'DynamicTiler'}
+        if encoder is None:
+            return
+        problems = []
+        if tiler['type'] not in ('DynamicTiler', 'Resize'):
+            problems.append(f'it cuts pictures into tiles or stretches them; the encoder has {tiler["type"]}')
+        if tiler['type'] == 'DynamicTiler' and tiler.get('max_tiles', 1) > 1 and not tiler.get('thumbnail', True):
+            problems.append('it adds a thumbnail to every picture of several tiles; the encoder has thumbnail=False')
+        if not (encoder.image_start and encoder.image_end):
+            problems.append('it puts a token before and after each picture; the encoder has none')
+        if problems:
+            raise ConfigError.gather([f"transformers' InternVLProcessor: {p}; use --layout official" for p in problems])
+
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        vision, llm, dtype = contents.model.vision, contents.model.llm.lm.config, contents.dtype
+        config = {
+            'architectures': [self.architecture],
+            'model_type': 'internvl',
+            'dtype': dtype,
+            # transformers reads the tie here, where its default is true; LMDeploy in text_config.
+            'tie_word_embeddings': bool(llm.tie_word_embeddings),
+            'image_token_id': contents.image_token_id,
+            'image_seq_length': contents.tokens_per_tile,
+            'downsample_ratio': contents.model.projector.scale,
+            'projector_hidden_act': 'gelu',
+            'vision_feature_layer': -1,
+            'vision_feature_select_strategy': 'default',
+            'text_config': text_config(contents),
+            'vision_config': {
+                'architectures': ['InternVLVisionModel'],
+                'model_type': 'internvl_vision',
+                'dtype': dtype,
+                'hidden_size': vision.hidden_size,
+                'num_hidden_layers': len(vision.layers),
+                'num_attention_heads': vision.num_attention_heads,
+                'intermediate_size': vision.intermediate_size,
+                'image_size': [vision.image_size] * 2,
+                'patch_size': [vision.patch_size] * 2,
+                'num_channels': 3,
+                'attention_bias': vision.qkv_bias,
+                'use_qk_norm': vision.qk_normalization,
+                'norm_type': vision.norm_type,
+                'layer_norm_eps': vision.layer_norm_eps,
+                'hidden_act': vision.hidden_act,
+                'hidden_dropout_prob': vision.dropout,
+                'attention_dropout': vision.attention_dropout,
+                'initializer_range': vision.initializer_range,
+                'layer_scale_init_value': vision.initializer_factor,
+                'use_absolute_position_embeddings': True,
+                'use_mask_token': False,
+                'use_mean_pooling': True,
+            },
+        }
+        return {name: value for name, value in config.items() if value is not None}
+
+    def small_files(self, contents: Contents, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        if contents.encoder is None:
+            return {}
+        processor = _processor_config(contents)
+        parts = {'preprocessor_config.json': 'image_processor', 'video_preprocessor_config.json': 'video_processor'}
+        kind = {'processor_class': processor['processor_class']}
+        return {'processor_config.json': processor, **{name: processor[part] | kind for name, part in parts.items()}}
+
+    def special_tokens(self, encoder: ChatEncoder) -> dict[str, str]:
+        # InternVL2 knows no videos, but the processor wants a token for them. A new one would lie outside the
+        # embedding; this one stands in no prompt before pictures are put in, and a user who writes it gets an error.
+        video = _VIDEO if _VIDEO in encoder.tokenizer.get_added_vocab() else encoder.image_end
+        return {
+            'start_image_token': encoder.image_start,
+            'end_image_token': encoder.image_end,
+            'context_image_token': encoder.image_token,
+            'video_token': video,
+        }
+
+    def picture(self, encoder: ChatEncoder) -> str:
+        return encoder.image_token
+
+
+def _processor_config(contents: Contents) -> dict[str, Any]:
+    """``processor_config.json``; its two parts are files of their own for older programs."""
+    model, tiler = contents.model, contents.tiler
+    side = tiler.get('tile_size', model.vision.image_size)
+    common = {
+        'do_convert_rgb': True,
+        'do_resize': True,
+        'size': {'height': side, 'width': side},
+        'resample': 3,  # PIL.Image.Resampling.BICUBIC
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(model.pixel_mean),
+        'image_std': list(model.pixel_std),
+    }
+    tiles = {
+        # LMDeploy and InternVLProcessor cut in any case; one tile at most is a plain resize.
+        'crop_to_patches': True,
+        'min_patches': tiler.get('min_tiles', 1),
+        'max_patches': tiler.get('max_tiles', 1),
+        **contents.transparency,
+    }
+    return {
+        'processor_class': 'InternVLProcessor',
+        'image_seq_length': contents.tokens_per_tile,
+        'image_processor': {'image_processor_type': 'GotOcr2ImageProcessor', **common, **tiles},
+        'video_processor': {'video_processor_type': 'InternVLVideoProcessor', **common},
+    }

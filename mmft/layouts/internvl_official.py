@@ -5,24 +5,28 @@ Sources: ``configuration_internvl_chat.py`` and ``modeling_internvl_chat.py`` of
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
-from mmft.layouts.base import Layout, Rule
-from mmft.layouts.language import has_head, language_model, llm_rules
+from mmft.files.tensors import read_json
+from mmft.layouts.base import Layout, refuse
+from mmft.layouts.contents import Contents, llm_ids
+from mmft.layouts.language import has_head, language_model, llm_rules, published_config
+from mmft.layouts.rules import Rule
+from mmft.layouts.vision import INTERNVIT_DEFAULTS
 from mmft.models.language.family import families, held_by
+from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ['InternVLOfficial']
 
-VISION_DEFAULTS = {
-    'hidden_size': 3200, 'num_hidden_layers': 48, 'num_attention_heads': 25, 'intermediate_size': 12800,
-    'image_size': 224, 'patch_size': 14, 'qkv_bias': False, 'qk_normalization': True, 'norm_type': 'rms_norm',
-    'layer_norm_eps': 1e-6, 'hidden_act': 'gelu', 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path_rate': 0.0,
-    'initializer_factor': 0.1, 'initializer_range': 0.02,
-}  # fmt: skip
-"""What ``vision_config`` holds, and what the original (``InternVisionConfig``) takes where an entry is left out."""
+_AUTO_MAP = {
+    'AutoConfig': 'configuration_internvl_chat.InternVLChatConfig',
+    'AutoModel': 'modeling_internvl_chat.InternVLChatModel',
+    'AutoModelForCausalLM': 'modeling_internvl_chat.InternVLChatModel',
+}
 
 
 class InternVLOfficial(Layout):
@@ -34,6 +38,7 @@ class InternVLOfficial(Layout):
     """
 
     architecture = 'InternVLChatModel'
+    unties = True  # InternVLChatConfig sets tie_word_embeddings to False for every language model
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
         self._model, self.options = model, options or {}
@@ -48,7 +53,7 @@ class InternVLOfficial(Layout):
                 f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(kinds)}'
             )
         tie = bool(llm.get('tie_word_embeddings')) and directory is not None
-        tower = {key: vision.get(key, default) for key, default in VISION_DEFAULTS.items()}
+        tower = {key: vision.get(key, default) for key, default in INTERNVIT_DEFAULTS.items()}
         model = {
             'type': 'VLM',
             'vision': {'type': 'InternViT', **tower, 'select_layer': config.get('select_layer', -1)},
@@ -103,3 +108,98 @@ class InternVLOfficial(Layout):
             Rule('mlp1.{x}', 'projector.mlp.{x}'),
             *llm_rules(self._model['llm'], 'language_model.'),
         ]
+
+    def check(self, contents: Contents) -> None:
+        kind = contents.tiler.get('type', 'Resize')
+        problems = contents.pixel_problems('InternViT')
+        if kind not in ('DynamicTiler', 'PadSquare', 'Resize'):
+            problems.append(f'{kind}: it has DynamicTiler, PadSquare and Resize')
+        refuse('the official InternVL2 layout', problems)
+
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        model, dtype = contents.model, contents.dtype
+        vision = {'num_hidden_layers': len(model.vision.layers), 'num_channels': 3}
+        vision |= {name: getattr(model.vision, name) for name in INTERNVIT_DEFAULTS if name not in vision}
+        own = {
+            'architectures': [self.architecture],
+            'model_type': 'internvl_chat',
+            'torch_dtype': dtype,
+            'tie_word_embeddings': False,
+            'downsample_ratio': model.projector.scale,
+            'ps_version': model.projector.version,
+            'select_layer': model.vision.select_layer,
+            'force_image_size': model.vision.image_size,
+            **(_tiler_options(contents) if contents.encoder is not None else {}),
+        }
+        # What mmft does not know of a base of this layout stays.
+        original = _original(contents) or {'auto_map': _AUTO_MAP, 'use_backbone_lora': 0, 'use_llm_lora': 0}
+        plain_vision = {'architectures': ['InternVisionModel'], 'model_type': 'intern_vit_6b'}
+        language = _llm_config(contents)
+        before = original.get('llm_config', {})
+        if before.get('architectures') == language['architectures']:
+            language = {**before, **language}
+        return {
+            **original,
+            **own,
+            'vision_config': {**plain_vision, **original.get('vision_config', {}), **vision, 'torch_dtype': dtype},
+            'llm_config': language,
+        }
+
+    def small_files(self, contents: Contents, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        if contents.encoder is None:
+            return {}
+        side = config['force_image_size']
+        processor = {
+            'image_processor_type': 'CLIPImageProcessor',
+            'feature_extractor_type': 'CLIPFeatureExtractor',
+            'do_resize': True,
+            'size': side,
+            'resample': 3,
+            'do_center_crop': True,
+            'crop_size': side,
+            'do_normalize': True,
+            'image_mean': list(IMAGENET_MEAN),
+            'image_std': list(IMAGENET_STD),
+        }
+        return {'preprocessor_config.json': processor}
+
+    def write_files(self, directory: Path, contents: Contents) -> None:
+        super().write_files(directory, contents)
+        # The Python files that LMDeploy wants there (--trust-remote-code); mmft never imports them.
+        for file in sorted(contents.base.glob('*.py')) if _original(contents) else ():
+            shutil.copyfile(file, directory / file.name)
+
+
+def _original(contents: Contents) -> dict[str, Any]:
+    """The base's ``config.json`` where it is of this layout; empty for others."""
+    config = read_json(contents.base / 'config.json') if contents.base is not None else {}
+    return config if config.get('architectures') == [InternVLOfficial.architecture] else {}
+
+
+def _tiler_options(contents: Contents) -> dict[str, Any]:
+    tiler = contents.tiler or {'type': 'Resize'}
+    options = {
+        'template': contents.encoder.template.name,
+        'dynamic_image_size': tiler['type'] == 'DynamicTiler',
+        'pad2square': tiler['type'] == 'PadSquare',
+    }
+    if 'tile_size' in tiler:
+        options['force_image_size'] = tiler['tile_size']
+    if tiler['type'] == 'DynamicTiler':
+        options |= {
+            'min_dynamic_patch': tiler['min_tiles'],
+            'max_dynamic_patch': tiler['max_tiles'],
+            'use_thumbnail': tiler['thumbnail'],
+        }
+    return options
+
+
+def _llm_config(contents: Contents) -> dict[str, Any]:
+    """``llm_config`` in the language model's own terms, as its original configuration class takes it."""
+    llm = contents.model.llm
+    return {
+        **published_config(type(llm).__name__, llm.lm.config),
+        'torch_dtype': contents.dtype,
+        'tie_word_embeddings': False,
+        **llm_ids(llm.lm.config.to_dict(), contents.encoder),
+    }

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError
-from mmft.layouts.base import Rule
+from mmft.layouts.rules import Rule
 from mmft.models.language.family import Tensors, families
 from mmft.registry import LANGUAGE_MODELS
 

@@ -3,25 +3,40 @@
 Names are those that llava-hf's directories and LMDeploy use (``vision_tower.vision_model.*``,
 ``language_model.model.*``); those of newer transformers (``model.language_model.*``) are read as well.
 
-Sources: ``transformers/models/{llava,llava_next}``.
+What the classes have no place for is put elsewhere (``adjustments``) or refused.
+
+Sources: ``transformers/models/{llava,llava_next}`` 5.23; LMDeploy 0.18, ``lmdeploy/vl/model/llava_hf.py`` and
+``lmdeploy/pytorch/models/llava.py``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmft.errors import CheckpointError
+from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory, first_key
-from mmft.layouts.base import Layout, Rule
+from mmft.layouts.adjust import Adjustment
+from mmft.layouts.base import Layout, refuse
+from mmft.layouts.contents import Contents, plain_config, text_config
 from mmft.layouts.language import family_of, is_tied, language_model
-from mmft.layouts.llava_official import llava_encoder, refuse, unpadded
-from mmft.layouts.vision import PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.layouts.llava_encoder import llava_encoder, unpadded
+from mmft.layouts.rules import Rule
+from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.models.normalizer import TOWER_PIXELS
+from mmft.registry import IMAGE_PROCESSORS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mmft.data.encoder import ChatEncoder
 
 __all__ = ['LlavaHF', 'LlavaNextHF']
 
 _PROJECTOR = {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'}
 _PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # transformers' LlavaNextConfig
+_ROWS = 64  # tables that grow, grow to a multiple of this: what tensor parallelism and kernels like to divide
+_FINAL_NORM = 'llm.lm.model.norm.weight'
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')
 
 
@@ -35,13 +50,15 @@ def _pixels(kind: str, directory: ModelDirectory | None) -> dict[str, Any]:
     numbers = _image_numbers(directory) if directory is not None else {}
     if numbers.get('image_mean') and numbers.get('image_std'):
         return {'pixel_mean': tuple(numbers['image_mean']), 'pixel_std': tuple(numbers['image_std'])}
-    return PIXELS.get(kind, {})
+    return TOWER_PIXELS.get(kind, {})
 
 
 class LlavaHF(Layout):
     """llava-hf's LLaVA-1.5: one tile per picture, an MLP of two layers."""
 
     architecture = 'LlavaForConditionalGeneration'
+    model_type, processor = 'llava', 'Llava'  # how transformers' names of its other classes begin
+    tilers: tuple[str, ...] = ('PadSquare', 'Resize', 'CenterCrop')
     chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json')
     zeros = ('llm.lm.lm_head.bias',)  # of Phi: transformers' LLaVA has a head without bias
 
@@ -135,11 +152,135 @@ class LlavaHF(Layout):
             Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
         ]
 
+    def check(self, contents: Contents) -> None:
+        # What transformers' processors cannot do as the encoder does it.
+        if contents.encoder is None:
+            return
+        tiler, model = contents.tiler, contents.model
+        kind, side = tiler.get('type'), tiler.get('tile_size', model.vision.image_size)
+        problems = []
+        if kind is not None and kind not in self.tilers:
+            problems.append(f'it prepares pictures as {" or ".join(self.tilers)} do; the encoder has {kind}')
+        if kind == 'PadSquare' and [int(255 * m) for m in tiler['mean']] != [int(255 * m) for m in model.pixel_mean]:
+            problems.append(
+                f"it pads with the model's pixel_mean {list(model.pixel_mean)}; the encoder with {tiler['mean']}"
+            )
+        if kind == 'AnyResTiler' and (tiler['mode'] != 'spatial_unpad' or tiler['max_tiles'] is not None):
+            problems.append(
+                'it arranges the tiles as spatial_unpad, however many; the encoder has '
+                f'mode={tiler["mode"]!r}, max_tiles={tiler["max_tiles"]}'
+            )
+        if side != model.vision.image_size and model.vision.tower.config.model_type != 'dinov2':
+            problems.append(f'it takes tiles of {model.vision.image_size} px only; the encoder cuts {side} px')
+        if problems:
+            raise ConfigError.gather([f"transformers' LLaVA processor: {p}; use --layout native" for p in problems])
+
+    def adjustments(self, contents: Contents) -> dict[str, Adjustment]:
+        """The classes' head has neither a bias (Phi) nor a scale (MiniCPM), and every id needs a row of the table.
+
+        MiniCPM's scale goes into the norm before the head. A bias that is not zero cannot go anywhere.
+        """
+        model = contents.model
+        found: dict[str, Adjustment] = {}
+        scale = getattr(model.llm.lm.config, 'logits_scaling', None)
+        if scale not in (None, 1, 1.0):
+            found[_FINAL_NORM] = Adjustment(factor=1 / scale)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        head = model.llm.lm.get_output_embeddings()
+        if head.bias is not None:
+            found[names[id(head.bias)]] = Adjustment(absent=True)
+        pad = contents.encoder.pad_token_id if contents.encoder is not None else 0
+        last = max(contents.image_token_id or 0, pad)
+        if last >= model.llm.vocab_size:
+            rows = -(-(last + 1) // _ROWS) * _ROWS
+            tables = (model.llm.lm.get_input_embeddings(), head)
+            found |= {names[id(table.weight)]: Adjustment(rows=rows) for table in tables}
+        return found
+
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        model, text = contents.model, text_config(contents)
+        vision, projector = model.vision, model.projector
+        for name, change in self.adjustments(contents).items():
+            if change.rows is not None:
+                text['vocab_size'] = change.rows
+            elif name == _FINAL_NORM:
+                text['logits_scaling'] = 1.0
+        config = {
+            'architectures': [self.architecture],
+            'model_type': self.model_type,
+            'dtype': contents.dtype,
+            'tie_word_embeddings': bool(model.llm.lm.config.tie_word_embeddings),
+            'image_token_index': contents.image_token_id,
+            # LMDeploy takes the pad token's id for a picture's places and writes no padding; this is no text's token.
+            'pad_token_id': contents.image_token_id,
+            'image_seq_length': contents.tokens_per_tile,
+            'projector_hidden_act': projector.act,
+            'multimodal_projector_bias': True,
+            'vision_feature_layer': _feature_layer(vision),
+            'vision_feature_select_strategy': 'default' if vision.dropped_tokens else 'full',
+            'text_config': text,
+            'vision_config': {
+                **plain_config(vision.tower.config),
+                'architectures': [type(vision.tower).__name__],
+                'dtype': contents.dtype,
+            },
+            **self._sizes(contents),
+        }
+        return {name: value for name, value in config.items() if value is not None}
+
+    def small_files(self, contents: Contents, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        images = self._preprocessor(contents)
+        if contents.encoder is None:
+            return {'preprocessor_config.json': images}
+        processor = {
+            'processor_class': f'{self.processor}Processor',
+            'image_token': contents.encoder.image_token,
+            'patch_size': contents.model.vision.patch_size,
+            'num_additional_image_tokens': contents.model.vision.prefix_tokens,
+            'vision_feature_select_strategy': config['vision_feature_select_strategy'],
+            'image_processor': images,
+        }
+        return {'preprocessor_config.json': images, 'processor_config.json': processor}
+
+    def special_tokens(self, encoder: ChatEncoder) -> dict[str, str]:
+        return {'image_token': encoder.image_token}
+
+    def _sizes(self, contents: Contents) -> dict[str, Any]:
+        """The sizes that pictures in several tiles may have."""
+        return {}
+
+    def _preprocessor(self, contents: Contents) -> dict[str, Any]:
+        """``preprocessor_config.json``: how pictures are prepared."""
+        tiler, sizes = contents.tiler, self._sizes(contents)
+        side = tiler.get('tile_size', contents.model.vision.image_size)
+        square = {'height': side, 'width': side}
+        return {
+            # transformers resizes with torchvision, a grey level beside training's Pillow here and there;
+            # AutoProcessor.from_pretrained(path, backend='pil') gives the very pixels.
+            'image_processor_type': f'{self.processor}ImageProcessor',
+            'do_convert_rgb': True,
+            'do_resize': True,
+            'size': square if tiler.get('type') == 'Resize' else {'shortest_edge': side},
+            'resample': 3,  # PIL.Image.Resampling.BICUBIC
+            'do_center_crop': tiler.get('type') != 'Resize',
+            'crop_size': square,
+            'do_rescale': True,
+            'rescale_factor': 1 / 255,
+            'do_normalize': True,
+            'image_mean': list(contents.model.pixel_mean),
+            'image_std': list(contents.model.pixel_std),
+            'do_pad': bool(sizes) or tiler.get('type') == 'PadSquare',
+            **contents.transparency,
+            **sizes,
+        }
+
 
 class LlavaNextHF(LlavaHF):
     """llava-hf's LLaVA-NeXT (1.6): AnyRes tiles, their padding cut off, a newline after each row."""
 
     architecture = 'LlavaNextForConditionalGeneration'
+    model_type, processor = 'llava_next', 'LlavaNext'
+    tilers = ('AnyResTiler',)
 
     @classmethod
     def _merge(cls) -> dict[str, Any]:
@@ -157,3 +298,14 @@ class LlavaNextHF(LlavaHF):
         pairs = [[width, height] for height, width in pairs]
         side = self._model['vision']['image_size']
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': 'spatial_unpad'}
+
+    def _sizes(self, contents: Contents) -> dict[str, Any]:
+        # transformers counts (height, width).
+        processor = IMAGE_PROCESSORS.build(contents.tiler or {'type': 'AnyResTiler'})
+        return {'image_grid_pinpoints': [[height, width] for width, height in processor.grid_pinpoints]}
+
+
+def _feature_layer(vision: nn.Module) -> int:
+    """``select_layer`` counted from the end: LMDeploy adds it to the number of layers."""
+    layer = vision.select_layer
+    return layer if layer < 0 else layer - len(vision.layers) - 1

@@ -1,9 +1,11 @@
 """LLaVA's own layout (``LlavaLlamaForCausalLM`` and the like), read as data: LLaVA-1.5, 1.6 and TinyLLaVABench.
 
-The vision tower lies in the weights, or in a directory of its own that ``mm_vision_tower`` names.
+The vision tower lies in the weights, or in a directory of its own that ``mm_vision_tower`` names. Written, its weights
+and, in ``vision_config.json``, its numbers go along, so that ``mmft.load`` needs nothing beside the directory; the
+original programs take the tower that is named and put these weights over it.
 
-Sources: ``llava/model/{llava_arch,builder}.py``, ``multimodal_encoder`` and ``multimodal_projector`` of
-haotian-liu/LLaVA.
+Sources: ``llava/model/{llava_arch,builder}.py``, ``llava/mm_utils.py``, ``multimodal_encoder`` and
+``multimodal_projector`` of haotian-liu/LLaVA.
 """
 
 from __future__ import annotations
@@ -12,29 +14,28 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mmft.errors import CheckpointError, ConfigError
+from mmft.errors import CheckpointError
 from mmft.files.directory import ModelDirectory
-from mmft.files.tensors import Joined, TensorSource
+from mmft.files.tensors import Joined, TensorSource, read_json
 from mmft.geometry import MERGE_MODES
-from mmft.layouts.base import Layout, Rule
+from mmft.layouts.base import Layout, refuse
+from mmft.layouts.contents import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.language import family_of_keys, family_of_name, language_model
-from mmft.layouts.projectors import llava_projector_rules
-from mmft.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
-from mmft.models.language.family import families, held_by
+from mmft.layouts.llava_encoder import image_processor, llava_encoder
+from mmft.layouts.projectors import dense_name, dense_type, llava_projector_rules
+from mmft.layouts.rules import Rule
+from mmft.layouts.vision import KNOWN_TOWERS, tower_ignored, tower_rules, vision_tower
+from mmft.models.language.family import held_by
+from mmft.models.normalizer import TOWER_PIXELS
 
-__all__ = ['LlavaOfficial', 'image_processor', 'llava_encoder', 'refuse', 'unpadded']
+__all__ = ['LlavaOfficial']
 
 _CLASS = re.compile(r'(?:Tiny)?Llava(\w*?)ForCausalLM')
 _MODEL_TYPE = re.compile(r'(?:tiny_?)?llava_?(\w*)')
 _TOWER = 'model.vision_tower.vision_tower.'
 _MOE = 'model.mm_projector.deepspeed_moe.'
-_TOKENIZER_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
-
-
-def refuse(layout: str, problems: list[str]) -> None:
-    """Raise ``ConfigError`` with every reason why ``layout`` cannot hold a model, if there is one."""
-    if problems:
-        raise ConfigError.gather([f'{layout} cannot hold {problem}' for problem in problems])
+_ASPECT = {'PadSquare': 'pad', 'CenterCrop': 'square', 'AnyResTiler': 'anyres'}
+_STARTS = ('<im_start>', '<im_end>')
 
 
 class LlavaOfficial(Layout):
@@ -90,7 +91,7 @@ class LlavaOfficial(Layout):
             },
             'projector': cls._projector(config, keys, where),
             'llm': language_model(config, where, kind),
-            **PIXELS.get(vision['type'], {}),
+            **TOWER_PIXELS.get(vision['type'], {}),
             **_merge(config),
         }
         return cls(model, config, tower)
@@ -130,7 +131,7 @@ class LlavaOfficial(Layout):
         kind = config.get('mm_projector_type') or 'linear'
         experts = {key.split('.')[5] for key in keys if key.startswith(f'{_MOE}experts.')}
         match = re.fullmatch(r'mlp(\d+)x_gelu', kind)
-        held = _dense_type(keys)
+        held = dense_type(keys, 'model.mm_projector.')
         if held not in (None, kind) and (match or kind in ('linear', 'identity', 'resampler')):
             raise CheckpointError(
                 f'{where}: config.json says mm_projector_type {kind!r}, the weights hold {held!r}',
@@ -185,7 +186,7 @@ class LlavaOfficial(Layout):
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         encoder = llava_encoder(self._model, image_processor(self.options, self._model), directory)
         if self.options.get('mm_use_im_start_end'):
-            encoder |= {'image_start': '<im_start>', 'image_end': '<im_end>'}
+            encoder |= dict(zip(('image_start', 'image_end'), _STARTS, strict=True))
         return encoder
 
     @property
@@ -198,52 +199,56 @@ class LlavaOfficial(Layout):
             Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
         ]
 
+    def check(self, contents: Contents) -> None:
+        encoder, kind = contents.encoder, contents.tiler.get('type')
+        problems = contents.pixel_problems('CLIP')
+        if kind is not None and kind not in _ASPECT:
+            problems.append(f'{kind}: it has {", ".join(_ASPECT)}')
+        if encoder is not None and (encoder.image_start, encoder.image_end) not in (_STARTS, ('', '')):
+            around = f'{encoder.image_start!r} and {encoder.image_end!r} around pictures'
+            problems.append(f'{around}: it has {_STARTS[0]} and {_STARTS[1]}')
+        refuse("LLaVA's own layout", problems, '; use --layout native')
 
-def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: Path | None = None) -> dict[str, Any]:
-    """The ``encoder`` dict of a foreign directory of this family: a picture is ``<image>`` with nothing around it.
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        model, tiler, encoder = contents.model, contents.tiler, contents.encoder
+        kind = type(model.llm).__name__
+        llm = older_config(model.llm.lm.config)
+        config = {
+            **llm,
+            **llm_ids(llm, encoder),
+            'architectures': [f'Llava{kind}ForCausalLM'],
+            'model_type': f'llava_{kind.lower()}',
+            'torch_dtype': contents.dtype,
+            'mm_vision_tower': _tower_name(contents),
+            'mm_hidden_size': model.vision.hidden_size,
+            'mm_vision_select_layer': model.vision.select_layer,
+            'mm_vision_select_feature': model.vision.select_feature,
+            'mm_projector_type': dense_name(model.projector),
+            'mm_patch_merge_type': 'flat' if model.merge is None else model.merge.mode,
+            'mm_use_im_start_end': encoder is not None and (encoder.image_start, encoder.image_end) == _STARTS,
+            'mm_use_im_patch_token': False,
+            'use_mm_proj': True,
+            'unfreeze_mm_vision_tower': True,  # the weights hold the tower
+            'image_aspect_ratio': _ASPECT.get(tiler.get('type'), 'square'),
+        }
+        config.pop('dtype', None)
+        if 'grid_pinpoints' in tiler:
+            config['image_grid_pinpoints'] = [list(size) for size in tiler['grid_pinpoints']]
+        return config
 
-    Args:
-        directory: whose tokenizer may tell that the chat template is not its language model's usual one.
-    """
-    return {
-        'type': 'ChatEncoder',
-        'template': _template(model, directory),
-        'image_processor': processor,
-        'image_start': '',
-        'image_token': '<image>',
-        'image_end': '',
-        'images_first': True,
-        'add_tokens': True,  # LLaVA's own tokenizers have no <image>: its code looks for the text
-    }
-
-
-def _template(model: dict[str, Any], directory: Path | None) -> str:
-    """The chat template: no file of theirs names it. LLaVA's own code sees a dialect by the folder's name, we by the
-    tokens."""
-    family = families().get(model['llm']['type'])
-    if family is None:
-        return 'vicuna_v1'
-    files = [Path(directory) / name for name in _TOKENIZER_FILES] if directory is not None and family.dialects else []
-    text = '\n'.join(file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file())
-    spoken = (templates for token, templates in family.dialects.items() if token in text)
-    return next(spoken, (family.template, family.template))[bool(model.get('merge'))]
-
-
-def unpadded(tower: str) -> str:
-    """What becomes of a picture that is neither padded nor tiled: SigLIP's own processor stretches it, CLIP's crops."""
-    return 'Resize' if tower == 'SigLIP' else 'CenterCrop'
+    def small_files(self, contents: Contents, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {'vision_config.json': plain_config(contents.model.vision.tower.config)}
 
 
-def _dense_type(keys: list[str]) -> str | None:
-    """``mm_projector_type`` of the tensors, where they are those of a linear map or an MLP.
-
-    >>> _dense_type(['model.mm_projector.0.weight', 'model.mm_projector.2.weight'])
-    'mlp2x_gelu'
-    """
-    found = {match[1] for key in keys if (match := re.fullmatch(r'model\.mm_projector\.(?:(\d+)\.)?weight', key))}
-    if not found:
-        return None
-    return 'linear' if None in found else f'mlp{len(found)}x_gelu'
+def _tower_name(contents: Contents) -> str:
+    """``mm_vision_tower``: as the base says, or the published tower that has these numbers."""
+    if contents.base is not None and (contents.base / 'config.json').is_file():
+        named = read_json(contents.base / 'config.json').get('mm_vision_tower')
+        if named:
+            return named
+    numbers = contents.model.vision.tower.config.to_dict()
+    same = (name for name, known in KNOWN_TOWERS.items() if all(numbers.get(k) == v for k, v in known.items()))
+    return next(same, 'clip')
 
 
 def _merge(config: dict[str, Any]) -> dict[str, Any]:
@@ -255,26 +260,3 @@ def _merge(config: dict[str, Any]) -> dict[str, Any]:
         expected = f"'flat' or one of {list(MERGE_MODES)}"
         raise CheckpointError(f'config.json: mm_patch_merge_type {kind!r}', expected=expected)
     return {'merge': {'type': 'AnyResMerge', **MERGE_MODES[kind]}}
-
-
-def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """The image processor of a LLaVA config.
-
-    Args:
-        options: ``image_aspect_ratio`` (``pad``, ``anyres`` or what the tower's own processor does) and
-            ``image_grid_pinpoints``.
-    """
-    side, kind = model['vision'].get('image_size', 336), options.get('image_aspect_ratio')
-    if kind == 'pad':
-        return {'type': 'PadSquare', 'tile_size': side, 'mean': list(model.get('pixel_mean', (0.5, 0.5, 0.5)))}
-    if str(kind).startswith('anyres_'):
-        raise CheckpointError(
-            f'config.json: image_aspect_ratio {kind!r}, which shrinks large pictures after the tower',
-            expected="'anyres', 'pad' or 'square'",
-            fix="the tokens of 'anyres' are another model's; set that only to train anew",
-        )
-    if kind == 'anyres':
-        mode = options.get('mm_patch_merge_type') or 'flat'
-        pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
-        return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': mode}
-    return {'type': unpadded(model['vision']['type']), 'tile_size': side}

@@ -11,9 +11,12 @@ from typing import Any
 
 from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
-from mmft.layouts.base import Layout, Rule
-from mmft.layouts.llava_official import llava_encoder
-from mmft.own_code import require_code
+from mmft.layouts.base import Layout
+from mmft.layouts.contents import Contents
+from mmft.layouts.llava_encoder import llava_encoder
+from mmft.layouts.rules import Rule
+from mmft.own_code import code_of, require_code
+from mmft.plain_json import model_json
 from mmft.registry import MODELS
 
 __all__ = ['Native']
@@ -48,6 +51,20 @@ class Native(Layout):
     @property
     def rules(self) -> list[Rule]:
         return [Rule('{x}', '{x}')]
+
+    def check(self, contents: Contents) -> None:
+        self.config_json(contents)  # refuses a model dict that JSON cannot hold
+
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        model = {**contents.model_config, 'image_token_id': contents.image_token_id}
+        code = code_of(model)
+        return {
+            'architectures': [self.architecture],
+            'model_type': 'mmft',
+            'dtype': contents.dtype,
+            **({'code': code} if code else {}),
+            'model': model_json(model),
+        }
 
 
 def _checked(model: Any) -> dict[str, Any]:

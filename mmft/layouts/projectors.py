@@ -7,9 +7,14 @@ Sources: ``multimodal_projector/builder.py`` of LLaVA and TinyLLaVABench, ``conn
 
 from __future__ import annotations
 
-from mmft.layouts.base import Rule
+import re
+from collections.abc import Iterable
+from typing import Any
 
-__all__ = ['PROJECTOR_IGNORED', 'any_projector_rules', 'connector_rules', 'llava_projector_rules', 'optional_names']
+from mmft.layouts.rules import Rule
+
+__all__ = ['PROJECTOR_IGNORED', 'any_projector_rules', 'connector_rules', 'dense_name', 'dense_type',
+           'llava_projector_rules', 'optional_names']  # fmt: skip
 
 _OURS = {'MLP': 'projector.mlp.{x}', 'Linear': 'projector.linear.{x}'}
 _HF = {
@@ -146,3 +151,26 @@ def optional_names(kind: str) -> tuple[str, ...]:
     if kind != 'QFormer':
         return ()
     return ('projector.proj.{k}', 'projector.in_proj.{k}', 'projector.query_tokens', 'projector.ln_vision.{k}')
+
+
+def dense_type(keys: Iterable[str], prefix: str) -> str | None:
+    """What LLaVA's configs call the projector of these tensors, where it is a linear map or an MLP.
+
+    Args:
+        keys: names on disk.
+        prefix: what stands before the projector's.
+
+    >>> dense_type(['model.mm_projector.0.weight', 'model.mm_projector.2.weight'], 'model.mm_projector.')
+    'mlp2x_gelu'
+    """
+    layer = re.compile(rf'{re.escape(prefix)}(?:(\d+)\.)?weight')
+    found = {match[1] for key in keys if (match := layer.fullmatch(key))}
+    if not found:
+        return None
+    return 'linear' if None in found else f'mlp{len(found)}x_gelu'
+
+
+def dense_name(projector: Any) -> str:
+    """What LLaVA's configs call a projector of mmft: an MLP by its depth, others by their class."""
+    kind = type(projector).__name__
+    return f'mlp{projector.depth}x_gelu' if kind == 'MLP' else kind.lower()

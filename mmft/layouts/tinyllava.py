@@ -14,12 +14,15 @@ from typing import Any
 
 from mmft.errors import CheckpointError
 from mmft.files.directory import ModelDirectory
-from mmft.layouts.base import Layout, Rule
+from mmft.layouts.base import Layout, refuse
+from mmft.layouts.contents import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.language import family_of, family_of_keys, language_model
-from mmft.layouts.llava_official import image_processor, llava_encoder, refuse
-from mmft.layouts.projectors import connector_rules
-from mmft.layouts.vision import KNOWN_TOWERS, PIXELS, tower_ignored, tower_rules, vision_tower
+from mmft.layouts.llava_encoder import image_processor, llava_encoder, unpadded
+from mmft.layouts.projectors import connector_rules, dense_name, dense_type
+from mmft.layouts.rules import Rule
+from mmft.layouts.vision import KNOWN_TOWERS, tower_ignored, tower_rules, vision_tower
 from mmft.models.language.family import held_by
+from mmft.models.normalizer import TOWER_PIXELS
 
 __all__ = ['TinyLlava']
 
@@ -58,7 +61,7 @@ class TinyLlava(Layout):
             'projector': cls._connector(config, keys),
             # The top of the file says transformers' default, whatever the language model does.
             'llm': language_model(text, where, kind),
-            **PIXELS.get(vision['type'], {}),
+            **TOWER_PIXELS.get(vision['type'], {}),
         }
         if 'language_model.lm_head.weight' in keys:
             model['llm'].setdefault('tie_word_embeddings', False)
@@ -81,7 +84,7 @@ class TinyLlava(Layout):
     @staticmethod
     def _connector(config: dict[str, Any], keys: list[str]) -> dict[str, Any]:
         kind = str(config.get('connector_type'))
-        held = _dense_type(keys)
+        held = dense_type(keys, _CONNECTOR)
         if held not in (None, kind):
             raise CheckpointError(
                 f'config.json: connector_type {kind!r}, but the weights hold {held!r}',
@@ -152,6 +155,51 @@ class TinyLlava(Layout):
             Rule('language_model.{x}', 'llm.lm.{x}'),
         ]
 
+    def check(self, contents: Contents) -> None:
+        kind, aspects = contents.tiler.get('type'), _aspects(contents)
+        problems = contents.pixel_problems(type(contents.model.vision).__name__)
+        if kind is not None and kind not in aspects:
+            problems.append(f'{kind}: with this tower it has {", ".join(aspects)}')
+        refuse("TinyLLaVA's own layout", problems, '; use --layout native')
+
+    def config_json(self, contents: Contents) -> dict[str, Any]:
+        model, encoder = contents.model, contents.encoder
+        projector, llm = model.projector, model.llm.lm
+        connector = dense_name(projector)
+        text = older_config(llm.config)
+        text |= llm_ids(text, encoder) | {'architectures': [type(llm).__name__], 'torch_dtype': contents.dtype}
+        vision = plain_config(model.vision.tower.config)
+        return {
+            'architectures': [self.architecture],
+            'model_type': 'tinyllava',
+            'torch_dtype': contents.dtype,
+            # Names on a hub, which its programs want only where a part is to be fetched; the weights are all here.
+            'llm_model_name_or_path': text['model_type'],
+            'tokenizer_name_or_path': text['model_type'],
+            'vision_model_name_or_path': vision['model_type'],
+            'connector_type': connector,
+            'num_queries': getattr(projector, 'num_queries', None),
+            'num_resampler_layers': getattr(projector, 'depth', None) if connector == 'resampler' else None,
+            'resampler_hidden_size': None,
+            'vision_feature_layer': model.vision.select_layer,
+            'vision_feature_select_strategy': model.vision.select_feature,
+            'image_aspect_ratio': _aspects(contents).get(contents.tiler.get('type'), 'square'),
+            'tokenizer_use_fast': True,
+            'tokenizer_padding_side': 'right',
+            'tokenizer_model_max_length': text.get('max_position_embeddings'),
+            'hidden_size': model.llm.hidden_size,
+            'vocab_size': model.llm.vocab_size,
+            'vision_hidden_size': model.vision.hidden_size,
+            'tie_word_embeddings': bool(llm.config.tie_word_embeddings),
+            'text_config': text,
+            'vision_config': vision,
+        }
+
+
+def _aspects(contents: Contents) -> dict[str, str]:
+    """``image_aspect_ratio`` of the image processors that it has."""
+    return {'PadSquare': 'pad', unpadded(type(contents.model.vision).__name__): 'square'}
+
 
 def _second_tower(config: dict[str, Any], directory: ModelDirectory | None, where: str) -> dict[str, Any]:
     """The DINOv2 of a MoF: ``config.json`` holds the CLIP's numbers and only the name of the other's directory."""
@@ -167,19 +215,6 @@ def _second_tower(config: dict[str, Any], directory: ModelDirectory | None, wher
         "put that tower's config.json there, or pass its directory: mmft.load(path, vision=...)",
     )
     return vision_tower(ModelDirectory(found).config, str(found))
-
-
-def _dense_type(keys: list[str]) -> str | None:
-    """``connector_type`` of the tensors, where they are those of a linear map or an MLP.
-
-    >>> _dense_type(['connector._connector.0.weight', 'connector._connector.2.weight'])
-    'mlp2x_gelu'
-    """
-    layer = re.compile(rf'{re.escape(_CONNECTOR)}(?:(\d+)\.)?weight')
-    found = {match[1] for key in keys if (match := layer.fullmatch(key))}
-    if not found:
-        return None
-    return 'linear' if None in found else f'mlp{len(found)}x_gelu'
 
 
 _BERT = {

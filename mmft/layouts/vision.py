@@ -6,25 +6,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmft.errors import CheckpointError
-from mmft.layouts.base import Rule
-from mmft.layouts.internvl_official import VISION_DEFAULTS
+from mmft.layouts.rules import Rule
 from mmft.models.vision.timm_backbone import classifier_names, is_backbone
 
-__all__ = ['CLIP_PIXELS', 'KNOWN_TOWERS', 'PIXELS', 'side_of', 'tower_ignored', 'tower_rules', 'vision_tower']
+__all__ = ['INTERNVIT_DEFAULTS', 'KNOWN_TOWERS', 'side_of', 'tower_ignored', 'tower_rules', 'vision_tower']
+
+INTERNVIT_DEFAULTS = {
+    'hidden_size': 3200, 'num_hidden_layers': 48, 'num_attention_heads': 25, 'intermediate_size': 12800,
+    'image_size': 224, 'patch_size': 14, 'qkv_bias': False, 'qk_normalization': True, 'norm_type': 'rms_norm',
+    'layer_norm_eps': 1e-6, 'hidden_act': 'gelu', 'dropout': 0.0, 'attention_dropout': 0.0, 'drop_path_rate': 0.0,
+    'initializer_factor': 0.1, 'initializer_range': 0.02,
+}  # fmt: skip
+"""What ``vision_config`` holds, and what the original (``InternVisionConfig``) takes where an entry is left out."""
 
 TOWERS = {
     'clip': 'CLIP', 'clip_vision_model': 'CLIP', 'siglip': 'SigLIP', 'siglip_vision_model': 'SigLIP',
     'dinov2': 'DINOv2', 'intern_vit_6b': 'InternViT',
 }  # fmt: skip
 """``model_type`` -> mmft's type."""
-
-CLIP_PIXELS = {
-    'pixel_mean': (0.48145466, 0.4578275, 0.40821073),
-    'pixel_std': (0.26862954, 0.26130258, 0.27577711),
-}
-_HALF = {'pixel_mean': (0.5, 0.5, 0.5), 'pixel_std': (0.5, 0.5, 0.5)}
-PIXELS = {'CLIP': CLIP_PIXELS, 'SigLIP': _HALF, 'MoFTower': CLIP_PIXELS}
-"""What each tower was trained with; ImageNet's numbers, the ``VLM``'s default, for the others."""
 
 _CLIP_FIELDS = (
     'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'image_size', 'patch_size',
@@ -37,7 +36,7 @@ _FIELDS = {
         'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'mlp_ratio', 'image_size', 'patch_size',
         'hidden_act', 'layer_norm_eps', 'qkv_bias', 'layerscale_value', 'use_swiglu_ffn', 'use_mask_token',
     ),
-    'InternViT': tuple(VISION_DEFAULTS),
+    'InternViT': tuple(INTERNVIT_DEFAULTS),
 }  # fmt: skip
 
 _CLIP_B = {'hidden_size': 768, 'num_hidden_layers': 12, 'num_attention_heads': 12, 'intermediate_size': 3072}
@@ -97,7 +96,7 @@ def vision_tower(config: Mapping[str, Any], where: str, keys: Iterable[str] = ()
 
 def _defaults(kind: str) -> Mapping[str, Any]:
     if kind == 'InternViT':
-        return VISION_DEFAULTS
+        return INTERNVIT_DEFAULTS
     from transformers import AutoConfig
 
     known = AutoConfig.for_model({'CLIP': 'clip_vision_model', 'SigLIP': 'siglip_vision_model'}.get(kind, 'dinov2'))

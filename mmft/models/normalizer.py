@@ -16,6 +16,7 @@ __all__ = [
     'OPENAI_CLIP_STD',
     'SIGLIP_MEAN',
     'SIGLIP_STD',
+    'TOWER_PIXELS',
     'TileNormalizer',
 ]
 
@@ -24,6 +25,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 OPENAI_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+
+_CLIP = {'pixel_mean': OPENAI_CLIP_MEAN, 'pixel_std': OPENAI_CLIP_STD}
+TOWER_PIXELS: dict[str, dict[str, tuple[float, ...]]] = {
+    'CLIP': _CLIP, 'MoFTower': _CLIP, 'SigLIP': {'pixel_mean': SIGLIP_MEAN, 'pixel_std': SIGLIP_STD},
+}  # fmt: skip
+"""What each tower was trained with; ImageNet's numbers, the ``VLM``'s default, for the others."""
 
 
 class TileNormalizer(BaseDataPreprocessor):

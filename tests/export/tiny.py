@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 from mmft.checkpoint import build_pretrained
 from mmft.data import ChatEncoder, DynamicTiler
 from mmft.engine.training_state import plain
-from mmft.export.files import Contents
 from mmft.export.gate import logits_of
-from mmft.export.targets import choose_target
+from mmft.layouts import Contents, layout_for
 from mmft.models import VLM
 from mmft.models.language.family import families
 from mmft.models.lora import plain_key
@@ -73,14 +72,14 @@ def make_base(directory: Path, config: dict[str, Any], layout: str = 'official',
     directory.mkdir(parents=True)
     model = random_model(config, seed)
     own = dict(model.named_parameters())
-    table, family = choose_target(layout, config)
+    table = layout_for(layout, config)
     tensors: dict[str, torch.Tensor] = {}
     for step in table.to_theirs(own):
         tensors |= step(lambda name: own[name].detach().to(dtype))
     save_file(
         {name: value.contiguous() for name, value in tensors.items()}, directory / 'model.safetensors', {'format': 'pt'}
     )
-    family.write_files(directory, Contents(model, config, encoder, None, str(dtype).removeprefix('torch.')))
+    table.write_files(directory, Contents(model, config, encoder, None, str(dtype).removeprefix('torch.')))
     return directory
 
 

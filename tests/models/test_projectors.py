@@ -28,8 +28,8 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter, load_balancing_loss_func
 
 from mmft.errors import ConfigError
-from mmft.layouts.base import NameTable
 from mmft.layouts.projectors import any_projector_rules, connector_rules, llava_projector_rules
+from mmft.layouts.rules import NameTable
 from mmft.models.projectors import MLP, BenchResampler, Identity, Linear, MoEMLP, MoFMLP, QFormer, Resampler
 from mmft.models.projectors.moe_mlp import balance_loss
 from tests.helpers import GOLDEN, golden_json, golden_tensors

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.layouts.language import older_rope
 from mmft.layouts.tokenizer_files import write_tokenizer
-from mmft.layouts.vision import PIXELS
-from mmft.models.vlm import IMAGENET_MEAN, IMAGENET_STD, VLM
+from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TOWER_PIXELS
+from mmft.models.vlm import VLM
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -79,7 +79,7 @@ class Contents:
         Args:
             kind: of the tower.
         """
-        mean, std = PIXELS.get(kind, {}).values() or (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = TOWER_PIXELS.get(kind, {}).values() or (IMAGENET_MEAN, IMAGENET_STD)
         if (tuple(self.model.pixel_mean), tuple(self.model.pixel_std)) == (mean, std):
             return []
         return [f'pixel_mean {list(self.model.pixel_mean)}: it takes what {kind} was trained with, {list(mean)}']

@@ -1,0 +1,74 @@
+"""Pictures and prompts of LLaVA's directories: the image processor that a config describes, and the chat template.
+
+Sources: ``llava/mm_utils.py`` and ``llava/conversation.py`` of haotian-liu/LLaVA.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmft.errors import CheckpointError
+from mmft.models.language.family import families
+
+__all__ = ['image_processor', 'llava_encoder', 'unpadded']
+
+_TOKENIZER_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
+
+
+def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: Path | None = None) -> dict[str, Any]:
+    """The ``encoder`` dict of a foreign directory of this family: a picture is ``<image>`` with nothing around it.
+
+    Args:
+        directory: whose tokenizer may tell that the chat template is not its language model's usual one.
+    """
+    return {
+        'type': 'ChatEncoder',
+        'template': _template(model, directory),
+        'image_processor': processor,
+        'image_start': '',
+        'image_token': '<image>',
+        'image_end': '',
+        'images_first': True,
+        'add_tokens': True,  # LLaVA's own tokenizers have no <image>: its code looks for the text
+    }
+
+
+def _template(model: dict[str, Any], directory: Path | None) -> str:
+    """The chat template: no file of theirs names it. LLaVA's own code sees a dialect by the folder's name, we by the
+    tokens."""
+    family = families().get(model['llm']['type'])
+    if family is None:
+        return 'vicuna_v1'
+    files = [Path(directory) / name for name in _TOKENIZER_FILES] if directory is not None and family.dialects else []
+    text = '\n'.join(file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file())
+    spoken = (templates for token, templates in family.dialects.items() if token in text)
+    return next(spoken, (family.template, family.template))[bool(model.get('merge'))]
+
+
+def unpadded(tower: str) -> str:
+    """What becomes of a picture that is neither padded nor tiled: SigLIP's own processor stretches it, CLIP's crops."""
+    return 'Resize' if tower == 'SigLIP' else 'CenterCrop'
+
+
+def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """The image processor of a LLaVA config.
+
+    Args:
+        options: ``image_aspect_ratio`` (``pad``, ``anyres`` or what the tower's own processor does) and
+            ``image_grid_pinpoints``.
+    """
+    side, kind = model['vision'].get('image_size', 336), options.get('image_aspect_ratio')
+    if kind == 'pad':
+        return {'type': 'PadSquare', 'tile_size': side, 'mean': list(model.get('pixel_mean', (0.5, 0.5, 0.5)))}
+    if str(kind).startswith('anyres_'):
+        raise CheckpointError(
+            f'config.json: image_aspect_ratio {kind!r}, which shrinks large pictures after the tower',
+            expected="'anyres', 'pad' or 'square'",
+            fix="the tokens of 'anyres' are another model's; set that only to train anew",
+        )
+    if kind == 'anyres':
+        mode = options.get('mm_patch_merge_type') or 'flat'
+        pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
+        return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': mode}
+    return {'type': unpadded(model['vision']['type']), 'tile_size': side}
