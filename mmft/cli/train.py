@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             fix=f'torchrun --nproc_per_node={args.gpus} tools/train.py {args.config} ...',
         )
     from mmft.engine import Runner
-    from mmft.engine.distributed import shutdown
+    from mmft.engine.compat import leave_distributed
     from mmft.engine.signals import explained_end
 
     if error := _problems(args, cfg).error:
@@ -142,5 +142,5 @@ def run(args: argparse.Namespace) -> int:
         if note:
             runner.logger.warning(note)
         runner.train()
-    shutdown()
+    leave_distributed()
     return 0

@@ -6,9 +6,11 @@ no longer needs its workaround: take it out then.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import importlib.util
 import os
+import time
 from typing import Any
 
 from mmft.checks import count_in_environment
@@ -18,6 +20,7 @@ __all__ = [
     'LAUNCHERS',
     'find_bases_without_pkg_resources',
     'init_distributed',
+    'leave_distributed',
     'link_optimizer_states',
     'without_deepspeed_compilation',
     'worker_error',
@@ -68,6 +71,25 @@ def init_distributed(launcher: str, timeout: float | None = None) -> None:
     if timeout is not None:
         options['timeout'] = datetime.timedelta(seconds=timeout)
     torch.distributed.init_process_group('gloo', **options)
+    atexit.register(leave_distributed)
+
+
+def leave_distributed() -> None:
+    """Leave the process group, where there is one, so that the interpreter can end.
+
+    torch 2.12's gloo threads take the GIL to release the tensors of a finished collective. Python 3.11 ends a thread
+    that asks for it while the interpreter ends, and in the middle of C++ that is SIGABRT ("terminate called without an
+    active exception") at the end of a run that has gone well. Destroying the group joins its threads; but
+    DistributedDataParallel never lets go of it, and then only a pause, in which nothing holds the GIL, is left.
+    """
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gloo = torch.distributed.get_backend() == 'gloo'
+    torch.distributed.destroy_process_group()
+    if gloo:
+        time.sleep(0.2)
 
 
 def _check_started(launcher: str, cuda: bool) -> None:

@@ -105,12 +105,6 @@ def barrier() -> None:
         dist.barrier()
 
 
-def shutdown() -> None:
-    """Leave the process group in order."""
-    if initialized():
-        dist.destroy_process_group()
-
-
 def wrap_ddp(model: nn.Module, find_unused_parameters: bool = False) -> nn.Module:
     """``model`` under DistributedDataParallel: of its GPU, or of the CPU, where ``device_ids`` must be None."""
     device = next(model.parameters()).device
