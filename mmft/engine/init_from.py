@@ -32,6 +32,7 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.foreign_checkpoints import is_deepspeed
 from mmft.files.partial import projector_file
+from mmft.files.path_errors import not_one_run
 from mmft.files.tensors import TensorSource, fingerprint
 from mmft.missing import absent
 from mmft.models.buffers import moving_buffers, tensors_of
@@ -64,6 +65,8 @@ def find_source(path: str | Path) -> Path:
             return folder
         if (found := single or find_last(folder)) is not None:
             return found
+    if folder.is_dir() and (several := not_one_run(folder)) is not None:
+        raise CheckpointError(f'init_from: {several.what}', expected=several.expected, fix=several.fix)
     why, fix = ('nothing in it holds weights', 'name another folder') if folder.is_dir() else absent(path)
     raise CheckpointError(
         f'init_from: nothing to start from at {path} (relative to {Path.cwd()}): {why}',

@@ -19,6 +19,7 @@ from mmft.engine.run_folder import (
 )
 from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import foreign_training
+from mmft.files.path_errors import not_one_run
 
 if TYPE_CHECKING:
     from mmft.engine.runner import Runner
@@ -48,7 +49,8 @@ def read_resumable(
     if newest is None:
         if path is None:
             return None
-        raise CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
+        nothing = CheckpointError(f'no checkpoint in {directory}', expected='files iter_N.pth')
+        raise not_one_run(directory) or nothing
     pointer, (name, run) = directory / POINTER, read_pointer(directory)
     if pointer.exists() and (name is None or not (run or (directory / name).is_file())):
         why = 'cannot be read' if name is None else f'names {name}, which is not there'

@@ -54,7 +54,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
         CheckpointError: there is none.
     """
     from mmft.files.foreign_checkpoints import foreign_training
-    from mmft.files.path_errors import lfs_pointer, not_a_model
+    from mmft.files.path_errors import lfs_pointer, not_a_model, not_one_run
 
     path = Path(path).expanduser()
     if os.path.isdir(path):
@@ -62,7 +62,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
             nothing = CheckpointError(
                 f'no checkpoint in {path}', expected='best.pth, or iter_N.pth', fix='check the path'
             )
-            raise foreign_training(path) or nothing
+            raise foreign_training(path) or not_one_run(path) or nothing
         (log or _say)(f'{path}: taking {found.name}, the {"best" if found.name == "best.pth" else "last"} checkpoint')
         return found
     if not os.path.exists(path):

@@ -10,11 +10,13 @@ from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, first_line
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.missing import MODEL_EXPECTED, listed, missing
-from mmft.words import clipped, printable
+from mmft.words import clipped, count_of, printable
 
-__all__ = ['lfs_pointer', 'not_a_model', 'unreadable']
+__all__ = ['lfs_pointer', 'not_a_model', 'not_one_run', 'unreadable']
 
 _WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt')
+_CHECKPOINT = re.compile(r'best\.pth|iter_(\d+)\.pth')
+_STARTED = re.compile(r'\d{8}_\d{6}')  # the folder of a log
 _ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.bz2', '.xz', '.zst', '.7z', '.rar')
 
 
@@ -81,13 +83,13 @@ def _file(path: Path) -> CheckpointError:
 def _folder(path: Path) -> CheckpointError:
     what = f'no config.json in {printable(path)}'
     children = listed(path)
-    if (foreign := foreign_training(path)) is not None:
-        return foreign
+    if (other := foreign_training(path) or not_one_run(path)) is not None:
+        return other
     models = ('config.json', 'adapter_config.json')
     inside = [p for p in (*children, *path.glob('snapshots/*')) if any((p / name).is_file() for name in models)]
     if not children:
         what, fix = f'{what}: the directory is empty', 'download the model into it, or check the path'
-    elif any(p.name == 'best.pth' or re.fullmatch(r'iter_\d+\.pth', p.name) for p in children):
+    elif any(_CHECKPOINT.fullmatch(p.name) for p in children):
         fix = f'this is the folder of a training: mmft pth_to_hf {printable(path)} OUT makes a model directory of it'
     elif inside:
         fix = f'did you mean {printable(" or ".join(map(str, inside[:3])))}?'
@@ -96,3 +98,36 @@ def _folder(path: Path) -> CheckpointError:
     else:
         fix = 'check the path; download all files of the model into it'
     return CheckpointError(what, expected=MODEL_EXPECTED, fix=fix)
+
+
+def not_one_run(path: Path) -> CheckpointError | None:
+    """The error for a folder of several trainings, or of one without a checkpoint; None where it is neither."""
+    children = listed(path)
+    if any(_CHECKPOINT.fullmatch(p.name) for p in children):
+        return None
+    found = [p for way in ('*/*.pth', '*/*/*.pth') for p in sorted(path.glob(way)) if _CHECKPOINT.fullmatch(p.name)]
+    best: dict[Path, Path] = {}
+    for file in sorted(found, key=_preference):
+        best[file.parent] = file
+    if best:
+        named = [f'{folder} ({file.name})' for folder, file in sorted(best.items())]
+        named += [f'{p} (a model directory)' for p in children if (p / 'config.json').is_file()]
+        more = f' and {len(named) - 5} more' if named[5:] else ''
+        return CheckpointError(
+            f'{printable(path)} holds {count_of(len(best), "training")}, and no model or checkpoint of its own',
+            expected='the folder of one training, which stands for its best or last checkpoint, or a model directory',
+            fix=f'name one: {printable(", ".join(named[:5]))}{more}',
+        )
+    if (path / 'last_checkpoint').is_file() or any(_STARTED.fullmatch(p.name) and p.is_dir() for p in children):
+        return CheckpointError(
+            f'{printable(path)} is the folder of a training that has saved no checkpoint',
+            expected='best.pth or iter_N.pth in it',
+            fix='let it train up to its first checkpoint (default_hooks.checkpoint), or name another folder',
+        )
+    return None
+
+
+def _preference(checkpoint: Path) -> tuple[bool, int]:
+    """Best first of all, else the later one: the last of what this sorts."""
+    number = _CHECKPOINT.fullmatch(checkpoint.name)[1]
+    return number is None, int(number or 0)

@@ -47,6 +47,10 @@ def made(tmp_path_factory):
     (root / 'notes.txt').write_text('x')
     (root / 'above').mkdir()
     (root / 'above' / 'model').symlink_to(base)
+    for file in ('a/best.pth', 'a/iter_12.pth', 'b/c/iter_9.pth', 'b/c/iter_3.pth', 'out/config.json'):
+        (root / 'runs' / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / 'runs' / file).touch()
+    (root / 'new_run' / '20261129_034422').mkdir(parents=True)
     (root / 'adapter').mkdir()
     shutil.copy(GOLDEN / 'llava15' / 'config.json', root / 'adapter')
     (root / 'adapter' / 'adapter_model.safetensors').touch()
@@ -144,6 +148,12 @@ WRONG = {
     ),
     'x' * 5000: ('is not a directory', 'check the path'),
     'empty': ('no config.json in empty: the directory is empty', 'download'),
+    'work_dirs': ('work_dirs holds 1 training, and no model', 'name one: work_dirs/food (iter_10.pth)'),
+    'runs': (
+        'runs holds 2 trainings, and no model or checkpoint of its own',
+        'name one: runs/a (best.pth), runs/b/c (iter_9.pth), runs/out (a model directory)',
+    ),
+    'new_run': ('new_run is the folder of a training that has saved no checkpoint', 'up to its first checkpoint'),
     'above': ('no config.json in above', 'did you mean above/model?'),
     'notes.txt': ('is a file, not a model directory', 'name a directory'),
     'base/model.safetensors': ('is a file, not a model directory', 'name the directory that it lies in: base'),
