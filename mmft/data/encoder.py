@@ -20,6 +20,7 @@ from mmft.checks import is_whole
 from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.pictures.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.pictures.transparency import as_colour
+from mmft.data.prompt import prompt_messages
 from mmft.data.text.label_mask import describe, render_mask
 from mmft.data.text.templates import ChatTemplate, build_template
 from mmft.data.text.templates.chat_template import check_message
@@ -159,8 +160,8 @@ class ChatEncoder(KeptEncoder):
     ) -> Sample:
         """Encode a question for generation.
 
-        A question without ``<image>`` gets ``<image>`` and a newline in front for each picture that ``history`` has no
-        place for, as OpenGVLab's ``chat`` does with a first question.
+        A question without ``<image>`` gets one in front for each picture that ``history`` has no place for: see
+        ``prompt_messages``.
 
         Args:
             question: the user's text.
@@ -172,10 +173,8 @@ class ChatEncoder(KeptEncoder):
             check_message(number, turn)
         if not isinstance(question, str):
             raise DataError(f'the question is {type(question).__name__}', expected='a string')
-        if IMAGE_PLACEHOLDER not in question:
-            placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in history if turn['role'] == 'user')
-            question = f'{IMAGE_PLACEHOLDER}\n' * (len(images) - placed) + question
-        return self([*history, {'role': 'user', 'content': question}], images, add_generation_prompt=True)
+        messages = prompt_messages([*history, {'role': 'user', 'content': question}], len(images))
+        return self(messages, images, add_generation_prompt=True)
 
     def num_tokens(
         self,

@@ -20,7 +20,7 @@ from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
 from mmft.models.slots import check_slots, run_ends
 from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
-from mmft.structures import IGNORE_INDEX
+from mmft.structures import IGNORE_INDEX, Sample
 from mmft.words import count_of
 
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'VLM', 'TileNormalizer']
@@ -282,7 +282,6 @@ class VLM(BaseModel):
             attention_mask = torch.ones_like(input_ids)
         return self(input_ids, attention_mask, pixel_values, mode='predict', **kwargs)
 
-    @torch.no_grad()
     def chat(
         self,
         encoder: Any,
@@ -301,7 +300,13 @@ class VLM(BaseModel):
             history: earlier messages ``{'role', 'content'}``; their pictures come first in ``images``.
             kwargs: as transformers' ``generate``.
         """
-        sample = encoder.prompt(question, images, history)
+        return self.answer(encoder, encoder.prompt(question, images, history), max_new_tokens, do_sample, **kwargs)
+
+    @torch.no_grad()
+    def answer(
+        self, encoder: Any, sample: Sample, max_new_tokens: int = 512, do_sample: bool = False, **kwargs: Any
+    ) -> str:
+        """The answer to a prompt that ``encoder.prompt`` made; arguments as of ``chat``."""
         if sample.image_grids:
             kwargs['image_sizes'] = torch.tensor(sample.image_sizes)
             kwargs['image_grids'] = torch.tensor(sample.image_grids)

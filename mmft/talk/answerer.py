@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmft.errors import ConfigError, DataError
-from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.data.prompt import prompt_messages
+from mmft.errors import ConfigError
+from mmft.structures import Message
 from mmft.talk.answer_text import AnswerText
-from mmft.words import count_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ['Answerer', 'Picture', 'place_pictures']
+__all__ = ['Answerer', 'Picture']
 
 Picture: TypeAlias = 'str | os.PathLike | Image.Image'
 """A path, or a PIL picture."""
@@ -76,7 +76,7 @@ class Answerer(ABC):
             )
         settings = {'max_new_tokens': max_new_tokens, 'temperature': temperature, 'top_p': top_p, 'seed': seed}
         stop = stop or threading.Event()
-        return _trimmed(self._pieces(place_pictures(messages, len(images)), list(images), settings, stop))
+        return _trimmed(self._pieces(prompt_messages(messages, len(images)), list(images), settings, stop))
 
     def answer(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Picture] = (), **settings: Any) -> str:
         """The whole answer; arguments as of ``stream``."""
@@ -96,34 +96,6 @@ class Answerer(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def place_pictures(messages: Sequence[Mapping[str, Any]], num_images: int) -> list[Message]:
-    """The messages with a ``<image>`` for each picture (see ``Answerer.stream``).
-
-    Raises:
-        DataError: no question at the end, or more or fewer placeholders than pictures.
-
-    >>> place_pictures([{'role': 'user', 'content': 'What is it?'}], 1)
-    [{'role': 'user', 'content': '<image>\\nWhat is it?'}]
-    """
-    turns = [Message(role=turn['role'], content=turn['content']) for turn in messages]
-    if not turns or turns[-1]['role'] != 'user':
-        raise DataError('a conversation without a question at its end', expected='a last message of the user')
-    last = turns[-1]['content']
-    if not last.replace(IMAGE_PLACEHOLDER, '').strip() and num_images == 0:
-        raise DataError('an empty question', expected='text, or a picture')
-    placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in turns if turn['role'] == 'user')
-    if IMAGE_PLACEHOLDER not in last:
-        turns[-1]['content'] = f'{IMAGE_PLACEHOLDER}\n' * (num_images - placed) + last
-        placed = max(placed, num_images)
-    if placed != num_images:
-        raise DataError(
-            f'{placed} {IMAGE_PLACEHOLDER} in the questions, {count_of(num_images, "picture")}',
-            expected='one placeholder for each picture',
-            fix=f'leave {IMAGE_PLACEHOLDER} out: pictures then come first in the last question',
-        )
-    return turns
 
 
 def _trimmed(pieces: Iterator[str]) -> Iterator[str]:

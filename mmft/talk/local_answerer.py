@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 import mmft.engine.compat
 from mmft.checkpoint.load import as_device, as_dtype, encoder_places, has_tokenizer, open_pretrained
@@ -28,14 +22,31 @@ from mmft.errors import CheckpointError, DataError
 from mmft.files.directory import ModelDirectory
 from mmft.structures import Message
 from mmft.talk.answerer import Answerer, Picture
+from mmft.talk.sampling import logits_processors
 
 if TYPE_CHECKING:
     from mmft.data import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['LocalAnswerer', 'check_directory']
+__all__ = ['Generated', 'LocalAnswerer', 'check_directory']
 
 _LOOK_UP = 0.1  # seconds after which a question that waits for its turn looks whether it is still wanted
+
+
+class Generated(NamedTuple):
+    """Some of an answer.
+
+    Attributes:
+        text: what is new.
+        prompt_tokens: of the conversation.
+        new_tokens: of the answer so far.
+        finish: at its end ``stop``, or ``length`` where it was cut off; empty before.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    finish: str = ''
 
 
 class LocalAnswerer(Answerer):
@@ -72,31 +83,48 @@ class LocalAnswerer(Answerer):
     def _pieces(
         self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
     ) -> Iterator[str]:
-        room = self._room(messages, images)
+        with contextlib.closing(self.generate(messages, images, settings, stop)) as pieces:
+            yield from (piece.text for piece in pieces)
+
+    def generate(
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
+    ) -> Iterator[Generated]:
+        """The answer as it is made, counted; closing the iterator stops the making.
+
+        Args:
+            messages: with a ``<image>`` for each picture, as of ``prompt_messages``.
+            images: paths or PIL pictures.
+            settings: ``max_new_tokens``, and what ``logits_processors`` takes.
+            stop: as of ``stream``.
+
+        Yields:
+            Text, and at last, perhaps without any, why it ended.
+
+        Raises:
+            DataError: a conversation that does not fit, or a picture that cannot be read.
+        """
+        used = self.encoder.num_tokens(messages, [image_size(image) for image in images], add_generation_prompt=True)
+        room = self._room(used)
+        most = settings['max_new_tokens'] if room is None else min(settings['max_new_tokens'], room)
         said: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
         watch = _Watch(said.put, stop)
 
         def work() -> None:
             try:
-                said.put(self._in_turn(messages, images, settings, room, watch))
+                said.put(self._in_turn(messages, images, {**settings, 'max_new_tokens': most}, watch))
             except BaseException as error:  # raised again where the answer is read
                 said.put(error)
 
         worker = threading.Thread(target=work, name=f'answer of {self.name}', daemon=True)
         worker.start()
         try:
-            yield from self._read(said)
+            yield from self._read(said, used, most)
         finally:
             watch.closed = True
             worker.join()
 
     def _in_turn(
-        self,
-        messages: list[Message],
-        images: list[Picture],
-        settings: Mapping[str, Any],
-        room: int | None,
-        watch: _Watch,
+        self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], watch: _Watch
     ) -> str:
         """The answer, when those before are over; nothing if it is stopped before."""
         while not self._busy.acquire(timeout=_LOOK_UP):
@@ -107,12 +135,21 @@ class LocalAnswerer(Answerer):
                 return ''
             # Decoded now: the photos of all who wait would not fit into memory.
             pictures = [load_image(image, background=self.encoder.background) for image in images]
-            return self._chat(messages, pictures, settings, room, watch)
+            sample = self.encoder.prompt(messages[-1]['content'], pictures, messages[:-1])
+            return self.model.answer(
+                self.encoder,
+                sample,
+                max_new_tokens=settings['max_new_tokens'],
+                stopping_criteria=StoppingCriteriaList([watch]),
+                logits_processor=logits_processors(settings, sample),
+            )
         finally:
             self._busy.release()
 
-    def _read(self, said: queue.SimpleQueue[list[int] | str | BaseException]) -> Iterator[str]:
-        shown = ''
+    def _read(
+        self, said: queue.SimpleQueue[list[int] | str | BaseException], used: int, most: int
+    ) -> Iterator[Generated]:
+        shown, ids = '', []
         while True:
             news = said.get()
             if isinstance(news, torch.OutOfMemoryError):
@@ -123,41 +160,27 @@ class LocalAnswerer(Answerer):
             if isinstance(news, BaseException):
                 raise news
             last = isinstance(news, str)
+            ids = ids if last else news
             text = news if last else self.encoder.decode(news)
             # A character whose bytes have not all come yet reads as U+FFFD.
-            if text.startswith(shown) and (last or not text.endswith('\ufffd')):
-                yield text[len(shown) :]
-                shown = text
+            whole = text.startswith(shown) and (last or not text.endswith('\ufffd'))
             if last:
+                full = len(ids) >= most and ids[-1] not in self.encoder.stop_token_ids
+                yield Generated(text[len(shown) :] if whole else '', used, len(ids), 'length' if full else 'stop')
                 return
+            if whole:
+                yield Generated(text[len(shown) :], used, len(ids))
+                shown = text
 
-    def _chat(
-        self,
-        messages: list[Message],
-        pictures: list[Any],
-        settings: Mapping[str, Any],
-        room: int | None,
-        watch: _Watch,
-    ) -> str:
-        most = settings['max_new_tokens'] if room is None else min(settings['max_new_tokens'], room)
-        return self.model.chat(
-            self.encoder,
-            messages[-1]['content'],
-            pictures,
-            messages[:-1],
-            max_new_tokens=most,
-            stopping_criteria=StoppingCriteriaList([watch]),
-            logits_processor=_sampling(settings['temperature'], settings['top_p'], settings['seed']),
-        )
+    @property
+    def session_length(self) -> int | None:
+        """Most tokens of a conversation with its answer; None where the language model does not say."""
+        return getattr(getattr(getattr(self.model.llm, 'lm', None), 'config', None), 'max_position_embeddings', None)
 
-    def _room(self, messages: list[Message], images: list[Picture]) -> int | None:
-        """Tokens that fit after the conversation; None where the language model does not say."""
-        config = getattr(getattr(self.model.llm, 'lm', None), 'config', None)
-        limit = getattr(config, 'max_position_embeddings', None)
-        if not limit:
+    def _room(self, used: int) -> int | None:
+        """Tokens that fit after a conversation of so many."""
+        if not (limit := self.session_length):
             return None
-        sizes = [image_size(image) for image in images]
-        used = self.encoder.num_tokens(messages, sizes, add_generation_prompt=True)
         if used >= limit:
             raise DataError(
                 f'a conversation of {used} tokens',
@@ -211,32 +234,3 @@ class _Watch(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.tell(input_ids[0].tolist())
         return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
-
-
-class _Gumbel(LogitsProcessor):
-    """Adds noise under which the largest score is a draw from softmax(scores).
-
-    transformers draws from torch's global generator: a seed there would disturb, and be disturbed by, whatever else
-    the process draws.
-    """
-
-    def __init__(self, seed: int | None) -> None:
-        self.generator = torch.Generator()
-        if seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(seed)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.rand(scores.shape, generator=self.generator, dtype=torch.float64).clamp_(min=1e-300)
-        return scores - (-uniform.log()).log().to(scores)
-
-
-def _sampling(temperature: float, top_p: float, seed: int | None) -> LogitsProcessorList:
-    """Nothing for temperature 0: generation is greedy."""
-    if temperature == 0:
-        return LogitsProcessorList()
-    warpers = [TemperatureLogitsWarper(float(temperature))]
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    return LogitsProcessorList([*warpers, _Gumbel(seed)])

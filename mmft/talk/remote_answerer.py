@@ -20,12 +20,13 @@ from urllib.parse import urlsplit, urlunsplit
 from mmft.data.pictures.loading import load_image
 from mmft.data.pictures.portable import portable
 from mmft.data.pictures.transparency import WHITE, as_colour
+from mmft.data.prompt import to_parts
 from mmft.errors import ConfigError, ServerError
-from mmft.structures import IMAGE_PLACEHOLDER, Message
+from mmft.structures import Message
 from mmft.talk.answerer import Answerer, Picture
 from mmft.words import count_of
 
-__all__ = ['RemoteAnswerer', 'chat_messages', 'data_url', 'is_loopback']
+__all__ = ['RemoteAnswerer', 'data_url', 'is_loopback']
 
 
 class RemoteAnswerer(Answerer):
@@ -104,9 +105,10 @@ class RemoteAnswerer(Answerer):
     def _pieces(
         self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
     ) -> Iterator[str]:
+        background = self._background if images else WHITE
         request = {
             'model': self.model,
-            'messages': chat_messages(messages, images, self._background if images else WHITE),
+            'messages': to_parts(messages, [data_url(image, background) for image in images]),
             'stream': True,
             'max_tokens': settings['max_new_tokens'],
             'temperature': settings['temperature'],
@@ -210,33 +212,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         return None
-
-
-def chat_messages(
-    messages: Sequence[Message], images: Sequence[Picture], background: Sequence[int] | None = WHITE
-) -> list[dict[str, Any]]:
-    """OpenAI's messages: questions with pictures as parts, the pictures as data URLs.
-
-    The newline after a placeholder is left out: chat templates put one after a picture themselves.
-
-    Args:
-        background: on which transparent pictures are laid.
-    """
-    left = iter(images)
-    made = []
-    for turn in messages:
-        if turn['role'] != 'user' or IMAGE_PLACEHOLDER not in turn['content']:
-            made.append(dict(turn))
-            continue
-        parts: list[dict[str, Any]] = []
-        for number, text in enumerate(turn['content'].split(IMAGE_PLACEHOLDER)):
-            if number:
-                parts.append({'type': 'image_url', 'image_url': {'url': data_url(next(left), background)}})
-                text = text.removeprefix('\n')
-            if text:
-                parts.append({'type': 'text', 'text': text})
-        made.append({'role': 'user', 'content': parts})
-    return made
 
 
 def data_url(image: Picture, background: Sequence[int] | None = WHITE) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mmft.data.pictures.loading import load_image
+from mmft.data.prompt import add_placeholders, prompt_messages
 from mmft.errors import DataError, MMFTError
-from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.talk.answerer import Answerer, place_pictures
+from mmft.structures import Message
+from mmft.talk.answerer import Answerer
 
 __all__ = ['Conversation', 'Reply', 'Turn', 'check_pictures']
 
@@ -107,7 +108,7 @@ class Conversation:
                 being answered. Nothing is asked then.
         """
         question, images = question.strip(), [Path(image) for image in images]
-        place_pictures([Message(role='user', content=question)], len(images))
+        prompt_messages([Message(role='user', content=question)], len(images))
         with self._lock:
             if self.busy:
                 raise DataError('the last question is still being answered', fix='wait for it, or stop it')
@@ -165,9 +166,8 @@ class Conversation:
             if turn is not last and (not said or turn.replies[model].error):
                 carried += turn.images
                 continue
-            missing = 0 if IMAGE_PLACEHOLDER in turn.question else len(turn.images)
-            places = f'{IMAGE_PLACEHOLDER}\n' * (len(carried) + missing)
-            messages.append(Message(role='user', content=places + turn.question))
+            content = add_placeholders(turn.question, len(carried) + len(turn.images))
+            messages.append(Message(role='user', content=content))
             shown, carried = [*shown, *carried, *turn.images], []
             if turn is not last:
                 messages.append(Message(role='assistant', content=said))

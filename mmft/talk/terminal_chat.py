@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mmft.data.pictures.loading import load_image
+from mmft.data.prompt import prompt_messages
 from mmft.data.records.splits import write_text
 from mmft.errors import DataError, MMFTError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.talk.answerer import Answerer, place_pictures
+from mmft.talk.answerer import Answerer
 from mmft.talk.screen import Screen, one_line
 from mmft.words import clipped
 
@@ -125,7 +126,7 @@ class Chat:
         messages = [*self.messages, Message(role='user', content=question)]
         images = [*self.images, *self.waiting]
         # Placeholders are kept with the turn, so that later pictures do not move into it.
-        messages = place_pictures(messages, len(images))
+        messages = prompt_messages(messages, len(images))
         said, stopped = '', False
         try:
             with contextlib.closing(self.answerer.stream(messages, images, **self.settings)) as pieces:

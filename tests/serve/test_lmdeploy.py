@@ -14,9 +14,10 @@ import httpx
 import pytest
 import torch
 
+from mmft.data.prompt import to_parts
 from mmft.export.gate import logits_of
 from mmft.serve.backends.support import support_of
-from mmft.talk.remote_answerer import RemoteAnswerer, chat_messages
+from mmft.talk.remote_answerer import RemoteAnswerer, data_url
 from tests.export.tiny import make_base
 from tests.export.tiny_llava import llava_config, llava_encoder
 from tests.serve.lmdeploy_cpu import Served, preprocess, same_answer, same_prompt
@@ -43,7 +44,7 @@ def servers(made, tmp_path_factory):
 
 def asked(lesson: Lesson) -> list[dict[str, Any]]:
     """OpenAI's messages, up to the last question."""
-    return chat_messages(lesson.messages[:-1], lesson.images)
+    return to_parts(lesson.messages[:-1], map(data_url, lesson.images))
 
 
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)

@@ -15,7 +15,8 @@ import openai
 import psutil
 import pytest
 
-from mmft.talk.remote_answerer import chat_messages
+from mmft.data.prompt import to_parts
+from mmft.talk.remote_answerer import data_url
 from tests.serve.served import CASES, LESSONS, Lesson
 
 CASE = next(case for case in CASES if case.tower == 'CLIP')
@@ -55,7 +56,7 @@ def client(server):
 
 def ask(client: openai.OpenAI, lesson: Lesson, **more):
     return client.chat.completions.create(
-        model=CASE.name, messages=chat_messages(lesson.messages[:-1], lesson.images), max_tokens=64, **more
+        model=CASE.name, messages=to_parts(lesson.messages[:-1], map(data_url, lesson.images)), max_tokens=64, **more
     )
 
 

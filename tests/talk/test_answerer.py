@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 import mmft
+from mmft.data.prompt import prompt_messages, to_parts
 from mmft.errors import CheckpointError, ConfigError, DataError, MMFTError, ServerError
-from mmft.talk.answerer import place_pictures
-from mmft.talk.local_answerer import LocalAnswerer, _Gumbel
+from mmft.talk.local_answerer import LocalAnswerer
 from mmft.talk.open_answerer import check_target, open_answerer
-from mmft.talk.remote_answerer import chat_messages, data_url
+from mmft.talk.remote_answerer import data_url
+from mmft.talk.sampling import GumbelNoise
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config, picture
 from tests.talk.fakes import FakeServer, Said, event, save_picture
 
@@ -85,7 +86,7 @@ def test_a_seed_gives_one_answer_whatever_else_is_drawn(local):
 
 def test_draws_are_from_the_softmax():
     scores = torch.tensor([[1.0, 0.0, -1.0, float('-inf')]])
-    noisy = _Gumbel(0)
+    noisy = GumbelNoise(0)
     drawn = torch.tensor([int(noisy(torch.zeros(1, 0), scores).argmax()) for _ in range(6000)])
     shares = drawn.bincount(minlength=4) / 6000
     torch.testing.assert_close(shares, scores.softmax(-1)[0], atol=0.02, rtol=0)
@@ -120,8 +121,9 @@ def test_questions_wait_for_each_other(local):
 
 
 def test_a_question_that_is_stopped_while_it_waits_is_never_begun(local, monkeypatch):
-    begun, decoded = [], []
-    monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: begun.append(arguments[1]) or 'yes')
+    begun, decoded, prompt = [], [], local.encoder.prompt
+    monkeypatch.setattr(local.encoder, 'prompt', lambda text, *rest: begun.append(text) or prompt(text, *rest))
+    monkeypatch.setattr(local.model, 'answer', lambda *_, **__: 'yes')
     monkeypatch.setattr('mmft.talk.local_answerer.load_image', lambda image, **_: decoded.append(image) or image)
     stop, said = threading.Event(), []
     with local._busy:
@@ -179,14 +181,16 @@ def test_characters_come_whole(local):
     reader = LocalAnswerer.__new__(LocalAnswerer)
     reader.encoder = type('Encoder', (), {'decode': staticmethod(lambda ids: texts[len(ids)])})
     queue = type('Queue', (), {'get': staticmethod(lambda: next(said))})
-    assert list(reader._read(queue)) == ['你', '好']
+    pieces = list(reader._read(queue, used=5, most=9))
+    assert [piece.text for piece in pieces] == ['你', '好']
+    assert pieces[-1][1:] == (5, 3, 'stop')
 
 
 def test_an_error_in_the_model_is_raised_where_the_answer_is_read(local, monkeypatch):
     def broken(*_, **__):
         raise torch.OutOfMemoryError('CUDA out of memory')
 
-    monkeypatch.setattr(local.model, 'chat', broken)
+    monkeypatch.setattr(local.model, 'answer', broken)
     with pytest.raises(DataError, match='no memory on cpu is left'):
         local.answer([user('Hello')])
 
@@ -199,7 +203,7 @@ def test_ctrl_c_reaches_a_reader_who_waits(local, monkeypatch):
         return ''
 
     with monkeypatch.context() as patch:
-        patch.setattr(local.model, 'chat', slow)
+        patch.setattr(local.model, 'answer', slow)
         with pytest.raises(KeyboardInterrupt):
             local.answer([user('Hello')])
     assert local.answer([user('Hello')], max_new_tokens=2)  # and the model is free again
@@ -253,12 +257,12 @@ def test_settings_out_of_range_are_refused(settings, bad):
 )  # fmt: skip
 def test_conversations_that_do_not_fit_are_refused(messages, images, what):
     with pytest.raises(DataError, match=what):
-        place_pictures(messages, images)
+        prompt_messages(messages, images)
 
 
 def test_pictures_without_a_place_come_first_in_the_last_question():
     history = [user('<image>\nOne?'), {'role': 'assistant', 'content': '<image> is a word here'}]
-    placed = place_pictures([*history, user('Two?')], 3)
+    placed = prompt_messages([*history, user('Two?')], 3)
     assert placed[:2] == history
     assert placed[2]['content'] == '<image>\n<image>\nTwo?'
 
@@ -280,7 +284,8 @@ def test_transparent_pictures_lie_on_the_background_of_the_encoder(local, backgr
     Image.new('RGBA', (60, 60), (7, 8, 9, 0)).save(tmp_path / 'clear.png')
     seen = []
     monkeypatch.setattr(local.encoder, 'background', background)
-    monkeypatch.setattr(local.model, 'chat', lambda *arguments, **_: seen.extend(arguments[2]) or 'yes')
+    monkeypatch.setattr(local.encoder, 'prompt', lambda question, images, history: seen.extend(images))
+    monkeypatch.setattr(local.model, 'answer', lambda *_, **__: 'yes')
     assert local.answer([user('What?')], [tmp_path / 'clear.png', Image.open(tmp_path / 'clear.png')]) == 'yes'
     assert [image.getpixel((0, 0)) for image in seen] == [background or (7, 8, 9)] * 2
 
@@ -318,9 +323,8 @@ def test_pictures_stand_where_their_placeholders_stood(tmp_path):
     blue, red = (
         save_picture(tmp_path / name, color) for name, color in (('b.png', (0, 0, 255)), ('r.png', (255, 0, 0)))
     )
-    made = chat_messages(
-        [user('Is <image>\nlike <image>?'), {'role': 'assistant', 'content': 'No <image>.'}], [blue, red]
-    )
+    messages = [user('Is <image>\nlike <image>?'), {'role': 'assistant', 'content': 'No <image>.'}]
+    made = to_parts(messages, map(data_url, [blue, red]))
     kinds = [part.get('text', part['type']) for part in made[0]['content']]
     assert kinds == ['Is ', 'image_url', 'like ', 'image_url', '?']
     assert made[1]['content'] == 'No <image>.'
