@@ -22,6 +22,7 @@ from mmft.engine.vocabulary import check_rows, grow
 from mmft.files.tensors import fingerprint
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
+from mmft.models.precision import store_as_
 from mmft.models.tuning import apply_tune, part_of
 from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
@@ -70,7 +71,7 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     else:
         model = MODELS.build(model_config)
         if dtype is not None:
-            model.to(dtype)
+            store_as_(model, dtype)
         drawn = set(tensors_of(model))
     rows, tune = model.llm.vocab_size, grown_tune(cfg, model)
     if model.llm.vocab_size > rows:

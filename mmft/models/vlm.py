@@ -18,6 +18,7 @@ from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts,
 from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
+from mmft.models.precision import mixed_autocast
 from mmft.models.slots import check_slots, run_ends
 from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
 from mmft.structures import IGNORE_INDEX, Sample
@@ -280,7 +281,8 @@ class VLM(BaseModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        return self(input_ids, attention_mask, pixel_values, mode='predict', **kwargs)
+        with mixed_autocast(self, input_ids.device):
+            return self(input_ids, attention_mask, pixel_values, mode='predict', **kwargs)
 
     def chat(
         self,
