@@ -17,6 +17,7 @@ from mmft.layouts.language import family_of, family_of_keys, family_of_name, lan
 from mmft.models.language.family import families, held_by
 from mmft.models.lora import linear_names
 from mmft.registry import LANGUAGE_MODELS
+from tests.models.family_table import DOCUMENT, write_table
 from tests.models.parts import VOCABULARY, llm_config
 
 FAMILIES = families()
@@ -105,3 +106,8 @@ def test_its_own_config_there_and_back(kind):
     assert {k: v for k, v in again.to_dict().items() if k not in unsaid} == {
         k: v for k, v in config.to_dict().items() if k not in unsaid
     }
+
+
+def test_the_document_lists_them():
+    text = DOCUMENT.read_text(encoding='utf-8')
+    assert write_table(text) == text, 'write it again: python -m tests.models.family_table'
