@@ -54,7 +54,7 @@ class Exported:
 def exported(request, tmp_path_factory):
     """The training's model and encoder, and what was written of them."""
     architecture, kind = request.param
-    root = tmp_path_factory.mktemp(kind)  # a path by which LMDeploy takes no chat template of its own
+    root = tmp_path_factory.mktemp(f'{kind}-no')  # LMDeploy takes a chat template of its own by a path, such as llama2
     if architecture == LLAVA:
         encoder, config = llava_encoder(kind), llava_config(kind, spare=SPARE[kind])
         base = make_base(root / 'base', config, 'native')
