@@ -23,6 +23,10 @@ from tests.helpers import GOLDEN
 
 LORA = {'vision': 'frozen', 'projector': 'full', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8}}
 TOKENIZERS = {'InternLM2': 'internlm2', 'Phi3': 'phi3_rstrip_additional', 'Llama': 'internlm2'}  # others: qwen2
+FAMILY = {
+    'InternLM2': {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
+    'Qwen3': {'head_dim': 32},  # not hidden_size / num_attention_heads
+}
 
 
 def make_encoder(kind: str = 'InternLM2', **more: Any) -> ChatEncoder:
@@ -39,7 +43,6 @@ def make_encoder(kind: str = 'InternLM2', **more: Any) -> ChatEncoder:
 def model_config(kind: str = 'InternLM2', vocab_size: int = 0, **llm: Any) -> dict[str, Any]:
     """A model dict of 2 + 2 layers, whose language model has the token ids of ``make_encoder``."""
     vocab_size = vocab_size or len(make_encoder(kind).tokenizer) + 5
-    rope = {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'dynamic', 'factor': 2.0}} if kind == 'InternLM2' else {}
     return {
         'type': 'VLM',
         'vision': {
@@ -50,7 +53,7 @@ def model_config(kind: str = 'InternLM2', vocab_size: int = 0, **llm: Any) -> di
         'llm': {
             'type': kind, 'vocab_size': vocab_size, 'hidden_size': 64, 'intermediate_size': 96, 'num_hidden_layers': 2,
             'num_attention_heads': 4, 'num_key_value_heads': 2, 'max_position_embeddings': 512, 'rms_norm_eps': 1e-5,
-            'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2, **rope, **llm,
+            'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2, **FAMILY.get(kind, {}), **llm,
         },
     }  # fmt: skip
 

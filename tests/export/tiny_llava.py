@@ -19,6 +19,7 @@ FAMILY = {
     'Phi': {'num_key_value_heads': 4},
     'Gemma': {'head_dim': 16, 'tie_word_embeddings': True},
     'Qwen2': {'tie_word_embeddings': True},
+    'Qwen3': {'head_dim': 16},
 }
 PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 ANYRES = {'type': 'AnyResTiler', 'grid_pinpoints': PINPOINTS, 'tile_size': 56}

@@ -32,6 +32,7 @@ SPECIAL = {
     'Gemma': {'head_dim': 12},
     'MiniCPM': {'dim_model_base': 8},
     'Phi3': {'original_max_position_embeddings': 4096},
+    'Qwen3': {'head_dim': 16},
     'StableLM': {'partial_rotary_factor': 0.5},
 }
 # Towers: instead of the common arguments.

@@ -158,6 +158,11 @@ def gemma(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, hea
     return vocab * h + depth * (attention + 3 * h * f + 2 * h) + h
 
 
+def qwen3(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    """Gemma's matrices, and a norm of each head's queries and keys."""
+    return gemma(vocab, h, f, depth, heads, kv_heads, head_dim) + depth * 2 * head_dim
+
+
 def sizes(kind: str, vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, **more: object) -> dict:
     return {
         'type': kind,
@@ -216,6 +221,11 @@ LANGUAGE = {
         sizes('Qwen2', 151936, 896, 4864, 24, 14, 2, tie_word_embeddings=True),
         tied(decoder(151936, 896, 4864, 24, 14, 2, qkv_bias=True), 151936, 896),
         494_032_768,
+    ),
+    'Qwen3-0.6B': (
+        sizes('Qwen3', 151936, 1024, 3072, 28, 16, 8, head_dim=128, tie_word_embeddings=True),
+        qwen3(151936, 1024, 3072, 28, 16, 8, 128),
+        596_049_920,
     ),
 }
 

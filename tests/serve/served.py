@@ -27,7 +27,7 @@ from mmft.models.tuning import apply_tune
 from mmft.serve.backends.support import BACKENDS, Support, support_table
 from mmft.structures import IGNORE_INDEX
 from tests.export.tiny import make_encoder, model_config, random_model
-from tests.export.tiny_llava import ANYRES, PIXELS, llava_config, llava_encoder
+from tests.export.tiny_llava import ANYRES, FAMILY, PIXELS, llava_config, llava_encoder
 
 __all__ = ['CASES', 'LESSONS', 'Case', 'Lesson', 'Made', 'make', 'table', 'write_table']
 
@@ -122,7 +122,7 @@ def build(case: Case) -> tuple[dict[str, Any], ChatEncoder]:
     llm: dict[str, Any] = {'hidden_size': 128, 'tie_word_embeddings': False}
     if case.tower == 'InternViT':
         return model_config(case.llm, **llm), make_encoder(case.llm)
-    if case.llm == 'Gemma':
+    if 'head_dim' in FAMILY.get(case.llm, {}):
         llm['head_dim'] = 32
     more: dict[str, Any] = {}
     processor: dict[str, Any] = {

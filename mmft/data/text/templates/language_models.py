@@ -22,7 +22,8 @@ _QWEN2 = register_template(
     )
 )
 register_template(  # ChatML as most models have it: a newline after <|im_end|>, no system message unless one is given
-    replace(_QWEN2, name='chatml_newline', system_message=None)
+    replace(_QWEN2, name='chatml_newline', system_message=None),
+    also=('qwen3',),  # where the thinking of Qwen3 is a part of the answer
 )
 register_template(
     ChatTemplate(  # of Google's gemma-*-it, which knows no system message
