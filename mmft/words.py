@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from typing import Any
 
-__all__ = ['clipped', 'count_of', 'printable']
+__all__ = ['clipped', 'count_of', 'did_you_mean', 'printable']
 
 # C0 and C1 control characters but newline and tab; the marks that change the direction of text or hide it; half
 # surrogates, which no stream can encode.
@@ -20,6 +22,17 @@ def count_of(number: int, singular: str, plural: str | None = None) -> str:
     ('1 record', '1,200 records', '0 boxes')
     """
     return f'{number:,} {singular if number == 1 else plural or singular + "s"}'
+
+
+def did_you_mean(name: Any, known: Any, cutoff: float = 0.5) -> str:
+    """The end of a message about a name that is close to a known one, whatever its case; empty where none is.
+
+    >>> did_you_mean('tarin', ['train', 'serve']), did_you_mean('ok', ['OK']), did_you_mean('x', ['train'])
+    ("; did you mean 'train'?", "; did you mean 'OK'?", '')
+    """
+    names = {text.casefold(): text for text in map(str, known)}
+    near = difflib.get_close_matches(str(name).casefold(), names, n=1, cutoff=cutoff)
+    return f'; did you mean {names[near[0]]!r}?' if near else ''
 
 
 def printable(text: object) -> str:

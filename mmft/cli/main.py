@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mmft.words import did_you_mean, printable
+
 __all__ = ['COMMANDS', 'main']
 
 COMMANDS = {
@@ -39,6 +41,17 @@ OPENERS = ('train', 'pth_to_hf', 'serve', 'chat', 'webui', 'compare')
 """Commands that open models."""
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's own; where a word is none of those that it takes, the nearest of them is named."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(value, action.choices)
+            raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
@@ -49,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser('mmft', description='Fine-tune and export vision-language models.')
+    parser = Parser('mmft', description='Fine-tune and export vision-language models.')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     chosen, parse = (argv[0] if argv else None), None
     for name, (module, help_text) in COMMANDS.items():
@@ -90,8 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _printable_logs() -> Iterator[None]:
     """What is logged or warned of, by other libraries too, may hold text out of files: it commands no terminal."""
-    from mmft.words import printable
-
     make, write = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:

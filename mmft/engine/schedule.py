@@ -10,10 +10,10 @@ from typing import Any
 from mmengine.optim import _ParamScheduler
 
 from mmft.checks import is_number, is_whole
-from mmft.engine.judging.common import nearest, value_problem
+from mmft.engine.judging.common import value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
-from mmft.words import count_of
+from mmft.words import count_of, did_you_mean
 
 __all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'advance', 'build_schedulers', 'schedule_problems']
 
@@ -100,7 +100,7 @@ def _is_decay(cfg: Mapping[str, Any]) -> bool:
 def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:
     for key in cfg:
         if key not in ('type', *OPTIONS):
-            yield f'param_scheduler.{key}: unknown{nearest(key, OPTIONS)}; expected some of {OPTIONS}'
+            yield f'param_scheduler.{key}: unknown{did_you_mean(key, OPTIONS)}; expected some of {OPTIONS}'
     ratio, warmup, least = cfg.get('warmup_ratio', 0.0), cfg.get('warmup'), cfg.get('min_lr_ratio', 0.0)
     fits = is_number(ratio, least=0) and ratio < 1
     yield from value_problem('param_scheduler.warmup_ratio', ratio, fits, 'a number from 0 to below 1')

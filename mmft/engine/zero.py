@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmft.engine.judging.common import nearest
 from mmft.errors import ConfigError
+from mmft.words import did_you_mean
 
 __all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config', 'of_run', 'read_setting']
 
@@ -80,7 +80,7 @@ def check_deepspeed(
         if name in STAGES:
             own = {'zero_optimization': {key: _copy(value) for key, value in STAGES[name].items()}}
         else:
-            what = f'deepspeed = {setting!r} names no setting{nearest(name, STAGES)}'
+            what = f'deepspeed = {setting!r} names no setting{did_you_mean(name, STAGES)}'
             problems.append(
                 ConfigError(
                     what, expected=f"one of {', '.join(STAGES)}, a JSON file, or a dict in DeepSpeed's own form"

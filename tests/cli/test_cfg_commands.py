@@ -49,3 +49,15 @@ def test_a_copy_replaces_nothing_unasked(tmp_path, capsys):
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path, capsys):
     assert main(['copy-cfg', 'internvl2_2b_food_lroa', str(tmp_path)]) == 1
     assert 'internvl2_2b_food_lora' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'near'),
+    [('tarin x', 'train'), ('pth-to-hf a b', 'pth_to_hf'), ('data fodler x', 'folder'), ('data FOLDER x', 'folder'),
+     ('train x --launcher pytroch', 'pytorch')],
+)  # fmt: skip
+def test_a_misspelt_word_is_answered_with_the_nearest(words, near, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(words.split())
+    assert status.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(f'did you mean {near!r}?')

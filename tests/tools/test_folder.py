@@ -151,7 +151,11 @@ def test_wrong_folders(kit, root, tmp_path):
     assert "no folder for the class ['SCRATCH']" in kit.convert(
         'folder', root, '--classes', 'OK', 'NG', 'SCRATCH', status=1
     )
-    assert "no folder for the class ['ok']" in kit.convert('folder', root, '--names', 'ok=fine', status=1)
+    said = kit.convert('folder', root, '--names', 'ok=fine', status=1)
+    assert "no folder for the class ['ok']" in said
+    assert "did you mean 'OK'?" in said
+    assert 'the folders that are there' in said
+    assert 'NG, OK' in said
     wording = kit.convert('folder', root, '--wording', 'zh-inspction', status=1)
     assert '--wording zh-inspction' in wording
     assert 'zh-inspection' in wording

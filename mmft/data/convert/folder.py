@@ -22,6 +22,7 @@ from mmft.data.pictures.images import image_size
 from mmft.data.records.annotations import read_json
 from mmft.data.records.splits import split_apart
 from mmft.errors import ConfigError, DataError
+from mmft.words import clipped, did_you_mean
 
 __all__ = ['WORDINGS', 'Wording', 'convert', 'read_wording']
 
@@ -184,7 +185,11 @@ def _class_folders(source: Path, names: Mapping[str, str], classes: Sequence[str
             fix='move them away, or name them with --classes too',
         )
     if missing := [kind for kind in dict.fromkeys((*classes, *names)) if kind not in kinds]:
-        raise ConfigError(f'no folder for the class {missing} in {source}', expected=f'one of {list(kinds)}')
+        raise ConfigError(
+            f'no folder for the class {missing} in {source}{did_you_mean(missing[0], kinds)}',
+            expected=f'the folders that are there, for --classes and --names: {clipped(", ".join(kinds))}',
+            fix='correct the name of the folder',
+        )
     return divided
 
 

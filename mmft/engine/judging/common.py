@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,14 +10,9 @@ from typing import Any
 from mmft.checks import is_number
 from mmft.errors import ConfigError, MMFTError
 from mmft.registry import Registry
+from mmft.words import did_you_mean
 
-__all__ = ['attempt', 'is_path', 'is_positive', 'nearest', 'part_problems', 'value_problem']
-
-
-def nearest(name: Any, known: Any, cutoff: float = 0.5) -> str:
-    """``; did you mean 'x'?`` for a name that is close to a known one."""
-    near = difflib.get_close_matches(str(name), map(str, known), n=1, cutoff=cutoff)
-    return f'; did you mean {near[0]!r}?' if near else ''
+__all__ = ['attempt', 'is_path', 'is_positive', 'part_problems', 'value_problem']
 
 
 def value_problem(name: str, value: Any, fits: bool, expected: str) -> list[str]:
@@ -80,7 +74,7 @@ def part_problems(
     kinds = {parameter.kind for parameter in parameters.values()}
     for name in settings if inspect.Parameter.VAR_KEYWORD not in kinds else ():
         if name not in parameters and name != 'type':
-            yield f'{key}.{name}: {kind} has no such setting{nearest(name, parameters)}'
+            yield f'{key}.{name}: {kind} has no such setting{did_you_mean(name, parameters)}'
     for name, parameter in parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if named and parameter.default is parameter.empty and name not in settings and name not in given:

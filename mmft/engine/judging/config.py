@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmft.checks import is_whole
 from mmft.engine.build import plain_dict, plain_value
-from mmft.engine.judging.common import attempt, is_path, nearest, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_path, part_problems, value_problem
 from mmft.engine.judging.model import model_problems
 from mmft.engine.judging.packages import missing_packages
 from mmft.engine.judging.processes import loader_problems, setup_problems
@@ -23,6 +23,7 @@ from mmft.errors import ConfigError
 from mmft.own_code import resolve_code
 from mmft.plain_json import config_json
 from mmft.registry import COLLATORS, DATASETS, SAMPLERS
+from mmft.words import did_you_mean
 
 __all__ = ['KNOWN_KEYS', 'Problems', 'find_problems', 'validate_config']
 
@@ -122,7 +123,7 @@ def _keys(cfg: Config) -> Iterator[str]:
         yield '`load_from` is now called `init_from`'
     for key in lowered:
         if key not in KNOWN_KEYS and key != 'load_from':
-            close = nearest(key, KNOWN_KEYS, cutoff=0.75)
+            close = did_you_mean(key, KNOWN_KEYS, cutoff=0.75)
             # Other names are the config's own variables (data_root...); a misspelt setting would do nothing.
             if close or isinstance(cfg[key], Mapping):
                 yield f'unknown key `{key}`{close}'
@@ -145,7 +146,7 @@ def _length(cfg: Config) -> Iterator[str]:
         fits = every is None or is_whole(every, least=0)
         yield from value_problem('train_cfg.val_interval', every, fits, 'a whole number from 0 (never), or None')
         for key in set(train) - {'type', 'max_epochs', 'max_iters', 'val_interval'}:
-            yield f'train_cfg.{key}: unknown{nearest(key, ("max_epochs", "max_iters", "val_interval"))}'
+            yield f'train_cfg.{key}: unknown{did_you_mean(key, ("max_epochs", "max_iters", "val_interval"))}'
 
 
 def _data(cfg: Config) -> Iterator[str]:

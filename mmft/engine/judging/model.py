@@ -16,13 +16,14 @@ from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.text.templates import build_template
 from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
 from mmft.engine.init_from import InitFrom
-from mmft.engine.judging.common import attempt, is_path, nearest, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_path, part_problems, value_problem
 from mmft.engine.judging.weights import check_base, opened_start
 from mmft.engine.planning.memory import Sharding, tune_on_meta
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
 from mmft.models.vlm import VLM
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS, LANGUAGE_MODELS, MERGES, PROJECTORS, VISION_TOWERS
+from mmft.words import did_you_mean
 
 __all__ = ['model_problems']
 
@@ -115,7 +116,7 @@ def _language_model(cfg: Config) -> Iterator[str]:
     if not isinstance(llm, Mapping):
         return
     for key in _unknown_names('llm', llm):
-        near = nearest(key, LANGUAGE_MODELS.get(llm['type']).config_names())
+        near = did_you_mean(key, LANGUAGE_MODELS.get(llm['type']).config_names())
         yield f'model.llm.{key}: {llm["type"]} has no such setting{near}'
 
 

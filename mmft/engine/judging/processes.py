@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from mmft.checks import is_number, is_whole
 from mmft.engine.build import plain_value
-from mmft.engine.judging.common import attempt, nearest, value_problem
+from mmft.engine.judging.common import attempt, value_problem
+from mmft.words import did_you_mean
 
 __all__ = ['loader_problems', 'setup_problems']
 
@@ -57,7 +58,7 @@ def _dict(key: str, value: Any, known: tuple[str, ...] | None) -> Iterator[str]:
     elif value and known is not None:
         for name in value:
             if name not in known:
-                yield f'{key}.{name}: unknown{nearest(name, known)}; expected some of {known}'
+                yield f'{key}.{name}: unknown{did_you_mean(name, known)}; expected some of {known}'
 
 
 def loader_problems(key: str, loader: Mapping[str, Any]) -> list[str]:
@@ -69,7 +70,7 @@ def loader_problems(key: str, loader: Mapping[str, Any]) -> list[str]:
         if name in _TAKEN:
             problems.append(f'{key}.{name}: {key}.sampler decides that; expected sampler=dict({name}=...)')
         elif name not in known:
-            problems.append(f'{key}.{name}: unknown{nearest(name, [*_OURS, *known])}')
+            problems.append(f'{key}.{name}: unknown{did_you_mean(name, [*_OURS, *known])}')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of more workers than cores: the run says so
         if not problems:

@@ -20,13 +20,14 @@ from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.compat import LAUNCHERS
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
-from mmft.engine.judging.common import attempt, is_positive, nearest, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_positive, part_problems, value_problem
 from mmft.engine.judging.val_cfg import best_problems
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
 from mmft.engine.schedule import build_schedulers, schedule_problems
 from mmft.engine.zero import check_deepspeed, of_run, read_setting
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS, VISBACKENDS, VISUALIZERS
+from mmft.words import did_you_mean
 
 __all__ = ['run_problems']
 
@@ -145,7 +146,7 @@ def _wrapper(wrapper: Mapping[str, Any]) -> Iterator[str]:
     for name, value in clip.items():
         key = f'optim_wrapper.clip_grad.{name}'
         if name not in known:
-            yield f'{key}: unknown{nearest(name, known)}; expected some of {known}'
+            yield f'{key}: unknown{did_you_mean(name, known)}; expected some of {known}'
         elif name in ('max_norm', 'norm_type'):  # a norm below 0 would turn every gradient round
             fits = is_positive(value) or value == float('inf')
             yield from value_problem(key, value, fits, 'a number above 0')
@@ -159,13 +160,13 @@ def _parts(paramwise: Any) -> Iterator[str]:
         return
     for part, options in (parts or {}).items():
         if str(part).split('.')[0] not in TRAINED:
-            yield f'{key}.parts.{part}: no such part{nearest(part, TRAINED)}; expected one of {TRAINED}'
+            yield f'{key}.parts.{part}: no such part{did_you_mean(part, TRAINED)}; expected one of {TRAINED}'
         if not isinstance(options, Mapping):
             yield f'{key}.parts.{part} = {options!r}; expected a dict with some of {PART_OPTIONS}'
             continue
         for name, value in options.items():
             if name not in PART_OPTIONS:
-                near = nearest(name, PART_OPTIONS)
+                near = did_you_mean(name, PART_OPTIONS)
                 yield f'{key}.parts.{part}.{name}: unknown{near}; expected some of {PART_OPTIONS}'
                 continue
             fits, bound = (

@@ -13,9 +13,10 @@ from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.formats import answers_of
 from mmft.data.records.mixture import read_meta
 from mmft.engine.build import plain_value
-from mmft.engine.judging.common import is_path, nearest, value_problem
+from mmft.engine.judging.common import is_path, value_problem
 from mmft.engine.validation import metrics_of
 from mmft.errors import ConfigError, DataError
+from mmft.words import did_you_mean
 
 __all__ = ['best_problems', 'validation_problems']
 
@@ -29,7 +30,7 @@ def validation_problems(cfg: Config) -> Iterator[str]:
         yield f'val_cfg = {settings!r}; expected a dict with some of {SETTINGS}'
         return
     for key in set(settings) - {'type', *SETTINGS}:
-        yield f'val_cfg.{key}: unknown{nearest(key, SETTINGS)}; expected some of {SETTINGS}'
+        yield f'val_cfg.{key}: unknown{did_you_mean(key, SETTINGS)}; expected some of {SETTINGS}'
     most, length = settings.get('max_samples'), settings.get('max_new_tokens', 1)
     exchanged = settings.get('exchanged_samples', 0)
     fits = most is None or is_whole(most, least=0)

@@ -14,7 +14,7 @@ from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.init_from import InitFrom, find_source
-from mmft.engine.judging.common import is_path, nearest
+from mmft.engine.judging.common import is_path
 from mmft.engine.run_folder import find_last
 from mmft.errors import ConfigError, MMFTError
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
@@ -22,6 +22,7 @@ from mmft.files.partial import has_folders, projector_file
 from mmft.files.tensors import WEIGHT_FILES, fingerprint, has_weights, shards_of
 from mmft.missing import absent
 from mmft.models.vlm import VLM
+from mmft.words import did_you_mean
 
 __all__ = ['check_base', 'missing_weights', 'opened_start', 'weight_problems']
 
@@ -31,7 +32,7 @@ def weight_problems(cfg: Config) -> Iterator[str]:
     pretrained, encoder = plain_pretrained(cfg), plain_value(cfg.get('encoder')) or {}
     for part in pretrained if isinstance(pretrained, dict) else ():
         if part not in PARTS:
-            yield f'pretrained names the part {part!r}{nearest(part, PARTS)}; expected some of {PARTS}'
+            yield f'pretrained names the part {part!r}{did_you_mean(part, PARTS)}; expected some of {PARTS}'
     needed = isinstance(pretrained, dict) or encoder
     if needed and not _named_tokenizer(encoder) and not tokenizer_directory(pretrained):
         said = 'names no llm whose tokenizer could be taken' if isinstance(pretrained, dict) else '= None has none'
