@@ -21,9 +21,10 @@ from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
 from mmft.data.pictures.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.pictures.transparency import as_colour
 from mmft.data.prompt import prompt_messages
+from mmft.data.text.conversation import check_conversation, check_message, check_placeholders
 from mmft.data.text.label_mask import describe, render_mask
 from mmft.data.text.templates import ChatTemplate, build_template
-from mmft.data.text.templates.chat_template import check_message
+from mmft.data.text.templates.jinja import to_jinja
 from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
@@ -126,7 +127,7 @@ class ChatEncoder(KeptEncoder):
             max_pixels: width x height above which a picture is refused.
 
         Raises:
-            DataError: a conversation that does not fit (``ChatTemplate.check``), more or fewer ``<image>`` than
+            DataError: a conversation that does not fit (``check_conversation``), more or fewer ``<image>`` than
                 pictures, the image token's text in a message, too many tokens, or a picture that cannot be read.
         """
         _check_list(images)
@@ -197,8 +198,8 @@ class ChatEncoder(KeptEncoder):
         self, messages: Sequence[Mapping[str, Any]], num_images: int, add_generation_prompt: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (int64) and whether each is trained (bool), with one image token per picture."""
-        self.template.check(messages, add_generation_prompt)
-        self._check_placeholders(messages, num_images)
+        check_conversation(messages, self.template, add_generation_prompt)
+        check_placeholders(messages, num_images, self.image_token)
         turns = [
             {**turn, 'content': self.place_images(turn['content'])} if turn['role'] == 'user' else turn
             for turn in self.template.normalise(messages, add_generation_prompt)
@@ -215,25 +216,6 @@ class ChatEncoder(KeptEncoder):
             text = question.replace(IMAGE_PLACEHOLDER, '').strip()
             question = (f'{IMAGE_PLACEHOLDER}\n' * count + text).strip()
         return question.replace(IMAGE_PLACEHOLDER, self.image_start + self.image_token + self.image_end)
-
-    def _check_placeholders(self, messages: Sequence[Mapping[str, Any]], num_images: int) -> None:
-        found = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in messages if turn['role'] == 'user')
-        if found != num_images:
-            raise DataError(
-                f'{found} {IMAGE_PLACEHOLDER} in the questions, {count_of(num_images, "picture")}',
-                expected='one placeholder per picture',
-                fix=f"write '{IMAGE_PLACEHOLDER}\\n' where each picture belongs, and none without a picture",
-            )
-        for number, turn in enumerate(messages, 1):
-            text = turn['content']
-            if turn['role'] == 'user':
-                text = text.replace(IMAGE_PLACEHOLDER, '')
-            if self.image_token in text:
-                raise DataError(
-                    f'message {number} contains the text {self.image_token!r}',
-                    expected='no text that takes the place of a picture',
-                    fix=f'write {IMAGE_PLACEHOLDER!r} in a question if a picture is meant, or remove it',
-                )
 
     def _max_tiles(self, num_images: int) -> int | None:
         """Each of several pictures gets an equal share of the tiles (OpenGVLab, internvl_chat_finetune.py:488)."""
@@ -299,7 +281,7 @@ class ChatEncoder(KeptEncoder):
         return render_mask(self.describe(sample))
 
     def chat_template(self, image: str | None = None) -> str:
-        """The Jinja template for an exported tokenizer or processor (``ChatTemplate.to_jinja``).
+        """The Jinja template for an exported tokenizer or processor (``to_jinja``).
 
         Args:
             image: what the processor that reads it expects for a picture; the image token by default, around which
@@ -307,7 +289,8 @@ class ChatEncoder(KeptEncoder):
         """
         image = self.image_token if image is None else image
         prefix = ' ' if self._leading else ''
-        return self.template.to_jinja(image, prefix, self.picture_gap, self.images_first, self._leading, self._unspaced)
+        gap, spaces = self.picture_gap, (self._leading, self._unspaced)
+        return to_jinja(self.template, image, prefix, gap, self.images_first, *spaces)
 
     def _config(self) -> dict[str, Any]:
         names = ('tokens_per_tile', 'max_length', 'too_long', 'image_start', 'image_token', 'image_end',

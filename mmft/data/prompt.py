@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmft.data.text.conversation import check_placeholders
 from mmft.errors import DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.words import count_of
 
 __all__ = ['add_placeholders', 'from_parts', 'prompt_messages', 'to_parts']
 
@@ -50,13 +50,8 @@ def prompt_messages(messages: Sequence[Mapping[str, Any]], num_images: int) -> l
         raise DataError('an empty question', expected='text, or a picture')
     placed = sum(turn['content'].count(IMAGE_PLACEHOLDER) for turn in turns if turn['role'] == 'user')
     if IMAGE_PLACEHOLDER not in last and placed < num_images:
-        turns[-1]['content'], placed = add_placeholders(last, num_images - placed), num_images
-    if placed != num_images:
-        raise DataError(
-            f'{placed} {IMAGE_PLACEHOLDER} in the questions, {count_of(num_images, "picture")}',
-            expected='one placeholder per picture',
-            fix=f'leave {IMAGE_PLACEHOLDER} out: pictures then come first in the last question',
-        )
+        turns[-1]['content'] = add_placeholders(last, num_images - placed)
+    check_placeholders(turns, num_images, None)
     return turns
 
 

@@ -100,6 +100,51 @@ def test_record_names_the_full_paths(good, root):
     assert record.raw['id'] == 'two'
 
 
+def turns(*pairs, **keys):
+    return {'messages': [{'role': role, 'content': text} for role, text in pairs], **keys}
+
+
+def test_a_template_that_takes_any_order_does_so_for_records(root, encoder):
+    """InternVL2.5's does, as its original: what is refused without it is read with it, and encoded as it stands."""
+    path = write(
+        root / 'a.jsonl',
+        turns(('user', '<image>\nLook.'), ('user', 'What is it?'), ('assistant', 'A dish.'), images=['a.png']),
+        turns(('assistant', 'Good day.'), ('user', 'Hi'), ('assistant', 'Hello!'), ('assistant', 'And welcome.')),
+    )
+    for given in (None, encoder):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: message 2 is of role 'user'"):
+            ChatDataset(path, image_root=root, encoder=given)
+    free = ChatEncoder(encoder.tokenizer, 'internvl2_5', encoder.image_processor, tokens_per_tile=4)
+    dataset = ChatDataset(path, image_root=root, encoder=free)
+    assert [dataset.ground_truth(i) for i in range(2)] == ['A dish.', 'And welcome.']
+    assert [turn['content'] for turn in dataset.record(0).question[0]] == ['<image>\nLook.', 'What is it?']
+    assert [len(dataset[i]) for i in range(2)] == dataset.lengths.tolist()
+    taught = [encoder.decode(s.input_ids[s.labels != IGNORE_INDEX]) for s in map(dataset.__getitem__, range(2))]
+    assert taught[1].startswith('Good day.')
+    text = free.template.text(dataset.record(1).messages)
+    assert dataset[1].input_ids.tolist() == free.tokenizer(text, add_special_tokens=False).input_ids
+    write(path, turns(('user', 'Hi'), ('assistant', 'Hello!'), ('user', 'And?')))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the last message is of role 'user'"):
+        ChatDataset(path, image_root=root, encoder=free)
+
+
+def test_what_the_template_does_not_take_is_found_with_the_records(root, encoder):
+    """No picture is opened for it."""
+    path = write(root / 'a.jsonl', ask(), turns(('system', 'S'), ('user', 'Hi'), ('assistant', 'Hello!')))
+    assert len(ChatDataset(path)) == 2
+    plain = ChatEncoder(encoder.tokenizer, dict(type='internlm2-chat', system=None, system_message=None),
+                        encoder.image_processor, tokens_per_tile=4)  # fmt: skip
+    with pytest.raises(DataError, match=r'a\.jsonl:2: message 1 is of role system, for which template'):
+        ChatDataset(path, encoder=plain, check='records')
+
+
+def test_answers_of_a_record_are_its_references(root, encoder):
+    people = [{'answer': 'a dish'}, 'food', {'answer': None}]
+    dataset = ChatDataset(write(root / 'a.jsonl', ask(answers=people), ask(), ask(answers=[])), encoder=encoder)
+    assert [dataset.record(i).references for i in range(3)] == [['a dish', 'food'], ['A dish.'], ['A dish.']]
+    assert [dataset[i].meta.get('references') for i in range(3)] == [['a dish', 'food'], None, None]
+
+
 def test_absolute_paths_inside_the_root_and_dots_that_stay_inside(root, encoder):
     path = write(root / 'a.jsonl', ask(image=str(root / 'a.png')), ask(image='sub/../a.png'))
     dataset = ChatDataset(path, image_root=root, encoder=encoder)
@@ -202,10 +247,10 @@ def bad_cases(root, tmp_path):
             "'user'",
             'record',
         ),
-        'empty answer': (ask(''), 'an answer, is empty', 'write it', 'record'),
+        'empty answer': (ask(''), 'is an empty answer', 'write it', 'record'),
         'empty question': (ask('Hi', '', None), 'empty question', 'drop', 'record'),
-        'fewer': (ask(question='What?'), '0 <image> placeholders for 1 picture', 'where each', 'record'),
-        'more': (ask(question='<image><image>'), '2 <image> placeholders for 1 picture', 'missing', 'record'),
+        'fewer': (ask(question='What?'), '0 <image> in the questions, 1 picture', 'where each', 'record'),
+        'more': (ask(question='<image><image>'), '2 <image> in the questions, 1 picture', 'missing', 'record'),
         'climbs': (ask(image='../outside.png'), 'outside the image root', 'image_root', 'record'),
         'climbs deep': (ask(image='sub/../../outside.png'), 'outside the image root', 'image_root', 'record'),
         'absolute': (ask(image=str(tmp_path / 'outside.png')), 'outside the image root', 'image_root', 'record'),
@@ -384,7 +429,7 @@ def test_checking_records_only_leaves_pictures_for_later(root, encoder):
         dataset[1]
     with pytest.raises(DataError, match=r'a\.jsonl:2: .*no such picture'):
         dataset.lengths  # noqa: B018
-    with pytest.raises(DataError, match=r'b\.jsonl:1: .*is empty'):
+    with pytest.raises(DataError, match=r'b\.jsonl:1: .*is an empty answer'):
         ChatDataset(write(root / 'b.jsonl', ask('')), check='records')
     skipping = ChatDataset(path, encoder=encoder, check='records', on_error='skip')
     assert skipping[1] is None

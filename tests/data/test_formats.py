@@ -73,9 +73,9 @@ def test_internvl_puts_a_single_picture_first():
     raw = llava('What colour is it?', 'Gray.', image='a.jpg')
     assert parse_record(raw, 'internvl').messages[0]['content'] == '<image>\nWhat colour is it?'
     assert parse_record(raw, conversations='internvl').images == ['a.jpg']
-    with pytest.raises(DataError, match='0 <image> placeholders for 1 picture'):
+    with pytest.raises(DataError, match='0 <image> in the questions, 1 picture'):
         parse_record(raw)
-    with pytest.raises(DataError, match='0 <image> placeholders for 2 pictures'):
+    with pytest.raises(DataError, match='0 <image> in the questions, 2 pictures'):
         parse_record(llava('What?', 'This.', image=['a.jpg', 'b.jpg']), 'internvl')
 
 
@@ -101,17 +101,23 @@ def test_content_parts_are_joined_by_lines():
         ({'conversations': [{'from': None, 'value': 'x'}]}, 'the role None', "'gpt', 'human'"),
         ({'messages': [{'role': 'tool', 'content': 'x'}]}, "the role 'tool'", 'correct `role`'),
         (llava('Hi', 5), 'turn 2 holds 5', 'a text'),
-        (llava('Hi', ''), 'turn 2, an answer, is empty', 'write it'),
-        (llava('Hi', ' \n'), 'turn 2, an answer, is empty', 'write it'),
-        (llava('Hi'), 'the last question has no answer', 'add the answer'),
-        (llava('Hi', 'a', 'b'), 'the last question has no answer', 'add the answer'),
-        ({'messages': [ASK[0], ASK[0], ASK[1]]}, 'turn 2 is of the user, not of the assistant', 'join turns'),
-        ({'messages': [ASK[1]]}, 'turn 1 is of the assistant, not of the user', 'remove'),
-        ({'messages': [{'role': 'system', 'content': 'x'}]}, 'no answer', 'add the answer'),
-        (llava('<image> a', 'b'), '1 <image> placeholder for 0 pictures', 'add the missing pictures'),
-        (llava('<image> <image>', 'b', image='a'), '2 <image> placeholders for 1 picture', 'surplus <image>'),
-        (llava('a', 'b', image=['x', 'y']), '0 <image> placeholders for 2 pictures', 'where each picture belongs'),
-        (llava('a', '<image>', image='x'), 'turn 2, of the assistant, holds <image>', 'move <image>'),
+        (llava('Hi', ''), 'message 2 is an empty answer', 'write it'),
+        (llava('Hi', ' \n'), 'message 2 is an empty answer', 'write it'),
+        (llava('', 'Hello'), 'message 1 is an empty question', 'write it'),
+        (llava('Hi'), "the last message is of role 'user'", 'add the answer'),
+        (llava('Hi', 'a', 'b'), "the last message is of role 'user'", 'add the answer'),
+        ({'messages': [ASK[0], ASK[0], ASK[1]]}, "message 2 is of role 'user'", 'join neighbouring'),
+        ({'messages': [ASK[1]]}, "message 1 is of role 'assistant'", 'drop what comes before'),
+        ({'messages': [{'role': 'system', 'content': 'x'}]}, 'nothing but a system message', 'a question'),
+        (
+            {'messages': [ASK[0], {'role': 'system', 'content': 'x'}, ASK[1]]},
+            'message 2 is of role system',
+            'beginning',
+        ),
+        (llava('<image> a', 'b'), '1 <image> in the questions, 0 pictures', 'add the missing pictures'),
+        (llava('<image> <image>', 'b', image='a'), '2 <image> in the questions, 1 picture', 'surplus <image>'),
+        (llava('a', 'b', image=['x', 'y']), '0 <image> in the questions, 2 pictures', 'where each picture belongs'),
+        (llava('a', '<image>', image='x'), "message 2 contains the text '<image>'", 'in a question'),
         (llava('<image>', 'b', image=5), 'given as 5', 'a path'),
         (llava('<image>', 'b', image=[' ']), "given as ' '", 'a path'),
         (llava('<image>', 'b', image='a', images=['b']), 'both `image` and `images`', 'one of them'),

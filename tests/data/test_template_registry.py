@@ -11,7 +11,9 @@ from PIL import Image
 
 from mmft.data.encoder import ChatEncoder
 from mmft.data.pictures.images import Resize
+from mmft.data.text.conversation import check_conversation
 from mmft.data.text.templates import ChatTemplate, build_template, register_template
+from mmft.data.text.templates.jinja import to_jinja
 from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
 from mmft.errors import ConfigError, DataError
 from mmft.registry import TEMPLATES
@@ -153,7 +155,7 @@ TALKS = [
 def test_jinja_gives_the_text_of_render(name, form, system):
     template = build_template(name)
     tokenizer = load_tokenizer(GOLDEN / 'tokenizers' / 'qwen2')  # any: it only lends transformers' Jinja environment
-    tokenizer.chat_template = template.to_jinja()
+    tokenizer.chat_template = to_jinja(template)
     for turns in TALKS:
         messages = turns if system is None else [{'role': 'system', 'content': system}, *turns]
         generate = turns[-1]['role'] == 'user'
@@ -174,9 +176,9 @@ def test_a_template_survives_its_dict_and_knows_its_place_for_a_system_message(n
     messages = talk('<image>\nQ', 'A', system='Be kind.')
     if template.system is None:
         with pytest.raises(DataError, match='has no place'):
-            template.check(messages)
+            check_conversation(messages, template)
     else:
-        template.check(messages)
+        check_conversation(messages, template)
         assert template.text(messages).count('Be kind.') == 1
 
 

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
+from mmft.data.text.conversation import check_conversation
 from mmft.data.text.templates import ChatTemplate, build_template, register_template
+from mmft.data.text.templates.jinja import to_jinja
 from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import ConfigError, DataError
 from mmft.registry import TEMPLATES
@@ -48,7 +50,7 @@ def test_prompts_are_the_originals(name):
 def test_jinja_gives_the_same_text(name, form):
     template = build_template(name)
     tokenizer = load_tokenizer(GOLDEN / 'tokenizers' / 'qwen2')  # any: it only lends transformers' Jinja environment
-    tokenizer.chat_template = template.to_jinja()
+    tokenizer.chat_template = to_jinja(template)
     for row in (row for row in PROMPTS if row['template'] == name):
         messages, generate = messages_of(row)
         given = messages if form == 'string' else [in_parts(message) for message in messages]
@@ -58,7 +60,7 @@ def test_jinja_gives_the_same_text(name, form):
 
 def test_jinja_writes_what_the_processor_wants_for_a_picture():
     tokenizer = load_tokenizer(GOLDEN / 'tokenizers' / 'qwen2')
-    tokenizer.chat_template = build_template('Hermes-2').to_jinja('<IMG_CONTEXT>', prefix=' ')
+    tokenizer.chat_template = to_jinja(build_template('Hermes-2'), '<IMG_CONTEXT>', prefix=' ')
     parts = [{'type': 'image'}, {'type': 'text', 'text': 'What "is" it?\n'}]
     text = tokenizer.apply_chat_template([{'role': 'user', 'content': parts}], tokenize=False)
     assert text.startswith(' <|im_start|>system\n')
@@ -67,7 +69,7 @@ def test_jinja_writes_what_the_processor_wants_for_a_picture():
 
 def test_jinja_refuses_what_it_cannot_write():
     tokenizer = load_tokenizer(GOLDEN / 'tokenizers' / 'qwen2')
-    tokenizer.chat_template = build_template('Hermes-2').to_jinja()
+    tokenizer.chat_template = to_jinja(build_template('Hermes-2'))
     for message in ({'role': 'user', 'content': [{'type': 'audio'}]}, {'role': 'tool', 'content': 'x'}):
         with pytest.raises(Exception, match=r'audio|tool'):
             tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}, message], tokenize=False)
@@ -129,15 +131,15 @@ U, A, S = ({'role': role, 'content': 'x'} for role in ('user', 'assistant', 'sys
 )
 def test_bad_conversations_are_refused(messages, generate, match):
     with pytest.raises(DataError, match=match):
-        build_template('internlm2-chat').check(messages, generate)
+        check_conversation(messages, build_template('internlm2-chat'), generate)
 
 
 def test_internvl2_5_takes_any_order_but_not_an_unanswered_end():
     template = build_template('internvl2_5')
     for messages in ([A, U, A], [S, U, U, A], [U, A]):
-        template.check(messages)
+        check_conversation(messages, template)
     with pytest.raises(DataError, match='last message'):
-        template.check([U, A, U])
+        check_conversation([U, A, U], template)
 
 
 def test_a_system_message_takes_the_place_of_the_templates_own():

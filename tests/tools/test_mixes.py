@@ -120,9 +120,9 @@ def test_a_linked_folder_is_said(kit, tmp_path):
 @pytest.mark.parametrize(
     ('record', 'words'),
     [
-        (talk(LLAVA[0], ' ', ''), 'an answer, is empty'),
+        (talk(LLAVA[0], ' ', ''), 'is an empty answer'),
         ({'id': 1, 'image': LLAVA[0]}, 'no known format'),
-        ({**talk(), 'image': LLAVA[0]}, '0 <image> placeholders for 1 picture'),
+        ({**talk(), 'image': LLAVA[0]}, '0 <image> in the questions, 1 picture'),
         ({**talk(LLAVA[0]), 'image': '../secret.jpg'}, 'relative to the image root'),
         ({**talk(LLAVA[0]), 'conversations': 'x'}, "`conversations` is 'x'"),
         ('nothing', 'a str where a record should be'),

@@ -17,9 +17,11 @@ from typing import Any
 from mmft.data.records.marks import unread_marks
 from mmft.data.records.record_keys import NAMES_PICTURES, unread_keys
 from mmft.data.records.turns import read_parts, read_text, read_turns
+from mmft.data.text.conversation import check_conversation, check_placeholders
+from mmft.data.text.templates import ChatTemplate
 from mmft.errors import ConfigError, DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
-from mmft.words import clipped, count_of
+from mmft.words import clipped
 
 __all__ = ['Record', 'answers_of', 'format_names', 'parse_record', 'register_format']
 
@@ -31,7 +33,7 @@ class Record:
     """One conversation as it stands in the annotation file, checked and in mmft's own words.
 
     Attributes:
-        messages: alternating user and assistant turns after an optional system turn; the last one is the answer.
+        messages: legal ones (``mmft.data.text.conversation``), of which the last is an answer.
         images: picture paths in the order of the placeholders: as written; full ones once a dataset has read it.
         raw: the JSON object.
         meta: ``file``, ``line``, ``index`` and, where the record has one, ``id``.
@@ -110,7 +112,11 @@ def format_names() -> list[str]:
 
 
 def parse_record(
-    raw: dict[str, Any], format: str = 'auto', conversations: str = 'llava', ignore_keys: Collection[str] = ()
+    raw: dict[str, Any],
+    format: str = 'auto',
+    conversations: str = 'llava',
+    ignore_keys: Collection[str] = (),
+    template: ChatTemplate | None = None,
 ) -> Record:
     """Read and check one record.
 
@@ -119,6 +125,7 @@ def parse_record(
         format: ``auto`` or one of :func:`format_names`.
         conversations: the format that ``auto`` takes for records with LLaVA's keys, which InternVL's share.
         ignore_keys: keys, at any depth, that say nothing about what is learnt.
+        template: what the record will be written with, if that is known: some take roles in any order.
 
     Raises:
         ConfigError: ``format`` is unknown.
@@ -136,8 +143,8 @@ def parse_record(
     chosen = _FORMATS[format]
     unread = unread_keys(raw, chosen.turns[0], chosen.turns[1:], ignore_keys) if chosen.turns else ()
     messages, images = chosen.read(raw)
-    _check_turns(messages)
-    _check_placeholders(messages, images)
+    check_conversation(messages, template)
+    check_placeholders(messages, len(images))
     if not images and (named := [key for key in unread if key.endswith(NAMES_PICTURES)]):
         raise DataError(
             f'a record without pictures, and with {named[0]}',
@@ -205,48 +212,3 @@ def read_messages(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     ``images``; not both in one record.
     """
     return read_turns(raw, 'messages', 'role', 'content', read_parts)
-
-
-def _check_turns(messages: list[Message]) -> None:
-    turns = messages[1:] if messages[0]['role'] == 'system' else messages
-    wanted = 'user'
-    for n, message in enumerate(turns, 1 + len(messages) - len(turns)):
-        if message['role'] != wanted:
-            raise DataError(
-                f'turn {n} is of the {message["role"]}, not of the {wanted}',
-                expected='an optional system turn, then user and assistant (human and gpt) in turns',
-                fix='join turns of one speaker, or remove the surplus one',
-            )
-        if message['role'] == 'assistant' and not message['content'].strip():
-            raise DataError(f'turn {n}, an answer, is empty', expected='a text', fix='write it, or remove the turns')
-        wanted = 'assistant' if wanted == 'user' else 'user'
-    if not turns or wanted == 'assistant':
-        raise DataError(
-            'the last question has no answer', expected='a last turn of the assistant (gpt)', fix='add the answer'
-        )
-    if not any(m.get('loss', True) for m in turns if m['role'] == 'assistant'):
-        raise DataError(
-            'no answer is trained: all have `loss` false or `weight` 0',
-            expected='one to learn from',
-            fix='take the record out, or the key out of one answer',
-        )
-
-
-def _check_placeholders(messages: list[Message], images: list[str]) -> None:
-    wrong = next((n for n, m in enumerate(messages, 1) if m['role'] != 'user' and IMAGE_PLACEHOLDER in m['content']), 0)
-    if wrong:
-        raise DataError(
-            f'turn {wrong}, of the {messages[wrong - 1]["role"]}, holds {IMAGE_PLACEHOLDER}',
-            expected='pictures in user turns only',
-            fix=f'move {IMAGE_PLACEHOLDER} to the question',
-        )
-    count = sum(m['content'].count(IMAGE_PLACEHOLDER) for m in messages)
-    if count != len(images):
-        fewer = f'add {IMAGE_PLACEHOLDER} where each picture belongs, or remove the surplus pictures'
-        more = f'add the missing pictures, or remove the surplus {IMAGE_PLACEHOLDER}'
-        raise DataError(
-            f'{count_of(count, f"{IMAGE_PLACEHOLDER} placeholder")} for {count_of(len(images), "picture")}'
-            + (f': {clipped(images, 100)}' if images else ''),
-            expected=f'one {IMAGE_PLACEHOLDER} for each picture',
-            fix=fewer if count < len(images) else more,
-        )

@@ -15,6 +15,7 @@ from mmft.data.pictures.paths import inside
 from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.formats import Record, answers_of, format_names, parse_record
 from mmft.data.records.mixture import SetSpec
+from mmft.data.text.templates import ChatTemplate
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
 from mmft.structures import Sample
@@ -110,6 +111,12 @@ class Subset:
         self.encoder = copy.copy(encoder)
         self.encoder.image_processor = IMAGE_PROCESSORS.build({**known, **self.spec.tiles})
 
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The template that the records are written with; None where there is no encoder, or one without templates."""
+        template = getattr(self.encoder, 'template', None)
+        return template if isinstance(template, ChatTemplate) else None
+
     def place(self, i: int) -> tuple[Path, int]:
         return self.file.path, self.file.line(i)
 
@@ -117,7 +124,7 @@ class Subset:
         """Record ``i``, checked, its picture paths resolved."""
         raw = self.file[i]
         try:
-            record = parse_record(raw, self.spec.format, self.spec.conversations, self.ignore_keys)
+            record = parse_record(raw, self.spec.format, self.spec.conversations, self.ignore_keys, self.template)
             record.images = [str(inside(self.root, p, self.follow_links)) for p in record.images]
         except DataError as error:
             raise self._placed(error, i) from None

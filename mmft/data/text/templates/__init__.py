@@ -2,7 +2,7 @@
 
 A template is a handful of strings. The same strings give the training text (``ChatTemplate.render``), the prompt for
 generation (``render(..., add_generation_prompt=True)``) and the Jinja template that an exported model carries
-(``ChatTemplate.to_jinja``).
+(``to_jinja``).
 
 ``chat_template.py`` has the class, ``jinja.py`` its translation, ``table.py`` the names; the templates themselves are
 in ``internvl.py``, ``llava.py``, ``tinyllava.py`` and ``language_models.py``. A new one is one more

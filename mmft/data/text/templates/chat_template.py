@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmft.data.text.templates.jinja import to_jinja
-from mmft.errors import ConfigError, DataError
+from mmft.errors import ConfigError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 from mmft.words import clipped
 
 __all__ = ['ChatTemplate']
 
 _PAIRS, _FLAGS = ('system', 'user'), ('strip', 'any_order', 'system_in_question', 'caption_only')
-ROLES = ('system', 'user', 'assistant')
 
 
 @dataclass(frozen=True)
@@ -88,65 +86,6 @@ class ChatTemplate:
                 expected='a first question where one of those two is set',
             )
 
-    def check(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> None:
-        """Refuse a conversation that cannot be rendered, or that would teach nothing.
-
-        Args:
-            messages: turns with ``role`` and ``content``.
-            add_generation_prompt: False, a training sample, must end with an answer; True must end with a question.
-
-        Raises:
-            DataError: no messages, an unknown role or one out of order, a message that is not text or empty, a system
-                message that has no place, or for ``caption_only`` more than a question with a picture and its answer.
-        """
-        if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)) or not messages:
-            raise DataError(f'no messages: {messages!r}', expected='a list of at least one question and one answer')
-        for number, message in enumerate(messages, 1):
-            check_message(number, message)
-        turns = messages[1:] if messages[0]['role'] == 'system' else messages
-        if self.system is None and len(turns) < len(messages):
-            raise DataError(
-                f'message 1 is of role system, for which template {self.name!r} has no place',
-                expected='a conversation that begins with a question',
-                fix='put its text into the first question, or give encoder.template a `system` of its own',
-            )
-        self._check_order([turn['role'] for turn in turns], len(messages) - len(turns))
-        last = turns[-1]['role']
-        if last != ('user' if add_generation_prompt else 'assistant'):
-            raise DataError(
-                f'the last message is of role {last!r}',
-                expected='a question, to be answered' if add_generation_prompt else 'an answer, to be learnt',
-                fix='take the answer off' if add_generation_prompt else 'add the answer or take the question off',
-            )
-        if self.caption_only:
-            self._check_caption(turns)
-
-    def _check_order(self, roles: list[str], offset: int) -> None:
-        if not roles:
-            raise DataError('nothing but a system message', expected='a question')
-        if 'system' in roles:
-            number = roles.index('system') + 1 + offset
-            raise DataError(f'message {number} is of role system', expected='a system message only at the beginning')
-        if self.any_order:
-            return
-        for index, role in enumerate(roles):
-            expected = ('user', 'assistant')[index % 2]
-            if role != expected:
-                raise DataError(
-                    f'message {index + 1 + offset} is of role {role!r}',
-                    expected=f'{expected!r}: user and assistant take turns, and the user begins',
-                    fix='join neighbouring messages of one role, and drop what comes before the first question',
-                )
-
-    def _check_caption(self, turns: Sequence[Mapping[str, Any]]) -> None:
-        pictures = turns[0]['content'].count(IMAGE_PLACEHOLDER)
-        if len(turns) > 2 or not pictures:
-            raise DataError(
-                f'{len(turns)} messages, {pictures} {IMAGE_PLACEHOLDER} in the first, for template {self.name!r}',
-                expected='one question with a picture, and its answer: the caption',
-                fix='take a template for conversations, or leave this sample out of the alignment stage',
-            )
-
     def normalise(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> list[Message]:
         """The messages as the original takes them: questions reduced to pictures, texts stripped, or as they are.
 
@@ -167,9 +106,9 @@ class ChatTemplate:
         """The conversation as pieces of text, each with whether it is trained; neighbours differ in that.
 
         Args:
-            messages: as ``check`` wants them (this method does not look twice). A first message of role ``system``
-                takes the place of ``system_message``; its text may be empty. An answer with ``loss: False`` is
-                context: neither it nor its end token is trained.
+            messages: legal ones (``mmft.data.text.conversation``; it is not checked again). A first message of role
+                ``system`` takes the place of ``system_message``; its text may be empty. An answer with ``loss: False``
+                is context: neither it nor its end token is trained.
             add_generation_prompt: end with the text that the assistant's answer follows.
         """
         own = bool(messages) and messages[0]['role'] == 'system'
@@ -202,47 +141,9 @@ class ChatTemplate:
         """``render`` as one string."""
         return ''.join(piece for piece, _ in self.render(messages, add_generation_prompt))
 
-    def to_jinja(
-        self,
-        image: str = IMAGE_PLACEHOLDER,
-        prefix: str = '',
-        gap: str = '',
-        images_first: bool = False,
-        leading: Sequence[str] = (),
-        unspaced: Sequence[str] = (),
-    ) -> str:
-        """The template in Jinja, as ``chat_template`` of a tokenizer or processor: the same text as ``render``.
-
-        Content may be a string, or a list of ``{'type': 'text', 'text': ...}`` and ``{'type': 'image'}`` parts; a
-        picture becomes ``image`` and a newline. A BOS token is left to the tokenizer, which adds its own in mmft, in
-        transformers' processors and in LMDeploy. With ``caption_only`` a question's texts are dropped.
-
-        Args:
-            image: what stands for a picture: the image token of the processor that will read the text.
-            prefix: text before everything else; with ``leading`` only before texts that begin with one of these.
-            gap: text between a picture and what follows it (``ChatEncoder.picture_gap``).
-            images_first: the pictures of a message stand before its text (``ChatEncoder``).
-            leading: see ``prefix``.
-            unspaced: before these texts there is no ``gap``.
-        """
-        return to_jinja(self, image, prefix, gap, images_first, leading, unspaced)
-
     def to_dict(self) -> dict[str, Any]:
         """The config that ``build_template`` turns into an equal template; it needs no registered name."""
         return {'type': 'ChatTemplate', **asdict(self)}
-
-
-def check_message(number: int, message: Any) -> None:
-    if not isinstance(message, Mapping) or not {'role', 'content'} <= message.keys():
-        raise DataError(f'message {number} is {message!r}', expected="a dict with 'role' and 'content'")
-    role, content = message['role'], message['content']
-    if role not in ROLES:
-        raise DataError(f'message {number} is of role {role!r}', expected=f'one of {ROLES}')
-    if not isinstance(content, str):
-        raise DataError(f'the content of message {number} is {type(content).__name__}', expected='a string')
-    if role != 'system' and not content.strip():
-        what = 'answer' if role == 'assistant' else 'question'
-        raise DataError(f'message {number} is an empty {what}', expected='text', fix='fill it in or drop the sample')
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -93,7 +93,7 @@ def agreeing(foreign: ForeignTemplate, template: ChatTemplate, prefix: str = '')
     """The template with the system message that ``foreign`` writes, where they agree in everything else; else None.
 
     Args:
-        prefix: what may stand before a text (``ChatTemplate.to_jinja``).
+        prefix: what may stand before a text (``to_jinja``).
     """
     if template.caption_only:  # it writes no question, so nothing but its mark tells it
         return template if foreign.mark == template.name else None

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from mmft.data.text.templates.chat_template import ChatTemplate
 from mmft.structures import IMAGE_PLACEHOLDER
-
-if TYPE_CHECKING:
-    from mmft.data.text.templates.chat_template import ChatTemplate
 
 __all__ = ['MARK', 'to_jinja']
 
@@ -20,14 +17,28 @@ MARK = r'\{# mmft: ([A-Za-z0-9_.-]+) #\}'
 
 def to_jinja(
     template: ChatTemplate,
-    image: str,
-    prefix: str,
-    gap: str,
-    images_first: bool,
-    leading: Sequence[str],
-    unspaced: Sequence[str],
+    image: str = IMAGE_PLACEHOLDER,
+    prefix: str = '',
+    gap: str = '',
+    images_first: bool = False,
+    leading: Sequence[str] = (),
+    unspaced: Sequence[str] = (),
 ) -> str:
-    """The Jinja source; ``ChatTemplate.to_jinja`` has the arguments."""
+    """The template in Jinja, as ``chat_template`` of a tokenizer or processor: the same text as its ``render``.
+
+    Content may be a string, or a list of ``{'type': 'text', 'text': ...}`` and ``{'type': 'image'}`` parts; a
+    picture becomes ``image`` and a newline. A BOS token is left to the tokenizer, which adds its own in mmft, in
+    transformers' processors and in LMDeploy. With ``caption_only`` a question's texts are dropped.
+
+    Args:
+        template: the template.
+        image: what stands for a picture: the image token of the processor that will read the text.
+        prefix: text before everything else; with ``leading`` only before texts that begin with one of these.
+        gap: text between a picture and what follows it (``ChatEncoder.picture_gap``).
+        images_first: the pictures of a message stand before its text (``ChatEncoder``).
+        leading: see ``prefix``.
+        unspaced: before these texts there is no ``gap``.
+    """
     q = _quote
     first = ' + opening.text' if template.system_in_question else ''
     question = f'{q(template.user[0])}{first} + {_content(template)} + {q(template.user[1])}'
