@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('more', nargs='*', help=argparse.SUPPRESS)  # where a model is two words, CONFIG CKPT
     parser.add_argument('--image-root', metavar='FOLDER', help='of an annotation file (default: its folder)')
     parser.add_argument(
+        '--on-error',
+        choices=('raise', 'skip'),
+        help='stop at bad records, or leave them out, counted (default: as the config says, else raise)',
+    )
+    parser.add_argument(
         '--metric',
         default='exact_match',
         metavar='NAME',
@@ -53,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, and write. The status is 1 where answers failed, 130 where Ctrl-C came before the last."""
-    from mmft.compare.questions import open_records, questions_in
+    from mmft.compare.questions import questions_in
     from mmft.compare.results import compare
     from mmft.errors import ConfigError
     from mmft.evaluation.metrics import build_metric
@@ -67,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     named = [target if isinstance(target, str) else str(target[1]) for target, _ in models]
     out = _out(args, named)
     seed = args.seed or 0
-    records = open_records(dataset_of(args.dataset, args.image_root, args.cfg_options), args.limit, seed)
+    records = _records(args, seed)
     first, second = (functools.partial(open_answerer, target, **options) for target, options in models)
     found = compare(
         (first, second),
@@ -85,6 +90,22 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(found.ended, KeyboardInterrupt):
         return 130
     return 1 if found.failed or found.ended is not None else 0
+
+
+def _records(args: argparse.Namespace, seed: int) -> Any:
+    """The dataset that is asked; of bad records the error names this command's option."""
+    from mmft.compare.questions import open_records
+    from mmft.data.records.dataset import SKIP_ADVICE
+    from mmft.errors import DataError
+
+    dataset = dataset_of(args.dataset, args.image_root, args.cfg_options)
+    if args.on_error:
+        dataset['on_error'] = args.on_error
+    try:
+        return open_records(dataset, args.limit, seed)
+    except DataError as error:
+        fix = error.fix.replace(SKIP_ADVICE, '--on-error skip to leave such records out, counted')
+        raise DataError(error.bare, file=error.file, line=error.line, expected=error.expected, fix=fix) from error
 
 
 def _out(args: argparse.Namespace, named: Sequence[str]) -> Path:

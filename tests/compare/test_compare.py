@@ -363,6 +363,19 @@ def test_the_val_set_of_a_config(servers, records, tmp_path, monkeypatch, capsys
     assert 'has no val set' in capsys.readouterr().err
 
 
+def test_a_bad_record_is_answered_with_the_option_of_the_command(servers, records, tmp_path, capsys):
+    a, b = servers
+    with records.open('a') as file:
+        file.write('{"broken"\n[1]\n')
+    arguments = ['compare', a.url, b.url, str(records), '--out', str(tmp_path / 'r.html')]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert 'or --on-error skip to leave such records out, counted' in said
+    assert 'on_error=' not in said
+    assert main([*arguments, '--on-error', 'skip']) == 0
+    assert '2 records of the dataset left out' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('arguments', 'what'),
     [(['--metric', 'bleu'], "no metric is named 'bleu'"), (['--out', 'page.txt'], 'ends with .html'),

@@ -37,11 +37,12 @@ from mmft.registry import DATASETS
 from mmft.structures import Sample
 from mmft.words import count_of
 
-__all__ = ['ChatDataset']
+__all__ = ['SKIP_ADVICE', 'ChatDataset']
 
 logger = logging.getLogger('mmft')
 
 _PARALLEL_FROM = 4096  # records; below, starting processes takes longer than the work
+SKIP_ADVICE = "on_error='skip' to leave such samples out, counted"
 _NAMED_IN_ERROR = 5
 _NAMED_IN_LOG = 8
 
@@ -329,8 +330,7 @@ def _log_unread(subset: Subset, counts: Counter[str]) -> None:
 def _first_of(problems: list[DataError]) -> DataError:
     """The first problem; the places of the others stand in its advice."""
     first, others = problems[0], problems[1:]
-    skip = "on_error='skip' to leave such samples out, counted"
-    fix = f'{first.fix}; or {skip}' if first.fix else f'correct the record, or {skip}'
+    fix = f'{first.fix}; or {SKIP_ADVICE}' if first.fix else f'correct the record, or {SKIP_ADVICE}'
     if others:
         places = ', '.join(f'{p.file}:{p.line}' if p.line else f'{p.file}' for p in others[:_NAMED_IN_ERROR])
         fix += f'\n            {len(others)} more bad: {places}{", ..." if len(others) > _NAMED_IN_ERROR else ""}'
