@@ -94,9 +94,20 @@ class Registry(MMEngineRegistry):
         if '_scope_' in cfg:
             what = f'the {self.name} config has `_scope_` = {clipped(repr(cfg["_scope_"]))}'
             raise ConfigError(what, expected='names of the registries of mmft alone', fix='remove `_scope_`')
+        if inspect.isabstract(part):
+            raise self._abstract(kind, part)
         if self.build_func is build_from_cfg:  # schedulers have a builder of their own, which takes more names
             self._check_arguments(kind, part, {**(kwargs.get('default_args') or {}), **cfg})
         return super().build({**cfg, 'type': part}, *args, **kwargs)
+
+    def _abstract(self, name: Any, part: type) -> ConfigError:
+        missing = sorted(part.__abstractmethods__)
+        base = next(base for base in part.__mro__[::-1] if missing[0] in vars(base))
+        return ConfigError(
+            f'{self.name} {name}: {part.__name__} has no {", ".join(missing)}',
+            expected=f'all that {base.__name__} asks of it ({base.__module__.replace(".", "/")}.py)',
+            fix='write them; docs/configs.md lists what parts of your own need',
+        )
 
     def _check_arguments(self, name: str, part: Any, arguments: Mapping[str, Any]) -> None:
         try:

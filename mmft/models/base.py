@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmft.errors import ConfigError
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_parts', 'check_widths']
+__all__ = ['LanguageModel', 'Projector', 'VisionTower', 'check_attributes', 'check_parts', 'check_widths']
 
 
 class VisionTower(nn.Module, ABC):
@@ -143,6 +143,26 @@ def check_parts(**parts: Any) -> None:
         )
         for name, part in parts.items()
         if not isinstance(part, (kinds[name], Mapping))
+    ]
+    if wrong:
+        raise ConfigError.gather(wrong)
+
+
+def check_attributes(vision: VisionTower, llm: LanguageModel) -> None:
+    """The sizes that the other parts, and the data, are made for.
+
+    Raises:
+        ConfigError: names those that a part does not have.
+    """
+    needed = ((vision, ('hidden_size', 'image_size')), (llm, ('hidden_size', 'vocab_size')))
+    wrong = [
+        ConfigError(
+            f'{type(part).__name__} has no {" and no ".join(missing)}',
+            expected='whole numbers, set in __init__ (mmft/models/base.py)',
+            fix='write them; docs/configs.md lists what parts of your own need',
+        )
+        for part, names in needed
+        if (missing := [name for name in names if not hasattr(part, name)])
     ]
     if wrong:
         raise ConfigError.gather(wrong)

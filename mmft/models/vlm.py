@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmft.errors import ConfigError, ShapeError
-from mmft.models.base import LanguageModel, Projector, VisionTower, check_parts, check_widths
+from mmft.models.base import LanguageModel, Projector, VisionTower, check_attributes, check_parts, check_widths
 from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
@@ -63,6 +63,7 @@ class VLM(BaseModel):
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
         self.vision: VisionTower = vision
         self.llm: LanguageModel = LANGUAGE_MODELS.build(llm)
+        check_attributes(self.vision, self.llm)
         if isinstance(projector, dict):
             projector = {'in_dim': self.vision.hidden_size, 'out_dim': self.llm.hidden_size, **projector}
         self.projector: Projector = PROJECTORS.build(projector)

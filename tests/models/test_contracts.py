@@ -16,7 +16,8 @@ from safetensors.torch import load, save
 
 from mmft.errors import ConfigError
 from mmft.models import VLM
-from mmft.registry import LANGUAGE_MODELS, OPTIMIZERS, PROJECTORS, VISION_TOWERS
+from mmft.models.base import VisionTower
+from mmft.registry import LANGUAGE_MODELS, OPTIMIZERS, PROJECTORS, VISION_TOWERS, Registry
 from tests.models.parts import (
     CONNECTORS,
     DL,
@@ -66,6 +67,37 @@ def test_a_misspelt_argument():
         VISION_TOWERS.build({'type': 'InternViT', 'hiden_size': DV})
     with pytest.raises(ConfigError, match=r"(?s)no optimizer is named 'AdamWW'.*did you mean 'AdamW'"):
         OPTIMIZERS.build({'type': 'AdamWW', 'lr': 1.0})
+
+
+class Half(VisionTower):
+    """A tower without blocks and without the size of its tiles."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden_size = DV
+
+    def forward(self, pixel_values):
+        return pixel_values.flatten(2).mT
+
+    def num_patches(self, image_size):
+        return image_size**2
+
+
+class Whole(Half):
+    layers = torch.nn.ModuleList()
+
+
+def test_a_part_of_ones_own_that_keeps_half_of_its_contract():
+    registry = Registry('vision tower', scope='mmft')
+    for kind in (Half, Whole):
+        registry.register_module(module=kind)
+    with pytest.raises(ConfigError) as error:
+        registry.build({'type': 'Half'})
+    assert 'vision tower Half: Half has no layers' in str(error.value)
+    assert 'all that VisionTower asks of it (mmft/models/base.py)' in str(error.value)
+    assert 'docs/configs.md' in str(error.value)
+    with pytest.raises(ConfigError, match=r'Whole has no image_size'):
+        VLM(registry.build({'type': 'Whole'}), projector_config('MLP'), small_llm('Llama', DL))
 
 
 @pytest.mark.parametrize('name', TOWERS)
