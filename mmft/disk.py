@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ['LargeFile', 'check_zip', 'fsync_path', 'is_lfs_pointer']
+from mmft.errors import CheckpointError
+from mmft.words import printable
+
+__all__ = ['LargeFile', 'check_zip', 'fsync_path', 'is_lfs_pointer', 'lfs_pointer']
 
 # What O_DIRECT wants offsets, lengths and addresses to be multiples of; the page, so that no page of the cache is
 # written both ways: blocks of disks are never larger.
@@ -34,6 +37,15 @@ def is_lfs_pointer(path: Path) -> bool:
             return file.read(24) == b'version https://git-lfs.'[:24]
     except OSError:
         return False
+
+
+def lfs_pointer(path: Path) -> CheckpointError:
+    """The error for a file that git-lfs has not fetched yet."""
+    return CheckpointError(
+        f'{printable(path)} is a git-lfs pointer, not the file itself',
+        expected='the file, which a clone without git-lfs does not bring',
+        fix=f'run `git lfs pull` in {printable(path.parent)}, or download the file again',
+    )
 
 
 def check_zip(path: Path) -> None:

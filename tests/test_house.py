@@ -16,8 +16,8 @@ PACKAGE = ROOT / 'mmft'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
-LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'geometry', 'machine', 'missing', 'pages',
-           'plain_json', 'ports', 'python_text', 'quiet', 'words'},
+LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'file_names', 'geometry',
+           'json_files', 'machine', 'missing', 'pages', 'plain_json', 'ports', 'python_text', 'quiet', 'words'},
           {'models', 'data'}, {'files'}, {'layouts'}, {'checkpoint'}, {'evaluation'}, {'engine'}, {'export'}, {'talk'},
           {'serve', 'compare'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from mmft.checkpoint.build import as_device, as_dtype, build_meta
+from mmft.checkpoint.encoder import load_encoder
 from mmft.checkpoint.fill import fill
 from mmft.checkpoint.parts import read_parts
 from mmft.checkpoint.silent_settings import check_same
-from mmft.errors import CheckpointError, ConfigError, MMFTError, first_line
+from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.reading import reading
-from mmft.files.tensors import TensorSource, fingerprint, main_dtype, read_json
-from mmft.layouts import Layout, NameTable, layout_of
+from mmft.files.tensors import TensorSource, fingerprint, main_dtype
+from mmft.layouts import Layout, NameTable, layout_in
 from mmft.own_code import allow_code as allow_modules
-from mmft.registry import ENCODERS, MODELS
-from mmft.words import clipped
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['Pretrained', 'as_device', 'as_dtype', 'build_meta', 'build_opened', 'build_pretrained', 'check_same',
-           'encoder_config', 'encoder_places', 'has_tokenizer', 'load', 'load_encoder', 'open_pretrained',
-           'read_layout', 'tokenizer_directory']  # fmt: skip
-
-MANIFEST = 'encoder.json'
-"""Written by ``ChatEncoder.save_pretrained`` into our exports: the encoder as it was in training."""
-
-PICTURE_FILES = ('processor_config.json', 'preprocessor_config.json')
-
-TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
-
-
-MOST_LAYERS = 2_000
-
-_REPEATED = {'depth', 'layers', 'n_layers', 'num_experts', 'num_hidden_layers', 'num_layers', 'num_local_experts'}
+__all__ = ['Pretrained', 'build_opened', 'build_pretrained', 'load', 'open_pretrained', 'read_layout']
 
 
 class Pretrained(NamedTuple):
@@ -57,76 +42,9 @@ class Pretrained(NamedTuple):
     where: str
 
 
-def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """``'bfloat16'`` -> ``torch.bfloat16``; ``'auto'`` and None -> None, which ``main_dtype`` decides."""
-    if isinstance(dtype, torch.dtype) or dtype in (None, 'auto'):
-        return None if dtype == 'auto' else dtype
-    value = getattr(torch, str(dtype).removeprefix('torch.'), None)
-    if value not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise ConfigError(f'dtype {dtype!r}', expected="'auto', 'float32', 'bfloat16' or 'float16'")
-    return value
-
-
-def as_device(device: str | torch.device) -> torch.device:
-    """``'cuda:0'`` -> the device.
-
-    Raises:
-        ConfigError: no such device, or not in this machine.
-    """
-    try:
-        made = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f'device {device!r}', expected="'cpu', 'cuda', 'cuda:1' or the like") from None
-    if made.type == 'cuda' and (made.index or 0) >= torch.cuda.device_count():
-        found = f'{torch.cuda.device_count()} CUDA devices that torch sees here'
-        raise ConfigError(
-            f'device {device!r}', expected=f'one of the {found}', fix="pass device='cpu', or see nvidia-smi"
-        )
-    try:
-        torch.empty(0, device=made)
-    except (AssertionError, NotImplementedError, RuntimeError) as error:  # a kind that this torch has no code for
-        raise ConfigError(f'device {device!r}: {first_line(error)}', fix="pass device='cpu'") from error
-    return made
-
-
 def read_layout(path: str | Path) -> Layout:
     """The layout of a model directory, known by its ``config.json`` and, where that says too little, its tensors."""
-    return _layout(ModelDirectory(path))
-
-
-def _layout(directory: ModelDirectory) -> Layout:
-    return layout_of(directory.config, str(directory.path), directory)
-
-
-def build_meta(model_config: Mapping[str, Any]) -> VLM:
-    """The model on the meta device: every shape, no memory.
-
-    Raises:
-        ConfigError: a part that cannot be, or is larger than any: a number with some zeros too many.
-    """
-    if deep := [*_too_deep(model_config, 'model')]:
-        raise ConfigError(
-            ', '.join(deep), expected=f'at most {MOST_LAYERS:,} of them',
-            fix='correct the number in the config; of a model directory download its JSON files again',
-        )  # fmt: skip
-    try:
-        with torch.device('meta'):
-            return MODELS.build(dict(model_config))
-    except RuntimeError as error:  # torch, of sizes whose product no tensor can have
-        if isinstance(error, MMFTError):
-            raise
-        raise ConfigError(
-            f'the model cannot be built: {first_line(error)}', expected='sizes that a model can have',
-            fix='correct the sizes in the config; of a model directory download its JSON files again',
-        ) from error  # fmt: skip
-
-
-def _too_deep(config: Any, where: str) -> Iterator[str]:
-    """Numbers of layers or experts that would take minutes and all memory, even without weights."""
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        if isinstance(value, int) and value > MOST_LAYERS and key in _REPEATED:
-            yield f'{where}.{key} = {clipped(value)}'
-        yield from _too_deep(value, f'{where}.{key}')
+    return layout_in(ModelDirectory(path))
 
 
 def open_pretrained(
@@ -154,7 +72,7 @@ def open_pretrained(
         layout, tensors = read_parts(named, model_config)
     else:
         where, directory = str(pretrained), ModelDirectory(pretrained, base, vision)
-        layout = _layout(directory)
+        layout = layout_in(directory)
         tensors = layout.open(directory)
     if model_config is not None:
         check_same(model_config, layout.model_config, where)
@@ -198,81 +116,6 @@ def build_pretrained(
     opened = open_pretrained(path, model_config)
     model, _ = build_opened(opened, model_config, dtype, device)
     return model, fingerprint(opened.tensors)
-
-
-def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None, base: str | Path | None = None) -> str:
-    """The directory whose tokenizer belongs to ``pretrained`` of a config, perhaps an adapter's base; '' if none.
-
-    Args:
-        base: as in ``load``.
-    """
-    found = pretrained.get('llm') if isinstance(pretrained, Mapping) else pretrained
-    if not found or not Path(found).is_dir():
-        return str(found or '')
-    with suppress(CheckpointError):  # of a base that is not there: whoever reads the weights says it
-        return str(next(filter(has_tokenizer, encoder_places(ModelDirectory(found, base))), found))
-    return str(found)
-
-
-def has_tokenizer(path: str | Path) -> bool:
-    """Whether a directory holds a tokenizer."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in TOKENIZER_FILES)
-
-
-def encoder_places(directory: ModelDirectory) -> list[Path]:
-    """Where a directory's tokenizer may be: in it, or in the base that its weights build on."""
-    return [directory.path, *([directory.base_directory.path] if directory.base_directory else [])]
-
-
-def encoder_config(layout: Layout, directory: Path) -> dict[str, Any]:
-    """The ``encoder`` dict that a directory's files describe."""
-    with reading(f'{directory}: one of its preprocessor files'):
-        return layout.encoder_config(directory)
-
-
-def load_encoder(
-    directory: str | Path | ModelDirectory,
-    tokens_per_tile: int | None = None,
-    layout: Layout | None = None,
-    template: Any = None,
-) -> ChatEncoder | None:
-    """The encoder of a directory, or of the base that it builds on; None where neither holds a tokenizer.
-
-    As an mmft export keeps it (``encoder.json``), else from the directory's own files. One rule for all commands: a
-    directory's own tokenizer comes first, then its base's.
-
-    Args:
-        tokens_per_tile: None asks the model that the layout describes.
-        template: as in ``load``.
-    """
-    if not isinstance(directory, ModelDirectory):
-        directory = ModelDirectory(directory)
-    place = next(filter(has_tokenizer, encoder_places(directory)), None)
-    if place is None:
-        return None
-    from mmft.checkpoint.own_template import check_kept, own_template
-    from mmft.data import ChatEncoder, load_tokenizer
-    from mmft.data.kept_encoder import stored_background
-
-    # An adapter may bring a tokenizer and nothing that says what pictures and prompts become: its base does.
-    own = any((place / name).is_file() for name in (MANIFEST, *PICTURE_FILES))
-    settings = place if own else directory.described if place == directory.path else place
-    if (settings / MANIFEST).is_file():
-        encoder = ChatEncoder.from_pretrained(settings, **({} if template is None else {'template': template}))
-        if template is None:
-            check_kept(encoder, settings)
-        return encoder
-    layout, tokenizer = layout or _layout(directory), load_tokenizer(place)
-    config = encoder_config(layout, settings)
-    if template is None:
-        template = own_template(config['template'], tokenizer, place, layout.chat_templates)
-    if tokens_per_tile is None:
-        model = build_meta(layout.model_config)
-        side = config['image_processor'].get('tile_size', model.vision.image_size)
-        tokens_per_tile = model.num_image_tokens(side)
-    background = stored_background(lambda name: read_json(file) if (file := settings / name).is_file() else {})
-    more = {'template': template, 'tokenizer': tokenizer, 'tokens_per_tile': tokens_per_tile, 'background': background}
-    return ENCODERS.build({**config, **more})
 
 
 def load(

@@ -77,7 +77,7 @@ def _config(args: argparse.Namespace) -> Config | None:
 
 def _encoder(cfg: Config) -> Any:
     """As in training; of the model only the shapes are made."""
-    from mmft.checkpoint.load import build_meta
+    from mmft.checkpoint.build import build_meta
     from mmft.engine.build import build_encoder, plain_dict
     from mmft.errors import CheckpointError
 

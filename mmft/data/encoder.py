@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mmft.checks import is_whole
-from mmft.data.kept_encoder import ENCODER_FILE, KeptEncoder
+from mmft.data.kept_encoder import KeptEncoder
 from mmft.data.pictures.images import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.pictures.transparency import as_colour
 from mmft.data.prompt import prompt_messages
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ['ENCODER_FILE', 'ChatEncoder']
+__all__ = ['ChatEncoder']
 
 
 @ENCODERS.register_module()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,9 @@ import torch
 
 from mmft.data.text.text_encoder import TextEncoder
 from mmft.data.text.tokenizers import load_tokenizer, save_tokenizer, tokenizer_from_files, tokenizer_to_files
-from mmft.disk import is_lfs_pointer
-from mmft.errors import CheckpointError, first_line
+from mmft.errors import CheckpointError
+from mmft.file_names import ENCODER_FILE, PROCESSOR_FILES
+from mmft.json_files import read_json, write_json
 from mmft.own_code import code_of, name_of, require_code
 from mmft.registry import ENCODERS
 
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
     from typing_extensions import Self
 
-__all__ = ['ENCODER_FILE', 'KeptEncoder', 'stored_background']
-
-ENCODER_FILE = 'encoder.json'
-"""What ``save_pretrained`` writes beside the tokenizer's files."""
-
-PROCESSOR_FILES = ('processor_config.json', 'preprocessor_config.json')
-"""transformers' own, of which the first may hold the second."""
+__all__ = ['KeptEncoder', 'stored_background']
 
 FORMAT = 1  # of to_dict and encoder.json
 
@@ -76,8 +70,7 @@ class KeptEncoder(TextEncoder, ABC):
     def save_pretrained(self, path: str | os.PathLike) -> None:
         """Write tokenizer.json, tokenizer_config.json and encoder.json into a directory."""
         save_tokenizer(self.tokenizer, path)
-        text = json.dumps(self._kept(), ensure_ascii=False, indent=2) + '\n'
-        (Path(path) / ENCODER_FILE).write_text(text, encoding='utf-8')
+        write_json(Path(path) / ENCODER_FILE, self._kept())
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike, **changes: Any) -> Self:
@@ -90,17 +83,7 @@ class KeptEncoder(TextEncoder, ABC):
             CheckpointError: the directory holds no encoder.json, a damaged one, or no tokenizer.
         """
         file = Path(path) / ENCODER_FILE
-        try:
-            state = json.loads(file.read_text(encoding='utf-8'))
-        except (OSError, ValueError, RecursionError) as error:
-            if is_lfs_pointer(file):
-                raise CheckpointError(
-                    f'{file} is a git-lfs pointer', fix='run `git lfs pull` in its directory'
-                ) from None
-            raise CheckpointError(
-                f'{file}: {first_line(error)}', expected='what ChatEncoder.save_pretrained writes'
-            ) from error
-        state = {**state, **changes} if isinstance(state, Mapping) else state
+        state = {**read_json(file), **changes}
         return cls._build(load_tokenizer(path), state, str(file))
 
     @classmethod

@@ -13,9 +13,12 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmft.checkpoint.load import as_dtype, build_opened, has_tokenizer, open_pretrained, tokenizer_directory
-from mmft.checkpoint.own_template import other_template
+from mmft.checkpoint.build import as_dtype
+from mmft.checkpoint.encoder import tokenizer_directory
+from mmft.checkpoint.load import build_opened, open_pretrained
+from mmft.checkpoint.other_template import other_template
 from mmft.data.text.templates import ChatTemplate
+from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.init_from import InitFrom
 from mmft.engine.validation import WithSamples
 from mmft.engine.vocabulary import check_rows, grow

@@ -29,7 +29,8 @@ from mmft.checkpoint.xtuner import read_trained
 from mmft.engine.optim import trained_parameters
 from mmft.engine.run_folder import find_last, read_checkpoint
 from mmft.errors import CheckpointError, ConfigError
-from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
+from mmft.file_names import ADAPTER_CONFIG
+from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import is_deepspeed
 from mmft.files.partial import projector_file
 from mmft.files.path_errors import not_one_run

@@ -21,9 +21,10 @@ from mmft.export.stored import stored_safetensors
 from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
+from mmft.file_names import ADAPTER_CONFIG
 from mmft.files.names import module_name
+from mmft.json_files import write_json
 from mmft.layouts import LAYOUT_NAMES, Layout
-from mmft.layouts.contents import write_json
 from mmft.models.lora import ADAPTER
 from mmft.models.tuning import part_of
 from mmft.words import count_of
@@ -120,7 +121,7 @@ class AdapterExport:
         for name, value in self.tensors.items():
             writer.write(name, [value])
         writer.close()
-        write_json(directory / 'adapter_config.json', self._config())
+        write_json(directory / ADAPTER_CONFIG, self._config())
         if self.source.encoder is not None:
             self.source.encoder.save_pretrained(directory)
 

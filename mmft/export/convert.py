@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.load import as_dtype
+from mmft.checkpoint.build import as_dtype
 from mmft.disk import check_zip
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import gate

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mmft.disk import is_lfs_pointer
+from mmft.disk import is_lfs_pointer, lfs_pointer
 from mmft.errors import CheckpointError
 from mmft.words import clipped, printable
 
@@ -54,7 +54,7 @@ def find_checkpoint(path: str | os.PathLike, log: Callable[[str], None] | None =
         CheckpointError: there is none.
     """
     from mmft.files.foreign_checkpoints import foreign_training
-    from mmft.files.path_errors import lfs_pointer, not_a_model, not_one_run
+    from mmft.files.path_errors import not_a_model, not_one_run
 
     path = Path(path).expanduser()
     if os.path.isdir(path):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmft.checkpoint.load import build_meta, build_opened
+from mmft.checkpoint.build import build_meta
+from mmft.checkpoint.load import build_opened
 from mmft.engine.init_from import InitFrom
 from mmft.export.inputs import TrainingCheckpoint
 from mmft.export.stored import Computed

@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import (
-    as_dtype,
-    build_meta,
-    encoder_config,
-    has_tokenizer,
-    load_encoder,
-    tokenizer_directory,
-)
+from mmft.checkpoint.build import as_dtype, build_meta
+from mmft.checkpoint.encoder import encoder_config, load_encoder, tokenizer_directory
+from mmft.data.text.tokenizers import has_tokenizer
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.inputs import Base, TrainingCheckpoint, check_base, trained_names
 from mmft.export.same_model import check_trained_model

@@ -18,15 +18,8 @@ from typing import Any
 
 from mmft.errors import CheckpointError
 from mmft.files.names import unwrapped_tensors
-from mmft.files.tensors import (
-    WEIGHT_FILES,
-    Joined,
-    TensorDirectory,
-    TensorFiles,
-    TensorSource,
-    has_weights,
-    read_json,
-)
+from mmft.files.tensors import WEIGHT_FILES, Joined, TensorDirectory, TensorFiles, TensorSource, has_weights
+from mmft.json_files import read_json
 from mmft.words import clipped, count_of
 
 __all__ = ['check_not_quantised', 'folder_tensors', 'has_folders', 'over_base', 'projector_alone', 'projector_config',
@@ -62,8 +55,7 @@ def projector_file(folder: Path) -> Path | None:
 
 def projector_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a directory that says it is XTuner's projector; {} of any other."""
-    file = folder / 'config.json'
-    config = read_json(file) if file.is_file() else {}
+    config = read_json(folder / 'config.json', optional=True)
     return config if config.get('model_type') == 'projector' else {}
 
 

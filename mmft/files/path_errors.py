@@ -6,13 +6,13 @@ import os
 import re
 from pathlib import Path
 
-from mmft.disk import is_lfs_pointer
+from mmft.disk import is_lfs_pointer, lfs_pointer
 from mmft.errors import CheckpointError, first_line
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.missing import MODEL_EXPECTED, listed, missing
 from mmft.words import clipped, count_of, printable
 
-__all__ = ['lfs_pointer', 'not_a_model', 'not_one_run', 'unreadable']
+__all__ = ['not_a_model', 'not_one_run', 'unreadable']
 
 _WEIGHTS = ('.safetensors', '.bin', '.pth', '.pt')
 _CHECKPOINT = re.compile(r'best\.pth|iter_(\d+)\.pth')
@@ -27,15 +27,6 @@ def not_a_model(path: str | Path) -> CheckpointError:
     if os.path.isdir(path):
         return _folder(path)
     return _file(path) if os.path.exists(path) else missing(path)
-
-
-def lfs_pointer(path: Path) -> CheckpointError:
-    """The error for a file that git-lfs has not fetched yet."""
-    return CheckpointError(
-        f'{printable(path)} is a git-lfs pointer, not the file itself',
-        expected='the file, which a clone without git-lfs does not bring',
-        fix=f'run `git lfs pull` in {printable(path.parent)}, or download the file again',
-    )
 
 
 def unreadable(file: Path, error: Exception, fix: str = 'download it again') -> CheckpointError:

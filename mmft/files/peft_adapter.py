@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from mmft.errors import CheckpointError
+from mmft.file_names import ADAPTER_CONFIG
 from mmft.files.names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
-from mmft.files.tensors import Joined, TensorFiles, TensorSource, read_json
+from mmft.files.tensors import Joined, TensorFiles, TensorSource
+from mmft.json_files import read_json
 from mmft.models.lora import ADAPTER, lora_delta
 from mmft.words import clipped, count_of
 
-__all__ = ['ADAPTER_CONFIG', 'AdapterLayer', 'MergedTensors', 'lora_layers', 'merged_adapter']
+__all__ = ['AdapterLayer', 'MergedTensors', 'lora_layers', 'merged_adapter']
 
-ADAPTER_CONFIG = 'adapter_config.json'
 TRAINABLES = 'non_lora_trainables.bin'
 _FILES = ('adapter_model.safetensors', 'adapter_model.bin')
 _LORA = re.compile(r'(.+)\.(lora_(?:embedding_)?[AB]|lora_magnitude_vector)(?:\.default)?(?:\.weight)?')

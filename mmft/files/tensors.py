@@ -6,7 +6,6 @@ Nothing in the directory is executed: safetensors hold no code, ``.bin`` files a
 from __future__ import annotations
 
 import hashlib
-import json
 import os.path
 import re
 import zipfile
@@ -19,44 +18,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmft.disk import is_lfs_pointer
-from mmft.errors import CheckpointError, first_line
-from mmft.files.path_errors import lfs_pointer, unreadable
+from mmft.errors import CheckpointError
+from mmft.files.path_errors import unreadable
+from mmft.json_files import read_json
 from mmft.words import clipped, printable
 
 __all__ = ['WEIGHT_FILES', 'Joined', 'TensorDirectory', 'TensorFiles', 'TensorSource', 'fingerprint', 'has_weights',
-           'main_dtype', 'read_json', 'shards_of']  # fmt: skip
+           'main_dtype', 'shards_of']  # fmt: skip
 
 WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        CheckpointError: it is missing, cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f'no {path.name} in {path.parent}',
-            expected='a model directory',
-            fix='check the path; download all files of the model into it',
-        ) from None
-    except OSError as error:  # a directory of that name, or no permission
-        raise CheckpointError(
-            f'{path} cannot be read: {error.strerror}', expected='a JSON file', fix='check its permissions'
-        ) from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, numbers or nesting beyond Python's limits
-        if is_lfs_pointer(path):
-            raise lfs_pointer(path) from None
-        raise CheckpointError(f'{path}: not valid JSON: {first_line(error)}', fix='download the file again') from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f'{path} holds a {type(content).__name__}', expected='a JSON object', fix='download the file again'
-        )
-    return content
 
 
 def has_weights(path: Path) -> bool:

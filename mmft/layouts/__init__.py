@@ -36,7 +36,7 @@ __all__ = [
     'Step',
     'TinyLlava',
     'layout_for',
-    'layout_of',
+    'layout_in', 'layout_of',
     'matches_any',
 ]  # fmt: skip
 
@@ -74,6 +74,11 @@ def layout_for(name: str, model_config: Mapping[str, Any], base: NameTable | Non
         f'no layout of --layout {name} can hold this model:\n{reasons}',
         fix='--layout native holds every model' if name != 'native' else '',
     )
+
+
+def layout_in(directory: ModelDirectory) -> Layout:
+    """The layout of a directory."""
+    return layout_of(directory.config, str(directory.path), directory)
 
 
 def matches_any(config: dict[str, Any]) -> bool:

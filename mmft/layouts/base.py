@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmft.errors import ConfigError
-from mmft.layouts.contents import Contents, generation_config, llm_ids, write_encoder, write_json
+from mmft.json_files import write_json
+from mmft.layouts.contents import Contents, generation_config, llm_ids, write_encoder
 from mmft.layouts.rules import NameTable
 
 if TYPE_CHECKING:

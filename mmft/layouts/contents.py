@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ __all__ = [
     'plain_config',
     'text_config',
     'write_encoder',
-    'write_json',
 ]
 
 _NOT_THE_MODEL = {
@@ -88,11 +86,6 @@ class Contents:
     def tokens_per_tile(self) -> int:
         """Q."""
         return self.encoder.tokens_per_tile if self.encoder is not None else self.model.tokens_per_tile
-
-
-def write_json(path: Path, content: Any) -> None:
-    """A JSON file as people read it."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
 
 
 def plain_config(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmft.errors import CheckpointError, ConfigError
+from mmft.file_names import PROCESSOR_FILES
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
 from mmft.layouts.contents import Contents, text_config
@@ -125,7 +126,7 @@ class InternVLHF(Layout):
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Newer directories carry the tiler's numbers in (pre)processor_config.json.
         files = ModelDirectory(directory)
-        read = files.json('processor_config.json') or files.json('preprocessor_config.json')
+        read = next(filter(None, map(files.json, PROCESSOR_FILES)), {})
         numbers = read.get('image_processor', read)
         size = numbers.get('size') or {}
         tiler = {

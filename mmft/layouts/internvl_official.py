@@ -11,7 +11,7 @@ from typing import Any
 
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
-from mmft.files.tensors import read_json
+from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.contents import Contents, llm_ids
 from mmft.layouts.language import has_head, language_model, llm_rules, published_config

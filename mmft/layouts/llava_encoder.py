@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
+from mmft.file_names import TOKEN_FILES
 from mmft.models.language.family import families
 
 __all__ = ['image_processor', 'llava_encoder', 'unpadded']
-
-_TOKENIZER_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
 
 
 def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: Path | None = None) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def _template(model: dict[str, Any], directory: Path | None) -> str:
     family = families().get(model['llm']['type'])
     if family is None:
         return 'vicuna_v1'
-    files = [Path(directory) / name for name in _TOKENIZER_FILES] if directory is not None and family.dialects else []
+    files = [Path(directory) / name for name in TOKEN_FILES] if directory is not None and family.dialects else []
     text = '\n'.join(file.read_text(encoding='utf-8', errors='replace') for file in files if file.is_file())
     spoken = (templates for token, templates in family.dialects.items() if token in text)
     return next(spoken, (family.template, family.template))[bool(model.get('merge'))]

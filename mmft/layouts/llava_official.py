@@ -16,8 +16,9 @@ from typing import Any
 
 from mmft.errors import CheckpointError
 from mmft.files.directory import ModelDirectory
-from mmft.files.tensors import Joined, TensorSource, read_json
+from mmft.files.tensors import Joined, TensorSource
 from mmft.geometry import MERGE_MODES
+from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.contents import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.language import family_of_keys, family_of_name, language_model
@@ -242,8 +243,8 @@ class LlavaOfficial(Layout):
 
 def _tower_name(contents: Contents) -> str:
     """``mm_vision_tower``: as the base says, or the published tower that has these numbers."""
-    if contents.base is not None and (contents.base / 'config.json').is_file():
-        named = read_json(contents.base / 'config.json').get('mm_vision_tower')
+    if contents.base is not None:
+        named = read_json(contents.base / 'config.json', optional=True).get('mm_vision_tower')
         if named:
             return named
     numbers = contents.model.vision.tower.config.to_dict()

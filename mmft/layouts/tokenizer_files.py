@@ -7,9 +7,10 @@ on the left, and nothing follows a prompt. Token ids stay the same.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmft.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -24,13 +25,12 @@ def write_tokenizer(directory: Path, encoder: ChatEncoder, **config: Any) -> Non
         config: further entries of tokenizer_config.json.
     """
     for name, change in (('tokenizer.json', served_tokenizer), ('tokenizer_config.json', served_tokenizer_config)):
-        content = change(json.loads((directory / name).read_text(encoding='utf-8')), encoder)
+        content = change(read_json(directory / name), encoder)
         if name == 'tokenizer_config.json':
             content |= config
             # One place for the template: transformers and LMDeploy read chat_template.jinja, and prefer it.
             content.pop('chat_template', None)
-        text = json.dumps(content, ensure_ascii=False, indent=2) + '\n'
-        (directory / name).write_text(text, encoding='utf-8')
+        write_json(directory / name, content)
 
 
 def served_tokenizer(content: dict[str, Any], encoder: ChatEncoder) -> dict[str, Any]:

@@ -16,8 +16,11 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 import mmft.engine.compat
-from mmft.checkpoint.load import as_device, as_dtype, encoder_places, has_tokenizer, open_pretrained
+from mmft.checkpoint.build import as_device, as_dtype
+from mmft.checkpoint.encoder import encoder_places
+from mmft.checkpoint.load import open_pretrained
 from mmft.data import image_size, load_image
+from mmft.data.text.tokenizers import has_tokenizer
 from mmft.errors import CheckpointError, DataError
 from mmft.files.directory import ModelDirectory
 from mmft.structures import Message

@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausa
 
 import mmft
 from mmft.checkpoint import build_pretrained, open_pretrained
-from mmft.checkpoint.load import build_meta, tokenizer_directory
+from mmft.checkpoint.build import build_meta
+from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.engine.init_from import InitFrom
 from mmft.engine.judging.weights import missing_weights
 from mmft.errors import CheckpointError

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mmft
 from mmft.checkpoint import fingerprint, open_pretrained
-from mmft.checkpoint.load import tokenizer_directory
+from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.errors import CheckpointError
 from mmft.export import convert
 from tests.helpers import GOLDEN, golden_json

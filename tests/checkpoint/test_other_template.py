@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from mmft.checkpoint.own_template import other_template
+from mmft.checkpoint.other_template import other_template
 from mmft.cli.main import main
 from mmft.data import ChatEncoder, load_tokenizer
 from mmft.data.text.tokenizers import add_special_tokens

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 import mmft
-from mmft.checkpoint.load import load_encoder, read_layout
+from mmft.checkpoint.encoder import load_encoder
+from mmft.checkpoint.load import read_layout
 from mmft.data.text.templates import build_template
 from mmft.errors import ConfigError
 from tests.data.llama3 import LLAMA_3, write_llama3

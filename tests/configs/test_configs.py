@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.build import build_meta
 from mmft.cli.configs import apply_options
 from mmft.engine import Runner, validate_config
 from mmft.engine.build import build_dataloader, build_encoder, build_model

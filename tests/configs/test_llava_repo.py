@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.build import build_meta
 from mmft.checkpoint.silent_settings import check_same
 from mmft.cli.configs import load_config
 from mmft.layouts import layout_of

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.build import build_meta
 from mmft.engine.planning.memory import NF4_BYTES, Load, Setting, Sharding, Weights, estimate, tune_on_meta, weigh
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune

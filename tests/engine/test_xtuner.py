@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.build import build_meta
 from mmft.cli.configs import load_config
 from mmft.engine.init_from import InitFrom
 from mmft.engine.run_folder import read_checkpoint

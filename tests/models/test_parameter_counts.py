@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import build_meta
+from mmft.checkpoint.build import build_meta
 from mmft.registry import LANGUAGE_MODELS, VISION_TOWERS
 
 MODELS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'

@@ -16,7 +16,7 @@ import torch
 import mmft
 from mmft.cli.main import main
 from mmft.errors import MMFTError
-from mmft.files.tensors import read_json
+from mmft.json_files import read_json
 from tests.engine.tiny import write_tiny
 from tests.security.planted import MODEL, MODULE, PROGRAM, watched, write_module, write_native
 

@@ -18,6 +18,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from mmft.data.text.spm import read_spm, spm_pipeline
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, ConfigError, DataError, first_line
+from mmft.file_names import TOKENIZER_FILES
+from mmft.json_files import read_json
 from mmft.missing import missing
 from mmft.words import clipped, printable
 
@@ -45,7 +47,6 @@ INTERNVL_TOKENS = (
 LEADING_SPACE = 'leading_space'
 """Key of tokenizer_config.json: texts that begin with one of these strings want one space more in front."""
 
-_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
 NAMED_TOKENS = ('bos_token', 'eos_token', 'unk_token', 'pad_token', 'sep_token', 'cls_token', 'mask_token')
 """Tokens that a tokenizer has attributes for."""
 
@@ -61,7 +62,7 @@ _QWEN2_SPLIT = (
 
 def has_tokenizer(path: str | Path) -> bool:
     """Whether the directory holds a tokenizer that ``load_tokenizer`` reads."""
-    return any((Path(path) / name).is_file() for name in _FILES)
+    return any(os.path.isfile(os.path.join(path, name)) for name in TOKENIZER_FILES)
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
@@ -90,14 +91,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         else:
             raise CheckpointError(
                 f'{path} holds no tokenizer',
-                expected=f'one of {_FILES}',
+                expected=f'one of {TOKENIZER_FILES}',
                 fix='download the tokenizer files too, or name another directory in encoder.tokenizer',
             )
         return _wrap(backend, config)
     except (CheckpointError, DataError):
         raise
     except Exception as error:  # the tokenizers library raises bare Exceptions
-        if pointer := next((name for name in _FILES if is_lfs_pointer(path / name)), None):
+        if pointer := next((name for name in TOKENIZER_FILES if is_lfs_pointer(path / name)), None):
             raise CheckpointError(
                 f'{path / pointer} is a git-lfs pointer, not the file itself',
                 fix=f'run `git lfs pull` in {path}, or download the file again',
@@ -132,7 +133,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: one of them holds something else than it should.
     """
-    config = {**_read_json(path / 'special_tokens_map.json'), **_read_json(path / 'tokenizer_config.json')}
+    names = ('special_tokens_map.json', 'tokenizer_config.json')
+    config = {key: value for name in names for key, value in read_json(path / name, optional=True).items()}
     try:
         for key, kinds in (('additional_special_tokens', list), ('extra_special_tokens', (list, dict))):
             if (tokens := config.get(key)) is not None and not isinstance(tokens, kinds):
@@ -143,7 +145,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         special = {_text(config[key]) for key in NAMED_TOKENS if config.get(key) is not None}
         special |= {_text(token) for token in config.get('additional_special_tokens') or ()}
         known = {_text(token) for token in decoder.values()}
-        for text, index in _read_json(path / 'added_tokens.json').items():
+        for text, index in read_json(path / 'added_tokens.json', optional=True).items():
             if text not in known and int(index) not in decoder:
                 decoder[int(index)] = {'content': text, 'special': text in special, 'normalized': text not in special}
     except (TypeError, ValueError, AttributeError) as error:
@@ -154,22 +156,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from error
     config['added_tokens_decoder'] = decoder
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
-        if is_lfs_pointer(path):
-            raise CheckpointError(f'{path} is a git-lfs pointer', fix=f'run `git lfs pull` in {path.parent}') from None
-        raise CheckpointError(
-            f'{path} is not valid JSON: {first_line(error)}', fix='download the file again'
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds a {type(content).__name__}', expected='a JSON object')
-    return content
 
 
 def _text(token: Any) -> str:

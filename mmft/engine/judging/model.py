@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import build_meta, has_tokenizer
+from mmft.checkpoint.build import build_meta
 from mmft.checks import is_whole
 from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.text.templates import build_template
+from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
 from mmft.engine.init_from import InitFrom
 from mmft.engine.judging.common import attempt, is_path, part_problems, value_problem

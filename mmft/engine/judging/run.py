@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmft.checkpoint.load import as_dtype
+from mmft.checkpoint.build import as_dtype
 from mmft.checks import is_number, is_whole
 from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.compat import LAUNCHERS

@@ -9,14 +9,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checkpoint.load import TOKENIZER_FILES, has_tokenizer, open_pretrained, tokenizer_directory
+from mmft.checkpoint.encoder import tokenizer_directory
+from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
+from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.init_from import InitFrom, find_source
 from mmft.engine.judging.common import is_path
 from mmft.engine.run_folder import find_last
 from mmft.errors import ConfigError, MMFTError
+from mmft.file_names import TOKENIZER_FILES
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.partial import has_folders, projector_file
 from mmft.files.tensors import WEIGHT_FILES, fingerprint, has_weights, shards_of

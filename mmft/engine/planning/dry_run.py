@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from mmft.checkpoint.load import build_meta, tokenizer_directory
+from mmft.checkpoint.build import build_meta
+from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.engine.build import plain_dict, plain_pretrained, template_note
 from mmft.engine.judging.config import Problems, find_problems
 from mmft.engine.planning import memory

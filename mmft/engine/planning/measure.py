@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checkpoint.load import as_dtype, build_meta
+from mmft.checkpoint.build import as_dtype, build_meta
 from mmft.checks import count_in_environment
 from mmft.engine.build import grown_tune, plain_dict
 from mmft.engine.planning import memory

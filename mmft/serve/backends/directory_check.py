@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
+from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES, TOKEN_FILES, TOKENIZER_FILES
 from mmft.serve.backends.weight_files import WeightsError, tensor_names
 
 __all__ = ['ENGINES', 'HF_NATIVE', 'INTERNVL_CHAT', 'Problem', 'ServedDirectory', 'check_directory', 'needs_export',
@@ -39,7 +40,6 @@ _CHAT_KEYS = {
     'llm_config': ('architectures', 'bos_token_id', 'eos_token_id'),
 }  # fmt: skip
 """What LMDeploy reads of an ``InternVLChatModel``: without a key it takes another picture size than the model's."""
-_TOKEN_FILES = ('added_tokens.json', 'tokenizer_config.json', 'tokenizer.json')
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def needs_export(path: str | Path) -> bool:
     config = directory.config
     if not config or directory.architecture in _BY_CLASS or not matches_any(config):
         return False
-    whole = not directory.has('adapter_config.json') or directory.has('non_lora_trainables.bin')
+    whole = not directory.has(ADAPTER_CONFIG) or directory.has('non_lora_trainables.bin')
     return whole or has_folders(directory.path)
 
 
@@ -183,7 +183,7 @@ def served_as_it_is(path: str | Path, remote_code: bool = False) -> bool:
         remote_code: LMDeploy may run the Python files of an original InternVL2 directory.
     """
     directory = ServedDirectory(path)
-    if directory.has('adapter_config.json'):
+    if directory.has(ADAPTER_CONFIG):
         return False
     return directory.architecture in HF_NATIVE or (remote_code and directory.architecture == INTERNVL_CHAT)
 
@@ -198,10 +198,8 @@ def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:
         yield Problem(f'there is no directory {path}', 'check the path; exports are made by mmft pth_to_hf')
     elif needs_export(path):
         yield Problem(f'no backend serves {path} as it is', 'mmft serve exports it first, by itself')
-    elif directory.has('adapter_config.json') and not directory.has(
-        'model.safetensors', 'model.safetensors.index.json'
-    ):
-        base = directory.json('adapter_config.json').get('base_model_name_or_path') or 'its base'
+    elif directory.has(ADAPTER_CONFIG) and not directory.has('model.safetensors', 'model.safetensors.index.json'):
+        base = directory.json(ADAPTER_CONFIG).get('base_model_name_or_path') or 'its base'
         yield Problem(
             f'{path} holds a LoRA adapter only; the weights it belongs to are in {base}',
             'serve the training with --config CONFIG --checkpoint CKPT, which merges it, or export without --adapter',
@@ -222,7 +220,7 @@ def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:
 
 
 def _text_files(directory: ServedDirectory) -> Iterator[Problem]:
-    if not directory.has('tokenizer.json', 'tokenizer.model', 'vocab.json'):
+    if not directory.has(*TOKENIZER_FILES):
         yield Problem('no tokenizer: neither tokenizer.json nor tokenizer.model',
                       "copy the tokenizer's files of the base into the directory")  # fmt: skip
     if not directory.chat_template:
@@ -237,7 +235,7 @@ def _text_files(directory: ServedDirectory) -> Iterator[Problem]:
 
 
 def _hf_native(directory: ServedDirectory) -> Iterator[Problem]:
-    if not directory.has('preprocessor_config.json', 'processor_config.json'):
+    if not directory.has(*PROCESSOR_FILES):
         yield Problem('no preprocessor_config.json and no processor_config.json', _EXPORT_AGAIN)
     if not (directory.config.get('text_config') or {}).get('architectures'):
         yield Problem('config.json: text_config.architectures is missing or null',
@@ -287,7 +285,7 @@ def _internvl_chat(directory: ServedDirectory) -> Iterator[Problem]:
         if absent:
             yield Problem(f'config.json: {f"{section} has " if section else ""}no {", ".join(absent)}',
                           'write them in, as the published config.json has them', LMDEPLOY)  # fmt: skip
-    if not any('<IMG_CONTEXT>' in directory.text(name) for name in _TOKEN_FILES):
+    if not any('<IMG_CONTEXT>' in directory.text(name) for name in TOKEN_FILES):
         yield Problem('the tokenizer has no <IMG_CONTEXT>, where pictures go',
                       "copy the tokenizer's files from where the model was published", LMDEPLOY)  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmft.checkpoint.load import load_encoder
+from mmft.checkpoint.encoder import load_encoder
 from mmft.errors import MMFTError
 from mmft.export.cache import default_cache
 from mmft.layouts.tokenizer_files import served_tokenizer, served_tokenizer_config
