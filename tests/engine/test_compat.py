@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,7 +132,7 @@ def test_two_import_messages_are_held_back_and_no_others():
 
 
 LEAVING = """
-import mmap, os, socket, sys, time
+import ctypes, mmap, os, socket, sys, time
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from mmft.engine.compat import init_distributed
@@ -141,23 +140,23 @@ from mmft.engine.compat import init_distributed
 with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]), WORLD_SIZE='2')
+class Late:  # the interpreter is some time at ending
+    def __del__(self, sleep=time.sleep):
+        sleep(1)
+
+late = Late()
 begun, done = mmap.mmap(-1, 1), mmap.mmap(-1, 1)  # shared between the two
 other = os.fork()
 os.environ['RANK'] = os.environ['LOCAL_RANK'] = str(int(bool(other)))
-if sys.argv[1] == 'plain':
-    torch.distributed.init_process_group('gloo')
-else:
-    init_distributed('pytorch')
+init_distributed('pytorch')
 model = DistributedDataParallel(torch.nn.Linear(2, 2))
 if other:
     sys.setswitchinterval(1000)  # no thread gets the GIL until this one waits for something
     torch.distributed.all_reduce(torch.ones(9), async_op=True)
     begun[0] = 1
     while not done[0]:
-        pass
-    ready = time.perf_counter() + 1
-    while time.perf_counter() < ready:  # meanwhile gloo's thread has finished, and wants to release the tensor
-        pass
+        ctypes.PyDLL(None).usleep(10000)  # this keeps the GIL
+    ctypes.PyDLL(None).sleep(3)  # meanwhile gloo's thread finishes, and wants to release the tensor
 else:
     while not begun[0]:
         time.sleep(0.01)
@@ -166,10 +165,9 @@ else:
 """
 
 
-@pytest.mark.parametrize(('how', 'code'), [('plain', -signal.SIGABRT), ('ours', 0)])
-def test_the_end_of_the_interpreter_waits_for_gloos_threads(how: str, code: int) -> None:
-    """On a busy machine, where nothing makes the thread late on purpose, one run in a hundred ended so."""
+def test_the_end_of_the_interpreter_waits_for_gloos_threads() -> None:
+    """Without ``leave_distributed`` this ends with SIGABRT more often than not; a run on a busy machine, now and then."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
-    command = [sys.executable, '-c', LEAVING, how]
+    command = [sys.executable, '-c', LEAVING]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == code, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
