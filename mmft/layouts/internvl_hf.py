@@ -22,7 +22,7 @@ from mmft.layouts.contents import Contents, text_config
 from mmft.layouts.language import is_tied, language_model
 from mmft.layouts.rules import Rule
 from mmft.layouts.vision import side_of
-from mmft.models.language.family import held_by
+from mmft.models.language.family import AS_COMPUTED, held_by
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
@@ -64,7 +64,7 @@ class InternVLHF(Layout):
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:
         vision, text = config['vision_config'], config['text_config']
         held = held_by('internvl_hf').items()
-        kinds = {family.model_type: kind for kind, family in held if family.model_type == family.hf_model_type}
+        kinds = {family.model_type: kind for kind, family in held if family.tensors == AS_COMPUTED}
         kind = kinds.get(text.get('model_type'))
         if kind is None:
             what = f'text_config.model_type = {text.get("model_type")!r}'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError
 from mmft.layouts.rules import Rule
-from mmft.models.language.family import Tensors, families
+from mmft.models.language.family import AS_COMPUTED, families
 from mmft.registry import LANGUAGE_MODELS
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ['family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied', 'language_model', 'llm_rules',
            'older_rope', 'published_config']  # fmt: skip
-
-_AS_IT_IS = (Tensors('{x}', '{x}'),)
 
 _NOT_THE_MODEL = {
     'architectures', 'model_type', 'type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'use_cache',
@@ -139,19 +137,22 @@ def published_config(kind: str, config: PreTrainedConfig) -> dict[str, Any]:
     own = {theirs: name for name, theirs in family.names.items()}
     given = {name: getattr(config, name, None) for name in family.fields}
     fields = {own.get(name, name): value for name, value in given.items() if value is not None}
-    rope = older_rope(config.rope_parameters, family.rope)
+    rope = older_rope(config.rope_parameters, family.rope, family.rope_key)
     if rope.get('partial_rotary_factor') == 1.0:  # all channels, of which the original configurations say nothing
         del rope['partial_rotary_factor']
     return {'architectures': [family.architecture], 'model_type': family.model_type, **fields, **rope}
 
 
-def older_rope(parameters: Mapping[str, Any] | None, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+def older_rope(
+    parameters: Mapping[str, Any] | None, names: Mapping[str, str] | None = None, key: str = 'type'
+) -> dict[str, Any]:
     """``rope_theta``, ``rope_scaling`` and what else stands in ``rope_parameters``, in the words of transformers 4.
 
     Its configurations check the number of entries.
 
     Args:
         names: transformers' names of scalings -> those to write.
+        key: of the scaling's name.
 
     >>> older_rope({'rope_type': 'linear', 'factor': 2.0, 'rope_theta': 1e6})
     {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'linear', 'factor': 2.0}}
@@ -163,7 +164,7 @@ def older_rope(parameters: Mapping[str, Any] | None, names: Mapping[str, str] | 
     if kind == 'default':
         return {**fields, 'rope_scaling': None}
     only = {'longrope': ('short_factor', 'long_factor'), 'linear': ('factor',), 'dynamic': ('factor',)}.get(kind, rope)
-    return {**fields, 'rope_scaling': {'type': (names or {}).get(kind, kind), **{name: rope[name] for name in only}}}
+    return {**fields, 'rope_scaling': {key: (names or {}).get(kind, kind), **{name: rope[name] for name in only}}}
 
 
 def llm_rules(llm: Mapping[str, Any], theirs: str) -> list[Rule]:
@@ -183,5 +184,5 @@ def llm_rules(llm: Mapping[str, Any], theirs: str) -> list[Rule]:
             row.split and partial(row.split, **shape),
             row.join and partial(row.join, **shape),
         )
-        for row in (family.tensors if family else _AS_IT_IS)
+        for row in (family.tensors if family else AS_COMPUTED)
     ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmft.registry import LANGUAGE_MODELS
 
-__all__ = ['FIELDS', 'INTERNVL', 'LINEAR_LAYERS', 'LLAVA', 'Family', 'Tensors', 'families', 'held_by']
+__all__ = ['AS_COMPUTED', 'FIELDS', 'INTERNVL', 'LINEAR_LAYERS', 'LLAVA', 'Family', 'Tensors', 'families', 'held_by']
 
 FIELDS = (
     'vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads',
@@ -46,6 +46,10 @@ class Tensors(NamedTuple):
     join: Callable[..., Sequence[Tensor]] | None = None
 
 
+AS_COMPUTED = (Tensors('{x}', '{x}'),)
+"""Tensors of a family whose own directories name them as transformers' class does."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What is known of a family of language models.
@@ -60,6 +64,7 @@ class Family:
         fields: what its own ``config.json`` holds, by transformers' names.
         silent: settings beyond those of every family that change the numbers and show in no tensor's shape.
         rope: transformers' names of rope scalings -> those of its own ``config.json``, where they differ.
+        rope_key: what calls the kind of a ``rope_scaling`` there.
         tensors: how its own directories name its tensors.
         head: their name of the output head.
         linear_layers: what LoRA targets by default.
@@ -79,7 +84,8 @@ class Family:
     fields: tuple[str, ...] = FIELDS
     silent: tuple[str, ...] = ()
     rope: Mapping[str, str] = field(default_factory=dict)
-    tensors: tuple[Tensors, ...] = (Tensors('{x}', '{x}'),)
+    rope_key: str = 'type'
+    tensors: tuple[Tensors, ...] = AS_COMPUTED
     head: str = 'lm_head'
     linear_layers: tuple[str, ...] = LINEAR_LAYERS
     template: str
