@@ -22,7 +22,9 @@ from mmft.plain_json import config_json
 from tests.helpers import GOLDEN
 
 LORA = {'vision': 'frozen', 'projector': 'full', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8}}
-TOKENIZERS = {'InternLM2': 'internlm2', 'Phi3': 'phi3_rstrip_additional', 'Llama': 'internlm2'}  # others: qwen2
+TOKENIZERS = {  # others: qwen2
+    'InternLM2': 'internlm2', 'InternLM3': 'internlm2', 'Phi3': 'phi3_rstrip_additional', 'Llama': 'internlm2',
+}  # fmt: skip
 FAMILY = {
     'InternLM2': {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
     'Qwen3': {'head_dim': 32},  # not hidden_size / num_attention_heads

@@ -12,6 +12,7 @@ CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261302
 TOKENIZERS = {
     'Llama': 'llama_legacy', 'Mistral': 'llama_nonlegacy', 'Phi3': 'phi3_rstrip_additional', 'Phi': 'phi2',
     'StableLM': 'stablelm', 'Gemma': 'gemma', 'MiniCPM': 'llama_legacy', 'InternLM2': 'internlm2',
+    'InternLM3': 'internlm2',
 }  # fmt: skip
 """Of the golden ones; families that are not here have Qwen2's."""
 FAMILY = {
