@@ -133,7 +133,7 @@ class ChatEncoder(KeptEncoder):
         _check_list(images)
         ids, trained = self._tokenize(messages, len(images), add_generation_prompt)
         sizes = [image_size(image, max_pixels) for image in images]
-        limit = self._max_tiles(len(images))
+        limit = self._share(len(images))
         counts = self._image_tokens(sizes, limit)
         ids, trained = self._expand(ids, trained, counts)
         meta = {}
@@ -185,12 +185,12 @@ class ChatEncoder(KeptEncoder):
     ) -> int:
         """How many tokens ``__call__`` would give, before any shortening, from the pictures' (width, height) alone."""
         ids, _ = self._tokenize(messages, len(image_sizes), add_generation_prompt)
-        return len(ids) - len(image_sizes) + sum(self._image_tokens(image_sizes, self._max_tiles(len(image_sizes))))
+        return len(ids) - len(image_sizes) + sum(self._image_tokens(image_sizes, self._share(len(image_sizes))))
 
     def lost_ends(self, messages: Sequence[Mapping[str, Any]], image_sizes: Sequence[tuple[int, int]] = ()) -> int:
         """How many answers lose their end token to ``max_length``, where ``too_long='truncate'`` cuts texts off."""
         ids, trained = self._tokenize(messages, len(image_sizes), False)
-        counts = self._image_tokens(image_sizes, self._max_tiles(len(image_sizes)))
+        counts = self._image_tokens(image_sizes, self._share(len(image_sizes)))
         ids, trained = (values[self.max_length :] for values in self._expand(ids, trained, counts))
         return int((trained & (ids == self.stop_token_ids[0])).sum())
 
@@ -217,10 +217,8 @@ class ChatEncoder(KeptEncoder):
             question = (f'{IMAGE_PLACEHOLDER}\n' * count + text).strip()
         return question.replace(IMAGE_PLACEHOLDER, self.image_start + self.image_token + self.image_end)
 
-    def _max_tiles(self, num_images: int) -> int | None:
-        """Each of several pictures gets an equal share of the tiles (OpenGVLab, internvl_chat_finetune.py:488)."""
-        most = getattr(self.image_processor, 'max_tiles', None)
-        return None if most is None else max(1, most // max(1, num_images))
+    def _share(self, num_images: int) -> int | None:
+        return None if self.image_processor is None else self.image_processor.share(num_images)
 
     @property
     def _arranges(self) -> bool:

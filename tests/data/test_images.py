@@ -188,3 +188,10 @@ def test_settings_that_cannot_work(build):
 def test_a_line_is_not_padded_to_a_square_that_fills_the_memory():
     with pytest.raises(DataError, match='60000x60000'):
         PadSquare(28)(Image.new('RGB', (60000, 1)))
+
+
+@pytest.mark.parametrize(('most', 'shares'), [(12, [12, 12, 6, 4, 3, 2]), (1, [1, 1, 1, 1, 1, 1])])
+def test_pictures_share_the_tiles_of_a_sample(most, shares):
+    """OpenGVLab's ``max(1, max_dynamic_patch // num_image)``; without a picture nothing is divided by 0."""
+    assert [DynamicTiler(max_tiles=most).share(n) for n in (0, 1, 2, 3, 4, 5)] == shares
+    assert [PadSquare(28).share(n) for n in (0, 1, 5)] == [None] * 3

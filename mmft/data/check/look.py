@@ -195,9 +195,8 @@ def _encode(subset: Subset, record: Record, sizes: list[tuple[int, int]], decode
 
 
 def _tiles(encoder: Any, sizes: list[tuple[int, int]]) -> int:
-    limit = getattr(encoder.image_processor, 'max_tiles', None)
-    each = None if limit is None else max(1, limit // max(1, len(sizes)))
-    return sum(encoder.image_processor.num_tiles(*size, each) for size in sizes)
+    processor = encoder.image_processor
+    return sum(processor.num_tiles(*size, processor.share(len(sizes))) for size in sizes)
 
 
 def _labels(encoder: Any, sample: Sample, cut: bool, answers: int) -> Iterator[Problem]:

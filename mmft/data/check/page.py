@@ -234,8 +234,7 @@ def _picture(encoder: Any, sample: Sample, n: int) -> str:
     """The tiles of picture ``n`` as they lie in it, and the whole of it beside them where there is such a tile."""
     start, count = sum(sample.num_tiles[:n]), sample.num_tiles[n]
     tiles = [_image(tile) for tile in sample.pixel_values[start : start + count]]
-    limit = getattr(encoder.image_processor, 'max_tiles', None)
-    each = None if limit is None else max(1, limit // len(sample.num_tiles))
+    each = encoder.image_processor.share(len(sample.num_tiles))
     size = sample.image_sizes[n]
     columns, rows = encoder.image_processor.grid(*size, each)
     whole = []

@@ -30,9 +30,11 @@ class ImageProcessor(ABC):
     Attributes:
         arranges: whether the tokens of the tiles are put in the order of one plane (``AnyResMerge``): the model then
             needs the size and the grid of each picture, which samples carry as ``image_sizes`` and ``image_grids``.
+        max_tiles: most tiles of a sample, as ``grid`` counts them, for its pictures to share; None: no limit.
     """
 
     arranges: bool = False
+    max_tiles: int | None = None
 
     def __init__(self, tile_size: int) -> None:
         check_counts(type(self).__name__, tile_size=tile_size)
@@ -58,6 +60,13 @@ class ImageProcessor(ABC):
             )
         if max_tiles is not None:
             check_counts(type(self).__name__, max_tiles=max_tiles)
+
+    def share(self, num_images: int) -> int | None:
+        """The ``max_tiles`` of each picture of a sample: equal parts, at least 1; None: no limit.
+
+        Source: OpenGVLab/InternVL, internvl_chat_finetune.py, line 488.
+        """
+        return None if self.max_tiles is None else max(1, self.max_tiles // max(1, num_images))
 
     @abstractmethod
     def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:

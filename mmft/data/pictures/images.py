@@ -75,8 +75,8 @@ class DynamicTiler(ImageProcessor):
         """(columns, rows) whose ratio is nearest to width / height.
 
         Among equally near ones the first in ``candidate_grids`` stays, unless the picture has more than half the pixels
-        of a later one. ``max_tiles`` takes the place of the limit for this call (a sample of n pictures may give each
-        ``max(1, max_tiles // n)``); where it leaves nothing to choose the grid is (1, 1).
+        of a later one. ``max_tiles`` takes the place of the limit for this call (see ``share``); where it leaves
+        nothing to choose the grid is (1, 1).
         """
         self.check_picture(width, height, max_tiles)
         max_tiles = self.max_tiles if max_tiles is None else max_tiles

@@ -193,8 +193,7 @@ def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per
     tiles, lengths = [], []
     for record in records:
         sizes = [image_size(path) for path in record.images] if processor is not None else []
-        limit = getattr(processor, 'max_tiles', None)
-        share = None if limit is None else max(1, limit // max(1, len(sizes)))
+        share = processor.share(len(sizes)) if processor is not None else None
         tiles.append(sum(processor.num_tiles(*wh, share) for wh in sizes))
         tokens = sum(processor.num_tokens(*wh, per_tile, share) for wh in sizes)
         lengths.append(encoder.num_tokens(record.messages, sizes) if encoder else tokens)
