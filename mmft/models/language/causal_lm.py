@@ -13,7 +13,7 @@ from mmft.checks import check_counts
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import LanguageModel
 from mmft.models.language.family import Family
-from mmft.models.language.packed_attention import PACKED_SDPA, segments_of
+from mmft.models.language.packed_attention import PACKED_SDPA, lengths_as_mask
 from mmft.models.refusals import check_attention, refused_by
 
 __all__ = ['CausalLM']
@@ -148,15 +148,13 @@ class CausalLM(LanguageModel):
 
     def hidden(self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
         """(B,L,Dl) -> (B,L,Dl). Without a mask, ``position_ids`` that restart at 0 keep packed samples apart."""
-        packed = {}
         if self.lm.config._attn_implementation == PACKED_SDPA:
-            packed = {'segments': segments_of(attention_mask, position_ids)}
+            attention_mask = lengths_as_mask(attention_mask, position_ids)
         return self.lm.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=False,
-            **packed,
         ).last_hidden_state
 
     def head(self, hidden: Tensor) -> Tensor:
