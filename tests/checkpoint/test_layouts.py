@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import InternVLConfig, LlamaConfig, LlamaForCausalLM
 
+import mmft
 from mmft.checkpoint import TensorDirectory, read_layout
 from mmft.errors import CheckpointError, ConfigError
 from mmft.layouts import LAYOUT_NAMES, LAYOUTS, layout_for
@@ -122,3 +125,35 @@ def test_unknown_and_missing_tensors():
     hf = layout_for('hf', layout.model_config)
     with pytest.raises(CheckpointError, match=r'missing.*k_proj'):
         hf.to_ours(['vision_tower.encoder.layer.0.attention.q_proj.weight'])
+
+
+OF_EVERY_FORMAT = (
+    'architecture',
+    'rules',
+    'model_config',
+    'from_config',
+    'from_model',
+    'encoder_config',
+    'config_json',
+)
+DEFAULTS = ('matches', 'open', 'ignored', 'zeros', 'chat_templates', 'unties', 'check', 'adjustments', 'small_files',
+            'special_tokens', 'picture', 'write_files')  # fmt: skip
+
+
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_a_directory_format_is_one_file(layout):
+    """Recognising, names, config.json in and out, small files and limits: its own, or the default of every format."""
+    assert not layout.__abstractmethods__
+    assert layout.__module__.startswith('mmft.layouts.')
+    for name in OF_EVERY_FORMAT + DEFAULTS:
+        owner = next(cls for cls in layout.__mro__ if name in vars(cls)).__module__
+        allowed = {layout.__module__} | ({'mmft.layouts.base', 'mmft.layouts.rules'} if name in DEFAULTS else set())
+        assert owner in allowed, f'{name} of {layout.__name__} is in {owner}'
+
+
+@pytest.mark.parametrize('package', ['files', 'checkpoint', 'export'])
+def test_nothing_around_the_layouts_knows_a_format(package):
+    words = {layout.__module__ for layout in LAYOUTS.values()} | set(LAYOUTS) | {c.__name__ for c in LAYOUTS.values()}
+    for file in sorted((Path(mmft.__file__).parent / package).rglob('*.py')):
+        said = set(re.findall(r'[\w.]+', file.read_text(encoding='utf-8')))
+        assert not said & words, file
