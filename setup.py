@@ -57,10 +57,12 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
-    packages=[*find_packages(include=['mmft', 'mmft.*']), 'mmft._configs'],
-    # The config tree travels with the package, so that `mmft train NAME` works from any folder.
-    package_dir={'mmft._configs': 'configs'},
+    packages=[*find_packages(include=['mmft', 'mmft.*']), 'mmft.configs', 'mmft._configs'],
+    # The config tree travels with the package, so that `mmft train NAME` works from any folder. A clone has it under
+    # mmft/configs too, by a link. `_configs` is its name in 0.1.
+    package_dir={'mmft.configs': 'configs', 'mmft._configs': 'configs'},
     package_data={
+        'mmft.configs': ['*.py', '**/*.py'],
         'mmft._configs': ['*.py', '**/*.py'],
         'mmft': [
             'pages.html',

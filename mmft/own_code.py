@@ -197,8 +197,8 @@ def _name(kind: Any, where: str) -> Any:
     part = _built(kind, where) if isinstance(kind, _LAZY) else kind
     if isinstance(part, str):
         scope, dot, name = part.partition('.')
-        if not dot or next(_named(part, load=True), None) is not None:
-            return part
+        if not dot or (found := next(_named(part, load=True), None)) is not None:
+            return (registered_name(found) or part) if dot else part
         if scope in ('mmft', 'mmengine') and next(_named(name, load=True), None) is not None:
             return name
         part = _at(part, where)

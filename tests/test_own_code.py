@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import save_file
 
 import mmft
 from mmft.cli.configs import load_config
@@ -16,7 +17,7 @@ from mmft.cli.main import main
 from mmft.data.check import KINDS
 from mmft.errors import CheckpointError, ConfigError
 from mmft.own_code import allow_code, code_of, require_code, resolve_code
-from mmft.registry import IMAGE_PROCESSORS, OWN_CODE, PROJECTORS
+from mmft.registry import IMAGE_PROCESSORS, MODELS, OWN_CODE, PROJECTORS, VISION_TOWERS
 from tests.engine.tiny import write_tiny
 
 PARTS = """
@@ -355,3 +356,108 @@ def test_helpers_and_paths_in_a_config(tmp_path):
     (tmp_path / 'config.py').write_text("from pathlib import Path\n\nwork_dir = Path('/data')\n")
     with pytest.raises(ConfigError, match=r'config.py:3: .*a call of something that the config imports'):
         load_config(str(tmp_path / 'config.py'))
+
+
+TOWER = """
+import torch
+from torch import nn
+from mmft.models import CLIP, VisionTower
+from mmft.registry import VISION_TOWERS
+
+@VISION_TOWERS.register_module()
+class {prefix}Tower(VisionTower):
+    def __init__(self, hidden_size=8, image_size=28):
+        super().__init__()
+        self.hidden_size, self.image_size = hidden_size, image_size
+        self.patches, self.norm = nn.Conv2d(3, hidden_size, 7, 7), nn.BatchNorm2d(hidden_size)
+
+    def num_patches(self, image_size):
+        return (image_size // 7) ** 2
+
+    def forward(self, pixel_values):
+        return self.norm(self.patches(pixel_values)).flatten(2).transpose(1, 2)
+
+    @property
+    def layers(self):
+        return nn.ModuleList([self.patches])
+
+@VISION_TOWERS.register_module()
+class {prefix}Clip(CLIP):
+    pass
+"""
+
+
+@pytest.fixture
+def tower(tmp_path, monkeypatch):
+    """A tower of one's own, with weights; its module, its name and its class."""
+    name = f'zz{tmp_path.name.rstrip("0123456789").replace("_", "")[:40]}'
+    (tmp_path / f'{name}.py').write_text(TOWER.format(prefix=name.title()))
+    monkeypatch.syspath_prepend(tmp_path)
+    VISION_TOWERS.import_from_location()
+    allow_code(name)
+    kind = VISION_TOWERS.get(f'{name.title()}Tower')
+    torch.manual_seed(0)
+    built = kind()
+    built.norm.running_mean.normal_()
+    yield name, f'{name.title()}Tower', built
+    for table in (VISION_TOWERS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+        for key in [key for key in table if key.lower().startswith('zz')]:
+            del table[key]
+
+
+def whole(vision):
+    llm = {'type': 'Llama', 'vocab_size': 32, 'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2,
+           'intermediate_size': 32}  # fmt: skip
+    return {'type': 'VLM', 'vision': vision, 'projector': {'type': 'Linear'}, 'llm': llm}
+
+
+@pytest.mark.parametrize('place', ['tower.safetensors', 'tower.pth', 'folder', 'export'])
+def test_weights_of_a_part_of_ones_own_have_its_own_names(place, tower, tmp_path):
+    name, kind, built = tower
+    path, state = tmp_path / place, built.state_dict()
+    config = whole({'type': kind})
+    if place == 'tower.safetensors':
+        save_file(state, path)
+    elif place == 'tower.pth':
+        torch.save({'state_dict': state}, path)
+    elif place == 'folder':
+        path.mkdir()
+        save_file(state, path / 'model.safetensors')
+    else:
+        path.mkdir()
+        full = MODELS.build(config)
+        full.vision.load_state_dict(state)
+        save_file(full.state_dict(), path / 'model.safetensors')
+        said = {'architectures': ['MMFTForConditionalGeneration'], 'model': config, 'code': [name]}
+        (path / 'config.json').write_text(json.dumps(said))
+    model, encoder = mmft.load({'vision': str(path)}, model=config)
+    assert encoder is None
+    assert all(torch.equal(model.vision.state_dict()[key], value) for key, value in state.items())
+
+
+def test_weights_of_other_names_and_of_none(tower, tmp_path):
+    _, kind, built = tower
+    save_file({f'net.{key}': value for key, value in built.state_dict().items()}, tmp_path / 'x.safetensors')
+    with pytest.raises(CheckpointError, match=r'vision\.net\.norm\.bias: in the weights, but not in the model'):
+        mmft.load({'vision': str(tmp_path / 'x.safetensors')}, model=whole({'type': kind}))
+    (tmp_path / 'empty').mkdir()
+    for place in ('absent.safetensors', 'empty', 'absent'):
+        with pytest.raises(CheckpointError, match=r'absent|no weights|empty'):
+            mmft.load({'vision': str(tmp_path / place)}, model=whole({'type': kind}))
+
+
+def test_a_kind_of_an_mmft_part_reads_its_directories(tower, tmp_path):
+    name, _, _ = tower
+    sizes = {'hidden_size': 16, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'intermediate_size': 32,
+             'image_size': 28, 'patch_size': 7}  # fmt: skip
+    clip = VISION_TOWERS.build({'type': 'CLIP', **sizes})
+    clip.tower.save_pretrained(tmp_path / 'clip')
+    model, _ = mmft.load({'vision': str(tmp_path / 'clip')}, model=whole({'type': f'{name.title()}Clip', **sizes}))
+    assert torch.equal(model.vision.state_dict()['tower.pre_layrnorm.weight'], clip.tower.pre_layrnorm.weight)
+
+
+def test_a_dotted_path_of_a_registered_class_is_kept_as_its_name(tower, tmp_path):
+    name, kind, _ = tower
+    path = config(tmp_path / 'c', '', "'Linear'")
+    path.write_text(path.read_text().replace("type='InternViT'", f"type='{name}.{kind}'"))
+    assert load_config(str(path)).model.vision.type == kind

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.files.tensors import TensorSource
 from mmft.layouts import NameTable
+from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 
 __all__ = ['misfits']
@@ -23,9 +24,8 @@ def misfits(model: VLM, layout: NameTable, tensors: TensorSource) -> Iterator[st
     Raises:
         CheckpointError: tensors that the layout does not know.
     """
-    slots = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    once = {name for name, _ in model.named_parameters()}
-
+    slots = {name: tuple(tensor.shape) for name, tensor in tensors_of(model, remove_duplicate=False).items()}
+    once = {*tensors_of(model)}
     filled: set[str] = set()
     for step in layout.to_ours(tensors):
         for name, value in step(tensors.without_values).items():

@@ -4,7 +4,8 @@
 
 A directory holds just the part (CLIP, SigLIP, DINOv2, timm's, InternViT; a causal language model; a projector or
 BLIP-2's Q-Former, which may also be one file), or a whole model, of which the part is taken. Parts that are not named
-start with random weights. ``vision`` takes a list where the tower is made of several.
+start with random weights. ``vision`` takes a list where the tower is made of several. The weights of a part of one's
+own are a file, or a directory without need of a ``config.json``, under the names of its ``state_dict()``.
 
 On this layout's side a tensor is called by its part and its name there: ``vision/vision_model.post_layernorm.weight``.
 """
@@ -21,7 +22,7 @@ from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
-from mmft.files.tensors import Joined, TensorFiles, TensorSource
+from mmft.files.tensors import Joined, TensorDirectory, TensorFiles, TensorSource
 from mmft.layouts import layout_of, matches_any
 from mmft.layouts.blip2 import blip2_tower, is_blip2
 from mmft.layouts.language import family_of, family_of_keys, language_model, llm_rules
@@ -29,11 +30,14 @@ from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, opti
 from mmft.layouts.rules import NameTable, Rule, pattern
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.vision.timm_backbone import timm_pixels
+from mmft.own_code import code_of
+from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, registered_name
 from mmft.words import count_of
 
-__all__ = ['PARTS', 'PartNames', 'read_parts']
+__all__ = ['PARTS', 'PartNames', 'is_own_part', 'read_parts']
 
 PARTS = ('vision', 'projector', 'llm')
+_REGISTRIES = {'vision': VISION_TOWERS, 'projector': PROJECTORS, 'llm': LANGUAGE_MODELS}
 WEIGHT_SUFFIXES = ('.bin', '.pth', '.pt', '.safetensors')
 
 
@@ -102,7 +106,7 @@ def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -
                     zip(model_config['vision']['towers'], towers.values(), strict=True)]  # fmt: skip
             model['vision'] = {**model_config['vision'], 'towers': read}
             continue
-        part = _read_part(name, Path(place), f'{name}/', model_config)
+        part = _read_part(name, Path(place), model_config[name], model_config)
         parts[f'{name}/'] = part
         # A language model's directory says all of it; a tower's knows nothing of select_layer and the like.
         model[name] = part.settings if name == 'llm' else {**model_config[name], **part.settings}
@@ -119,12 +123,25 @@ def _read_towers(places: Sequence[Any], model_config: Mapping[str, Any]) -> dict
             expected='one for each of model.vision.towers, or one directory',
         )
     return {
-        f'vision/{i}/': _read_part('vision', Path(place), f'vision/{i}/', model_config, f'vision.towers.{i}.')
-        for i, place in enumerate(places)
+        f'vision/{i}/': _read_part('vision', Path(place), tower, model_config, f'vision/{i}/', f'vision.towers.{i}.')
+        for i, (place, tower) in enumerate(zip(places, towers, strict=True))
     }
 
 
-def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, Any], ours: str = 'vision.') -> Part:
+def _read_part(
+    name: str,
+    path: Path,
+    part: Mapping[str, Any],
+    model_config: Mapping[str, Any],
+    prefix: str | None = None,
+    ours: str | None = None,
+) -> Part:
+    """One part of a ``pretrained`` dict; ``part`` is its own config in ``model_config``."""
+    prefix, ours = prefix or f'{name}/', ours or f'{name}.'
+    if is_own_part(name, part) and not _holds_a_model(path):
+        one_file = path.suffix in WEIGHT_SUFFIXES
+        found = TensorFiles([path]) if one_file else TensorDirectory(ModelDirectory(path).path)
+        return Part({**part}, [Rule(prefix + '{x}', ours + '{x}')], (), unwrapped_tensors(found, path))
     own: dict[str, Any] = {}
     if name == 'projector' and (file := projector_file(path)) is not None:
         own, path = projector_config(path), file  # any other config.json is that of the whole model it belongs to
@@ -145,8 +162,8 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
         settings = vision_tower(config, where, tensors)
         kind, name = settings['type'], settings.get('model_name')
         if kind == 'TimmBackbone':
-            _check_pixels(config['pretrained_cfg'], model_config, where)
-            asked = model_config['vision'].get('model_name')
+            _check_pixels(config['pretrained_cfg'], part, model_config, where)
+            asked = part.get('model_name')
             settings['model_name'] = asked if str(asked).split('.')[0] == name else name  # with or without a tag
         return Part(settings, tower_rules(kind, prefix, ours), tower_ignored(kind, prefix, name), tensors)
     if name == 'llm':
@@ -159,9 +176,21 @@ def _read_part(name: str, path: Path, prefix: str, model_config: Mapping[str, An
     return Part(settings, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
 
 
-def _check_pixels(trained: Mapping[str, Any], model_config: Mapping[str, Any], where: str) -> None:
+def is_own_part(name: str, part: Mapping[str, Any]) -> bool:
+    """Whether a part is of code that is not mmft's, and no kind of one of mmft's parts, whose files it then reads."""
+    kind = _REGISTRIES[name].get(part.get('type'))
+    return bool(code_of({'type': part.get('type')})) and not any(map(registered_name, getattr(kind, '__mro__', ())[1:]))
+
+
+def _holds_a_model(path: Path) -> bool:
+    return (path / 'config.json').is_file() and matches_any(ModelDirectory(path).config)
+
+
+def _check_pixels(
+    trained: Mapping[str, Any], tower: Mapping[str, Any], model_config: Mapping[str, Any], where: str
+) -> None:
     """Raise ``ConfigError`` where a model normalises pixels otherwise than the weights of its timm backbone want it."""
-    own = dict(zip(('pixel_mean', 'pixel_std'), timm_pixels(model_config['vision'].get('model_name')), strict=True))
+    own = dict(zip(('pixel_mean', 'pixel_std'), timm_pixels(tower.get('model_name')), strict=True))
     for key, name in (('pixel_mean', 'mean'), ('pixel_std', 'std')):
         used, theirs = model_config.get(key) or own[key], trained.get(name)
         if theirs and used and not same_value([*used], [*theirs]):
@@ -169,7 +198,7 @@ def _check_pixels(trained: Mapping[str, Any], model_config: Mapping[str, Any], w
                 f'model.{key} = {[*used]}, but the tower in {where} was trained with {theirs}',
                 expected='the same pixels',
                 fix=f'set model.{key}={tuple(theirs)}, or name the weights in model_name: '
-                f'{model_config["vision"].get("model_name")}.{trained.get("tag") or "TAG"}',
+                f'{tower.get("model_name")}.{trained.get("tag") or "TAG"}',
             )
 
 

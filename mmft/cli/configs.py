@@ -25,7 +25,7 @@ _MISSING_BASE = re.compile(r'(?P<file>\S.*?\.py) not found! .*`with read_base\(\
 def config_folders() -> list[Path]:
     """Where bare names are looked up: ``./configs``, those of the checkout, those installed with the package."""
     package = Path(__file__).resolve().parents[1]
-    folders = [Path.cwd() / 'configs', package.parent / 'configs', package / '_configs']
+    folders = [Path.cwd() / 'configs', package.parent / 'configs', package / 'configs']
     seen: dict[Path, Path] = {}
     for folder in folders:
         if folder.is_dir():
@@ -102,7 +102,8 @@ def _unreadable(path: Path, error: BaseException) -> ConfigError:
     if base := _MISSING_BASE.match(text):
         return ConfigError(
             f'{path}: no base {base["file"]}, which `from {base["module"]} import ...` names',
-            expected='relative bases beside the config (a dot is its folder, another its parent)',
+            expected='relative bases beside the config (a dot is its folder, another its parent), or those of mmft: '
+            'from mmft.configs._base_.runtime import *',
             fix='keep the config in the folder of its bases; `mmft copy-cfg NAME DIR` writes one that needs no base',
         )
     if type(error) is RuntimeError and not text:  # all that mmengine says

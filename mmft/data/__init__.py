@@ -28,6 +28,7 @@ _LAZY = {
     'image_size': 'mmft.data.pictures.images',
     'load_image': 'mmft.data.pictures.images',
     'load_tokenizer': 'mmft.data.text.tokenizers',
+    'register_format': 'mmft.data.records.formats',
     'register_template': 'mmft.data.text.templates',
     'save_tokenizer': 'mmft.data.text.tokenizers',
 }

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.misfits import misfits
-from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES
+from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, is_own_part
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.build import plain_pretrained, plain_value
 from mmft.engine.init_from import InitFrom, find_source
@@ -66,12 +66,14 @@ def _missing_base(cfg: Config) -> Iterator[str]:
     pretrained, repos = plain_pretrained(cfg), plain_value(cfg.get('pretrained_repo'))
     named = pretrained if isinstance(pretrained, dict) else {'': pretrained} if pretrained else {}
     missing: list[str] = []
+    model = plain_value(cfg.get('model'))
     for part, places in named.items():
+        own = part in PARTS and isinstance(model.get(part), dict) and is_own_part(part, model[part])
         places = places if isinstance(places, list) else [places]
         repo = repos.get(part) if isinstance(repos, dict) else repos
         repo = repo if isinstance(repo, (list, tuple)) else [repo] * len(places)
         for place, source in zip(places, repo, strict=False):
-            if lack := _lack(Path(place), part):
+            if lack := _lack(Path(place), part, own):
                 name = f'pretrained.{part}' if part else 'pretrained'
                 how = _how(cfg, place, source)
                 missing.append(f'     {name} = {place!r} {lack}\n     to do: {how}')
@@ -138,8 +140,12 @@ def _command(cfg: Config) -> str:
     return f'`{command}`' + (' in a clone of mmft' if clone else '')
 
 
-def _lack(path: Path, part: str) -> str:
-    """What keeps ``path`` from being read as the weights of ``part``; empty where nothing does."""
+def _lack(path: Path, part: str, own: bool = False) -> str:
+    """What keeps ``path`` from being read as the weights of ``part``; empty where nothing does.
+
+    Args:
+        own: it is a part of the user's own, whose directory needs no ``config.json``.
+    """
     if path.suffix in WEIGHT_SUFFIXES:
         return '' if path.is_file() else 'does not exist'
     if part in ('', 'projector') and projector_file(path) is not None:
@@ -147,7 +153,7 @@ def _lack(path: Path, part: str) -> str:
     if not path.is_dir():
         return 'does not exist'
     adapter = ModelDirectory(path).is_adapter
-    if not (path / 'config.json').is_file():
+    if not own and not (path / 'config.json').is_file():
         return _lacking_base(ModelDirectory(path)) if adapter else 'holds no config.json'
     if adapter or has_folders(path):
         return ''  # its weights lie elsewhere
