@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser, 'such as pretrained=PATH')
     parser.add_argument(
         '--backend',
-        choices=('auto', 'lmdeploy', 'turbomind', 'pytorch', 'transformers'),
+        choices=('auto', 'lmdeploy', 'turbomind', 'pytorch', 'transformers', 'mmft'),
         default='auto',
-        help='auto: LMDeploy where a GPU is and it runs the model, else transformers serve; turbomind and pytorch are '
-        "LMDeploy's engines (default: auto)",
+        help='auto: LMDeploy where a GPU is and it runs the model, else transformers serve, else mmft itself; '
+        "turbomind and pytorch are LMDeploy's engines (default: auto)",
     )
     parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0: for other machines too (default: 127.0.0.1)')
     parser.add_argument('--port', type=int, default=8000, help='0: any that is free (default: 8000)')
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             **_target(args),
             api_keys=tuple(keys),
             picture_hosts=tuple(name.lower() for name in args.picture_host),
+            allow_code=tuple(args.allow_code),
             backend_args=tuple(shlex.split(args.backend_args)),
             echo=args.verbose,
         )

@@ -16,7 +16,24 @@ from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.path_errors import not_a_model
 
-__all__ = ['cached_export', 'default_cache']
+__all__ = ['UnservedError', 'cached_export', 'default_cache']
+
+
+class UnservedError(ConfigError):
+    """A model that no layout of the other backends than mmft's own can hold.
+
+    Args:
+        why: what stands in the way.
+    """
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f'no backend serves this model. {why}',
+            expected='a model that the layouts of --layout hf can hold',
+            fix='serve it with --backend mmft, or ask it with mmft chat, mmft webui or mmft compare: these run every '
+            'model of mmft',
+        )
 
 
 def default_cache() -> Path:
@@ -88,21 +105,13 @@ def _convert(
     except ConfigError as error:
         if own is None:
             # It names another layout where this one cannot hold the model; a server has no use for that advice.
-            raise _unserved(error) if '--layout' in str(error) else error from None
+            raise UnservedError(error.what) if '--layout' in str(error) else error from None
         try:
             convert(cfg, checkpoint, own, 'native', log=log, base=base)
         except ConfigError:  # not the layout, then
             raise error from None
         return own
     return out
-
-
-def _unserved(error: ConfigError) -> ConfigError:
-    return ConfigError(
-        f'no backend serves this model. {error.what}',
-        expected='a model that the layouts of --layout hf can hold',
-        fix='ask it with mmft chat, mmft webui or mmft compare, which run every model of mmft in their own process',
-    )
 
 
 def _folder(checkpoint: str | os.PathLike | None) -> Path:

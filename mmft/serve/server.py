@@ -9,15 +9,15 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import ServerError
-from mmft.export.model_path import find_target
 from mmft.ports import bound_socket, reuse_address
 from mmft.serve.backends.choose import Choice, choose_backend
-from mmft.serve.backends.directory_check import HF_NATIVE, ServedDirectory, check_directory, served_as_it_is
+from mmft.serve.backends.directory_check import HF_NATIVE, ServedDirectory, check_directory
+from mmft.serve.backends.servable import language_config, servable
 from mmft.serve.settings import ServeSettings, check_fit, check_settings, gpus
 from mmft.words import printable
 
@@ -43,51 +43,32 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
     check_settings(settings)
     # First of all: it would be a pity to load a model and find the port taken.
     with contextlib.closing(bound_socket(settings.host, settings.port)) as listener:
-        directory = servable(settings, log)
-        problems = check_directory(directory)
+        directory, only_mmft = servable(settings, log)
+        problems = [] if only_mmft else check_directory(directory)
         with reading(f'{directory}: one of its JSON files'):
-            choice = choose_backend(directory, settings.backend, gpus(settings), problems)
+            if only_mmft:
+                choice = Choice('mmft', f'mmft itself, since {only_mmft}')
+                config = language_config(directory, settings.base)
+            else:
+                choice = choose_backend(directory, settings.backend, gpus(settings), problems)
+                config = ServedDirectory(directory).config
             log(f'backend: {choice.reason}')
-            check_fit(settings, choice, ServedDirectory(directory).config)
+            check_fit(settings, choice, config)
         for problem in problems:
             if not problem.stops and choice.name != 'transformers':
                 log(f'note: {problem.what} ({problem.fix})')
-        return asyncio.run(_Server(settings, directory, choice, listener, log).run())
-
-
-def servable(settings: ServeSettings, log: Callable[[str], None]) -> Path:
-    """The directory that is served: as given, or an export of what is given.
-
-    Raises:
-        CheckpointError: what no backend serves as it is, and mmft cannot read either.
-    """
-    from mmft.checkpoint.load import open_pretrained
-    from mmft.export.cache import cached_export
-    from mmft.serve.backends.with_tags import with_tags
-
-    target = settings.directory
-    if target is not None:
-        target = find_target(target, log)
-    else:
-        target = settings.config, settings.checkpoint
-    if isinstance(target, tuple):
-        return cached_export(*target, settings.cache, log)
-    path = Path(target)
-    if served_as_it_is(path, settings.trust_remote_code and gpus(settings) > 0):
-        return with_tags(path, settings.cache, log)
-    open_pretrained(path, base=settings.base)  # says what is wrong with it, as every other command does
-    log(f'{path} is in a layout that is not served as it is: exporting it')
-    return cached_export({'pretrained': str(path)}, None, settings.cache, log, base=settings.base)
+        return asyncio.run(_Server(settings, directory, choice, config, listener, log).run())
 
 
 class _Server:
     """One run."""
 
     def __init__(
-        self, settings: ServeSettings, directory: Path, choice: Choice, listener: socket.socket,
-        log: Callable[[str], None],
+        self, settings: ServeSettings, directory: Path, choice: Choice, config: Mapping[str, Any],
+        listener: socket.socket, log: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.settings, self.directory, self.choice, self.listener, self.log = settings, directory, choice, listener, log
+        self.settings, self.directory, self.choice, self.config = settings, directory, choice, config
+        self.listener, self.log = listener, log
         self.served = ServedDirectory(directory)
         self.name = settings.model_name or Path(settings.directory or directory).resolve().name
         self.signal = 0
@@ -109,7 +90,7 @@ class _Server:
                 if stop.is_set():
                     return self._status()
                 upstreams = [member.upstream for member in fleet.everyone if member.upstream is not None]
-                gateway = Gateway(self._allowed(), Pool(upstreams, self.settings.queue), counter)
+                gateway = Gateway(self._allowed(counter), Pool(upstreams, self.settings.queue), counter)
                 config = uvicorn.Config(
                     gateway.app, log_level='warning', access_log=False, lifespan='on', timeout_graceful_shutdown=10,
                     http=PatientProtocol, h11_max_incomplete_event_size=1 << 16,
@@ -124,7 +105,7 @@ class _Server:
                     if serving.done():
                         serving.result()
                 if server.started:
-                    self._announce()
+                    self._announce(gateway.settings.session_len)
                 await _first(serving, stop.wait(), fleet.lost.wait())
                 server.should_exit = True
                 await serving
@@ -147,30 +128,34 @@ class _Server:
         return None
 
     def _counter(self) -> Any:
-        """For HF-native directories; LMDeploy looks after the session's length of the others."""
-        if self.served.architecture not in HF_NATIVE:
-            return None
-        from mmft.serve.gateway.intake.prompt_count import PromptCounter
+        """For what the gateway can count; LMDeploy looks after the session's length of the others."""
+        from mmft.serve.gateway.intake.prompt_count import EncoderCounter, ProcessorCounter
 
         with _named(f'cannot read {self.directory}'):
-            return PromptCounter(self.directory)
+            if self.choice.name == 'mmft':
+                return EncoderCounter(self.directory, self.settings.base)
+            return ProcessorCounter(self.directory) if self.served.architecture in HF_NATIVE else None
 
-    def _allowed(self) -> Any:
+    def _allowed(self, counter: Any = None) -> Any:
         from mmft.data.kept_encoder import stored_background
         from mmft.data.pictures.transparency import as_colour
         from mmft.serve.gateway.intake.prompt_count import session_length, text_config
         from mmft.serve.gateway.settings import GatewaySettings
 
         settings = self.settings
-        session = settings.session_len or session_length(self.served.config)
+        session = settings.session_len or session_length(self.config)
         given = str(settings.directory or self.directory)
         names = tuple(dict.fromkeys([self.name, given, given.rstrip(os.sep), str(self.directory)]))
         about = {'model': self.name, 'backend': self.choice.name, 'session_len': session}
+        if self.choice.name == 'mmft':
+            background = counter.encoder.background
+        else:
+            background = as_colour(stored_background(self.served.json))
         root = str(settings.image_root) if settings.image_root is not None else None
         return GatewaySettings(
             names, about, settings.api_keys, self._hosts(), session, image_root=root,
-            picture_hosts=settings.picture_hosts, vocabulary=text_config(self.served.config).get('vocab_size'),
-            background=as_colour(stored_background(self.served.json)),
+            picture_hosts=settings.picture_hosts, vocabulary=text_config(self.config).get('vocab_size'),
+            background=background,
         )  # fmt: skip
 
     def _hosts(self) -> tuple[str, ...]:
@@ -180,10 +165,9 @@ class _Server:
             return ()
         return tuple(dict.fromkeys(['localhost', '127.0.0.1', '::1', address, self.settings.host.lower()]))
 
-    def _announce(self) -> None:
+    def _announce(self, session: int | None) -> None:
         host, port = self.listener.getsockname()[:2]
         shown = f'[{host}]' if ':' in host else host
-        session = self._allowed().session_len
         self.log(
             f'{self.name!r} is served at http://{shown}:{port}/v1 (chat completions; session of {session} tokens; '
             f'{"with" if self.settings.api_keys else "no"} api key)'

@@ -38,6 +38,7 @@ class ServeSettings:
         device, dtype: of the model.
         trust_remote_code: let LMDeploy run the Python files of an original InternVL2 directory.
         base: of an adapter directory, as for ``mmft.load``.
+        allow_code: modules of the user's own that mmft's backend may import; this process has imported them.
         cache: of exports made in order to be served.
         queue: how many requests may wait.
         start_timeout: seconds that a backend may take to load its model.
@@ -63,6 +64,7 @@ class ServeSettings:
     dtype: str = 'auto'
     trust_remote_code: bool = False
     base: str | Path | None = None
+    allow_code: tuple[str, ...] = ()
     cache: str | Path | None = None
     queue: int = 256
     start_timeout: float = 1800.0
@@ -115,10 +117,11 @@ def check_fit(settings: ServeSettings, choice: Choice, config: Mapping[str, Any]
     """
     if problems := list(_misfits(settings, choice, config or {})):
         raise ConfigError.gather(problems)
-    if choice.name == 'transformers':
+    if choice.name in ('transformers', 'mmft'):
+        program = 'transformers serve' if choice.name == 'transformers' else "mmft's own backend"
         for name in ('tp', 'max_batch_size'):
             if (getattr(settings, name) or 1) > 1:
-                what = f'--{name.replace("_", "-")} {getattr(settings, name)} with transformers serve'
+                what = f'--{name.replace("_", "-")} {getattr(settings, name)} with {program}'
                 raise ConfigError(what, expected='LMDeploy', fix='leave it out; --replicas N answers N at a time')
         return
     wanted, there = settings.tp * settings.replicas, gpu_count()
@@ -130,7 +133,7 @@ def check_fit(settings: ServeSettings, choice: Choice, config: Mapping[str, Any]
 def _misfits(settings: ServeSettings, choice: Choice, config: Mapping[str, Any]) -> Iterator[str]:
     if settings.device.startswith('cuda') and not gpu_count():
         yield f'--device {settings.device}: there is no CUDA device; leave it out, or --device cpu'
-    if settings.dtype == 'float32' and choice.name != 'transformers':
+    if settings.dtype == 'float32' and choice.name not in ('transformers', 'mmft'):
         yield '--dtype float32: LMDeploy computes in float16 or bfloat16'
     text = text_config(config)
     heads = text.get('num_attention_heads') or settings.tp

@@ -17,7 +17,7 @@ from mmft.data.pictures.loading import load_image
 from mmft.errors import DataError, MMFTError
 from mmft.serve.backends.directory_check import check_directory
 from mmft.serve.gateway.api_error import ApiError
-from mmft.serve.gateway.intake.prompt_count import PromptCounter
+from mmft.serve.gateway.intake.prompt_count import ProcessorCounter
 from mmft.serve.gateway.intake.request import parse_request
 from tests.engine.tiny import write_tiny
 from tests.security.planted import ELSEWHERE, MODELS_OF, MODULE, NAMES, plants, watched, write_layouts, write_module
@@ -108,7 +108,7 @@ def test_no_name_in_a_served_directory_runs(file, directories):
                 path.write_text(json.dumps(changed))
                 with watched(), contextlib.suppress(MMFTError):
                     check_directory(directories['hf'])
-                    PromptCounter(directories['hf'])
+                    ProcessorCounter(directories['hf'])
     finally:
         path.write_text(text)
 
@@ -129,7 +129,7 @@ def test_chat_templates_stay_in_their_sandbox(template, spoilt):
 
 
 def _count(folder):
-    PromptCounter(folder).count([{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}], [], None)
+    ProcessorCounter(folder).count([{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}], [], None)
 
 
 def test_no_name_in_the_encoder_of_a_checkpoint_runs(directories):

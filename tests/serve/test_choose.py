@@ -12,7 +12,7 @@ from mmft.export.cache import cached_export
 from mmft.serve.backends import choose as module
 from mmft.serve.backends.choose import choose_backend, devices, lmdeploy_command, proxy_command, transformers_command
 from mmft.serve.backends.directory_check import Problem
-from mmft.serve.server import servable
+from mmft.serve.backends.servable import servable
 from mmft.serve.settings import ServeSettings
 from tests.export.tiny import LORA, make_base, make_checkpoint, make_encoder, model_config
 
@@ -142,8 +142,12 @@ def test_an_export_is_made_once_and_anew_after_a_change(tmp_path):
 def test_a_directory_in_another_layout_is_exported(tmp_path, layout):
     path, lines = make_base(tmp_path / layout, model_config(), layout=layout, encoder=make_encoder()), []
     settings = ServeSettings(path, cache=tmp_path / 'cache', device='cpu')
-    made = servable(settings, lines.append)
+    made, only_mmft = servable(settings, lines.append)
+    assert not only_mmft
     assert made.parent == tmp_path / 'cache'
     assert 'exporting it' in lines[0]
     assert choose_backend(made, gpus=0).name == 'transformers'
-    assert servable(ServeSettings(made), lines.append) == made
+    assert servable(ServeSettings(made), lines.append) == (made, '')
+    ours = servable(ServeSettings(path, backend='mmft'), lines.append)
+    assert ours == (path, 'it was asked for')
+    assert choose_backend(path, 'mmft').name == 'mmft'

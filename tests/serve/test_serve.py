@@ -142,10 +142,10 @@ def test_what_it_says_of_itself(server, made):
 
 
 def test_the_prompt_is_counted_as_the_backend_counts_it(server, made):
-    from mmft.serve.gateway.intake.prompt_count import PromptCounter
+    from mmft.serve.gateway.intake.prompt_count import ProcessorCounter
 
     [directory] = (made / 'exports').glob('iter_1-*')
-    counter = PromptCounter(directory)
+    counter = ProcessorCounter(directory)
     for images in ([], [picture(56, 56)], [picture(300, 60)], [picture(60, 200), picture(500, 310)]):
         body = question('这是什么菜？', *map(data_url, images))
         count = counter.count(body['messages'], [image.size for image in images], None)

@@ -28,7 +28,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, 'build_fleet', lambda *_: Fleet([member], None, 5, print))
 
     def run(listener, log, **settings):
-        server = _Server(ServeSettings(tmp_path, **settings), tmp_path, Choice('transformers', ''), listener, log)
+        server = _Server(ServeSettings(tmp_path, **settings), tmp_path, Choice('transformers', ''), {}, listener, log)
         return asyncio.run(server.run())
 
     yield run
@@ -73,5 +73,5 @@ def test_a_port_that_another_server_took_meanwhile(run):
 def test_names_that_a_server_answers_to(tmp_path, host, keys, hosts):
     with bound_socket(host, 0) as listener:
         settings = ServeSettings(tmp_path, host=host, api_keys=keys)
-        server = _Server(settings, tmp_path, Choice('transformers', ''), listener, print)
+        server = _Server(settings, tmp_path, Choice('transformers', ''), {}, listener, print)
         assert set(server._allowed().hosts) == hosts

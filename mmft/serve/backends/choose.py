@@ -14,9 +14,9 @@ from mmft.serve.backends.directory_check import ENGINES, Problem, ServedDirector
 from mmft.serve.backends.support import support_of
 
 __all__ = ['WANTED', 'Choice', 'choose_backend', 'devices', 'gpu_count', 'installed', 'lmdeploy_command',
-           'proxy_command', 'transformers_command']  # fmt: skip
+           'mmft_command', 'proxy_command', 'transformers_command']  # fmt: skip
 
-WANTED = ('auto', 'lmdeploy', *ENGINES)
+WANTED = ('auto', 'lmdeploy', *ENGINES, 'mmft')
 """What can be asked for; ``lmdeploy``: whichever of its two engines runs the model."""
 
 
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     """What serves.
 
     Attributes:
-        name: ``turbomind`` or ``pytorch``, the engines of LMDeploy, or ``transformers``.
+        name: ``turbomind`` or ``pytorch``, the engines of LMDeploy, ``transformers``, or ``mmft``.
         reason: in one line.
     """
 
@@ -66,6 +66,8 @@ def choose_backend(
     """
     if wanted not in WANTED:
         raise ConfigError(f'backend {wanted!r}', expected=f'one of {", ".join(WANTED)}')
+    if wanted == 'mmft':
+        return Choice('mmft', 'mmft itself, since it was asked for')
     problems = check_directory(path) if problems is None else problems
     if everywhere := [str(problem) for problem in problems if problem.stops.issuperset(ENGINES)]:
         raise ConfigError.gather([ConfigError(f'{path} cannot be served: {text}') for text in everywhere])
@@ -125,6 +127,36 @@ def transformers_command(
         sys.executable, '-m', 'transformers.cli.transformers', 'serve', str(directory), '--host', '127.0.0.1',
         '--port', str(port), '--device', device, '--dtype', dtype, '--log-level', 'error', *more,
     ]  # fmt: skip
+
+
+def mmft_command(
+    directory: str | Path,
+    port: int,
+    device: str = 'auto',
+    dtype: str = 'auto',
+    base: str | Path | None = None,
+    code: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> list[str]:
+    """mmft's own backend.
+
+    Args:
+        code: modules of the user's own that it may import, which this process has imported.
+    """
+    options = [f'--base={base}'] if base is not None else []
+    for name in code:
+        options += [f'--allow-code={name}', f'--code-path={_found_in(name)}']
+    return [
+        sys.executable, '-m', 'mmft.serve.backends.mmft_server', str(directory), '--port', str(port),
+        '--device', device, '--dtype', dtype, *options, *more,
+    ]  # fmt: skip
+
+
+def _found_in(module: str) -> Path:
+    """The directory that a module's top package was imported from."""
+    top = sys.modules[module.partition('.')[0]]
+    place = Path(top.__file__ or next(iter(top.__path__))).resolve()
+    return place.parents[1] if place.stem == '__init__' else place.parent
 
 
 def lmdeploy_command(

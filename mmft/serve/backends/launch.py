@@ -9,10 +9,17 @@ from collections.abc import Callable
 from mmft.machine import cpu_count
 from mmft.ports import free_port
 from mmft.serve.backends.child_process import Child
-from mmft.serve.backends.choose import Choice, devices, lmdeploy_command, proxy_command, transformers_command
+from mmft.serve.backends.choose import (
+    Choice,
+    devices,
+    lmdeploy_command,
+    mmft_command,
+    proxy_command,
+    transformers_command,
+)
 from mmft.serve.backends.directory_check import LLAVA, ServedDirectory
 from mmft.serve.backends.fleet import Fleet, Member
-from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.gateway.dialects import LMDeployDialect, MmftDialect, TransformersDialect
 from mmft.serve.gateway.upstream import Upstream
 from mmft.serve.settings import ServeSettings, gpus
 
@@ -36,8 +43,9 @@ def build_fleet(
         log: is told of ends and starts.
     """
     ports = [free_port() for _ in range(settings.replicas)]
-    if choice.name == 'transformers':
-        members = [_transformers(settings, served, number, port) for number, port in enumerate(ports)]
+    if choice.name in ('transformers', 'mmft'):
+        make = _mmft if choice.name == 'mmft' else _transformers
+        members = [make(settings, served, number, port) for number, port in enumerate(ports)]
         return Fleet(members, None, settings.start_timeout, log)
     # A name of this run: LMDeploy's proxy remembers servers of earlier ones. (One with a dash in front is an option.)
     dialect = LMDeployDialect(
@@ -67,16 +75,32 @@ def _transformers(settings: ServeSettings, served: ServedDirectory, number: int,
     # The whole path: a directory's name may begin with a dash, and would be an option.
     path = served.path.absolute()
     command = transformers_command(path, port, settings.device, settings.dtype, settings.backend_args)
+    child = Child(
+        _label('transformers serve', settings, number), command, _url(port), _shared(settings, number), settings.echo
+    )
+    # It answers one question after the other; meanwhile the pictures of a second one are prepared.
+    dialect = TransformersDialect(str(path), _greedy(served))
+    return Member(child, Upstream(child.url, dialect, slots=2))
+
+
+def _mmft(settings: ServeSettings, served: ServedDirectory, number: int, port: int) -> Member:
+    path = served.path.absolute()  # as of _transformers
+    command = mmft_command(
+        path, port, settings.device, settings.dtype, settings.base, settings.allow_code, settings.backend_args
+    )
+    child = Child(_label('mmft', settings, number), command, _url(port), _shared(settings, number), settings.echo)
+    return Member(child, Upstream(child.url, MmftDialect(), slots=1))
+
+
+def _shared(settings: ServeSettings, number: int) -> dict[str, str]:
+    """The environment of one of several servers of a whole model each: its GPU, or its share of the cores."""
     env = dict(_ENV)
     if gpus(settings) > 1:
         env['CUDA_VISIBLE_DEVICES'] = devices(number % gpus(settings), 1)
     if not gpus(settings) and settings.replicas > 1 and 'OMP_NUM_THREADS' not in os.environ:
         # torch takes all cores for each process, and several such processes are slower than one.
         env['OMP_NUM_THREADS'] = str(max(1, cpu_count() // settings.replicas))
-    child = Child(_label('transformers serve', settings, number), command, _url(port), env, settings.echo)
-    # It answers one question after the other; meanwhile the pictures of a second one are prepared.
-    dialect = TransformersDialect(str(path), _greedy(served))
-    return Member(child, Upstream(child.url, dialect, slots=2))
+    return env
 
 
 def _greedy(served: ServedDirectory) -> bool:

@@ -1,4 +1,4 @@
-"""The two ways in which backends are asked."""
+"""The ways in which backends are asked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmft.serve.gateway.intake.request import ChatRequest
 
-__all__ = ['LMDeployDialect', 'TransformersDialect', 'pictures_first']
+__all__ = ['Dialect', 'LMDeployDialect', 'MmftDialect', 'TransformersDialect', 'pictures_first']
 
 
 @dataclass
@@ -92,6 +92,27 @@ class LMDeployDialect:
             **sampling,
             **request.extra,
         }
+
+
+@dataclass
+class MmftDialect:
+    """How mmft's own backend is asked (``backends/mmft_server.py``): with the request as it is."""
+
+    extra: tuple[str, ...] = ('logit_bias',)
+
+    def alone(self, request: ChatRequest) -> bool:
+        """Never: each question has a generator of its own."""
+        return False
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """The JSON of the question."""
+        return {
+            'messages': request.messages, 'stream': True, 'stream_options': {'include_usage': True},
+            'max_completion_tokens': request.max_tokens, **request.sampling, **request.extra,
+        }  # fmt: skip
+
+
+Dialect: TypeAlias = TransformersDialect | LMDeployDialect | MmftDialect
 
 
 def pictures_first(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

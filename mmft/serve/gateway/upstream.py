@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from mmft.serve.gateway.api_error import ApiError
-from mmft.serve.gateway.dialects import LMDeployDialect, TransformersDialect
+from mmft.serve.gateway.dialects import Dialect
 from mmft.serve.gateway.intake.request import ChatRequest
 
 __all__ = ['Piece', 'Upstream']
@@ -52,7 +52,7 @@ class Upstream:
     """
 
     url: str
-    dialect: TransformersDialect | LMDeployDialect
+    dialect: Dialect
     slots: int
     busy: int = 0
     changed: Callable[[], None] = field(default=lambda: None, repr=False)

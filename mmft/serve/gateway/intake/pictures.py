@@ -27,9 +27,9 @@ from mmft.errors import DataError
 from mmft.serve.gateway.intake.fetch import Fetcher
 from mmft.words import clipped
 
-__all__ = ['Picture', 'PictureLoader', 'is_web_address']
+__all__ = ['KNOWN_FORMATS', 'Picture', 'PictureLoader', 'from_data_url', 'is_web_address']
 
-_KNOWN = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
+KNOWN_FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 """What is decoded for strangers; Pillow knows dozens more, seldom used and seldom looked at."""
 
 
@@ -115,7 +115,7 @@ class PictureLoader:
         raise DataError(f'{shown!r}: {what}', expected=expected)
 
     def _decode(self, url: str) -> Picture:
-        return self._picture(_from_data_url(url))
+        return self._picture(from_data_url(url))
 
     def _picture(self, data: bytes) -> Picture:
         if len(data) > self._max_bytes:
@@ -130,7 +130,12 @@ def is_web_address(url: str) -> bool:
     return url[:8].lower().startswith(('http:', 'https:'))
 
 
-def _from_data_url(url: str) -> bytes:
+def from_data_url(url: str) -> bytes:
+    """What a base64 data URL holds.
+
+    Raises:
+        DataError: it is none, or broken.
+    """
     head, comma, text = url.partition(',')
     if not comma or not head.lower().endswith(';base64'):
         raise DataError(f'{url[:60]!r}: not a base64 data URL', expected="'data:image/jpeg;base64,...'")
@@ -142,11 +147,11 @@ def _from_data_url(url: str) -> bytes:
 
 def _check_format(data: bytes) -> None:
     try:
-        Image.open(io.BytesIO(data), formats=_KNOWN).close()
+        Image.open(io.BytesIO(data), formats=KNOWN_FORMATS).close()
     except UnidentifiedImageError:
         if not data:
             raise DataError('an empty file') from None
-        expected = f'one of {", ".join(_KNOWN)}'
+        expected = f'one of {", ".join(KNOWN_FORMATS)}'
         raise DataError(f'not a picture of a known format: it begins with {data[:16]!r}', expected=expected) from None
     except Exception:  # damaged in one of many ways, or a bomb: `portable` says what is wrong
         return

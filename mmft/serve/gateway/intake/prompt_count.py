@@ -1,20 +1,25 @@
 """How many tokens a request will be, and whether the chat template takes it, before any backend is asked.
 
-Counted with the directory's own processor, which is what ``transformers serve`` and LMDeploy run. The former (5.23)
-knows no session length, and answers what a template or processor refuses with a bare status 500.
+Counted as the backend assembles the prompt: ``transformers serve`` and LMDeploy run the directory's own processor, so
+``ProcessorCounter`` does; mmft's own backend runs a ``ChatEncoder``, so ``EncoderCounter`` does. For exports of mmft
+the two agree, but for several large pictures: an encoder shares the tiles among them, transformers' processor does not.
+``transformers serve`` (5.23) knows no session length, and answers what a template or processor refuses with a bare
+status 500.
 """
 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmft.errors import CheckpointError
+from mmft.data.prompt import from_parts
+from mmft.errors import CheckpointError, DataError
 from mmft.serve.gateway.api_error import ApiError
 
-__all__ = ['PromptCounter', 'session_length', 'text_config']
+__all__ = ['EncoderCounter', 'ProcessorCounter', 'PromptCounter', 'session_length', 'text_config']
 
 _LONGEST_TOKEN = 256  # characters; the longest tokens of the known vocabularies are runs of 128 spaces
 
@@ -29,8 +34,82 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config.get('text_config') or config.get('llm_config') or config
 
 
-class PromptCounter:
+class PromptCounter(ABC):
     """Counts the tokens of conversations.
+
+    Attributes:
+        tokenizer: the model's.
+        reserved: texts that stand for pictures.
+    """
+
+    tokenizer: Any
+    reserved: tuple[str, ...]
+
+    def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]], limit: int | None) -> int:
+        """Tokens of the conversation with the opening of an answer.
+
+        Args:
+            messages: as in ``ChatRequest``.
+            sizes: (width, height) of the pictures in order.
+            limit: count no further than it takes to know that there are more.
+
+        Raises:
+            ApiError: the text takes the place of a picture, the template refuses it, or it is longer than ``limit``.
+        """
+        texts = [part for message in messages for part in _texts(message)]
+        for token in self.reserved:
+            if any(token in text for text in texts):
+                message = f'The text contains {token!r}, which stands for a picture. Remove it; send pictures as parts.'
+                raise ApiError(400, message, 'invalid_value', 'messages')
+        characters = sum(map(len, texts))
+        if limit is not None and characters > limit * _LONGEST_TOKEN:
+            raise too_long(f'more than {characters // _LONGEST_TOKEN}', limit)
+        count = self._count(messages, sizes)
+        if limit is not None and count >= limit:
+            raise too_long(str(count), limit)
+        return count
+
+    def tokens(self, text: str) -> int:
+        """Of an answer."""
+        return len(self.tokenizer(text, add_special_tokens=False)['input_ids'])
+
+    @abstractmethod
+    def _count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
+        """As ``count``, once the text has been looked at."""
+
+
+class EncoderCounter(PromptCounter):
+    """With mmft's encoder, for mmft's own backend.
+
+    Args:
+        directory: any that ``mmft.load`` reads.
+        base: as of ``mmft.load``.
+
+    Raises:
+        CheckpointError: it holds no encoder, or one that cannot be read.
+    """
+
+    def __init__(self, directory: str | Path, base: str | Path | None = None) -> None:
+        from mmft.checkpoint.load import load_encoder
+        from mmft.files.directory import ModelDirectory
+
+        self.encoder = load_encoder(ModelDirectory(Path(directory), base))
+        if self.encoder is None:
+            raise CheckpointError(
+                f'{directory} holds no tokenizer', expected='tokenizer.json or tokenizer.model beside the weights'
+            )
+        self.tokenizer, self.reserved = self.encoder.tokenizer, (self.encoder.image_token,)
+
+    def _count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
+        try:
+            return self.encoder.num_tokens(from_parts(messages)[0], sizes, add_generation_prompt=True)
+        except DataError as error:
+            message = f'The chat template of the model does not take this conversation: {" ".join(str(error).split())}'
+            raise ApiError(400, message, 'invalid_value', 'messages') from error
+
+
+class ProcessorCounter(PromptCounter):
+    """With the directory's own processor, for backends that run it.
 
     Args:
         directory: an HF-native directory.
@@ -56,37 +135,12 @@ class PromptCounter:
         self.reserved = (*(token for token in tokens if token), '<IMAGE_TOKEN>')
         self._picture = functools.lru_cache(maxsize=4096)(self._picture_tokens())
 
-    def count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]], limit: int | None) -> int:
-        """Tokens of the conversation with the opening of an answer.
-
-        Args:
-            messages: as in ``ChatRequest``.
-            sizes: (width, height) of the pictures in order.
-            limit: count no further than it takes to know that there are more.
-
-        Raises:
-            ApiError: the text takes the place of a picture, the template refuses it, or it is longer than ``limit``.
-        """
-        texts = [part for message in messages for part in _texts(message)]
-        for token in self.reserved:
-            if any(token in text for text in texts):
-                message = f'The text contains {token!r}, which stands for a picture. Remove it; send pictures as parts.'
-                raise ApiError(400, message, 'invalid_value', 'messages')
-        characters = sum(map(len, texts))
-        if limit is not None and characters > limit * _LONGEST_TOKEN:
-            raise too_long(f'more than {characters // _LONGEST_TOKEN}', limit)
+    def _count(self, messages: Sequence[Mapping[str, Any]], sizes: Sequence[tuple[int, int]]) -> int:
         prompt = self._render(messages)
         bos = self.tokenizer.bos_token
         special = not (bos and prompt.startswith(bos))  # as ProcessorMixin.apply_chat_template decides
         count = len(self.tokenizer(prompt, add_special_tokens=special)['input_ids'])
-        count += sum(self._picture(width, height) - 1 for width, height in sizes)
-        if limit is not None and count >= limit:
-            raise too_long(str(count), limit)
-        return count
-
-    def tokens(self, text: str) -> int:
-        """Of an answer."""
-        return len(self.tokenizer(text, add_special_tokens=False)['input_ids'])
+        return count + sum(self._picture(width, height) - 1 for width, height in sizes)
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         turns = []
