@@ -31,6 +31,7 @@ def copy_config(name: str, out: Path, force: bool = False) -> Path:
     """
     from mmft.cli.configs import find_config, load_config
     from mmft.cli.list_cfg import summary
+    from mmft.engine.config_text import config_text
     from mmft.errors import ConfigError
 
     source = find_config(name)
@@ -39,7 +40,7 @@ def copy_config(name: str, out: Path, force: bool = False) -> Path:
         raise ConfigError(f'{target} exists', fix='name another file, or pass --force')
     target.parent.mkdir(parents=True, exist_ok=True)
     text = f'"""{summary(source)}\n\nA copy of {source.stem}, bases included.\n"""\n\n'
-    target.write_text(text + load_config(str(source)).pretty_text, encoding='utf-8')
+    target.write_text(text + config_text(load_config(str(source))), encoding='utf-8')
     return target
 
 

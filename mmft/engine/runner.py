@@ -26,6 +26,7 @@ import mmft
 from mmft.engine import deepspeed
 from mmft.engine.build import build_dataloader, build_encoder, build_model, plain_value
 from mmft.engine.compat import init_distributed
+from mmft.engine.config_text import config_text
 from mmft.engine.distributed import (
     barrier,
     gather,
@@ -92,7 +93,7 @@ class Runner(mmengine.runner.Runner):
         self.best: dict[str, Any] = {}
         self.continues: str | None = None
         self._lock = FolderLock(cfg.work_dir)
-        self.config_text, self.config_json = cfg.pretty_text, config_json(cfg.to_dict())
+        self.config_text, self.config_json = config_text(cfg), config_json(cfg.to_dict())
         stem = Path(cfg.filename).stem if cfg.filename else 'run'
         super().__init__(
             model=cfg.model if model is None else model,

@@ -61,3 +61,14 @@ def test_a_misspelt_word_is_answered_with_the_nearest(words, near, capsys):
         main(words.split())
     assert status.value.code == 2
     assert capsys.readouterr().err.rstrip().endswith(f'did you mean {near!r}?')
+
+
+def test_a_copy_of_what_has_no_plain_text_reads_back(tmp_path, capsys):
+    own = tmp_path / 'own.py'
+    own.write_text('max_norm = dict(a=float("inf"), b=[-float("inf")], 甲="inf", c=float("nan"))\n')
+    assert main(['copy-cfg', str(own), str(tmp_path / 'copy.py')]) == 0
+    copy = load_config(str(tmp_path / 'copy.py'))
+    assert copy.max_norm.a == float('inf')
+    assert copy.max_norm.b == [-float('inf')]
+    assert copy.max_norm['甲'] == 'inf'
+    assert copy.max_norm.c != copy.max_norm.c
