@@ -88,11 +88,22 @@ def test_the_address_that_was_checked_is_the_one_connected_to():
     assert (looked_up, connected) == (['evil.example'] * 2, [('93.184.215.14', 80)])
 
 
+SPECIAL = (
+    '0.1.2.3', '127.9.9.9', '169.254.0.9', '192.0.0.9', '192.0.0.170', '192.31.196.1', '192.52.193.1', '192.88.99.1',
+    '192.168.1.1', '192.175.48.1', '198.18.0.1', '198.19.255.255', '198.51.100.7', '203.0.113.7', '240.0.0.1', '::1',
+    '100::1', '100:0:0:1::1', '2001::1', '2001:1::1', '2001:1::2', '2001:1::3', '2001:2::1', '2001:3::1', '5f00::1',
+    '2001:4:112::1', '2001:10::1', '2001:20::1', '2001:30::1', '2001:1ff::1', '2001:db8::1', '2002:808:808::1',
+    '2620:4f:8000::1', '3fff::1', '3fff:fff::1', 'fd00::1', 'ff02::1', '::ffff:0:8.8.8.8',
+)  # fmt: skip
+"""One address or more of every line of IANA's registries of special-purpose addresses, IPv4 and IPv6."""
+
+
 def test_addresses():
     public = ('8.8.8.8', '1.1.1.1', '2606:4700::1111')
     private = ('10.1.2.3', '172.16.0.1', '100.64.0.1', '0.0.0.0', '224.0.0.1', '255.255.255.255', '192.0.0.8',
                '168.63.129.16', '192.0.2.1', '::', '::1.2.3.4', '::7f00:1', '::ffff:127.0.0.1', 'fe80::1%eth0',
                'fec0::1', 'fc00::1', '2002:7f00:1::', '64:ff9b::a9fe:a9fe', '64:ff9b:1::1')  # fmt: skip
+    private += SPECIAL
     assert [address for address in public if not is_public(address)] == []
     assert [address for address in private if is_public(address)] == []
 

@@ -109,6 +109,13 @@ WRONG = {
     'true for a number': (question(max_completion_tokens=True), 400, 'whole number'),
     'a flag': (question(stream='yes'), 400, "stream='yes'"),
     'stop': (question(stop=[1]), 400, 'stop must be'),
+    'a stop as long as a book': (question(stop='x' * 1_000_000), 400, 'at most 16 strings, of up to 200 characters'),
+    'one of many': (question(stop=['x', 'x' * 201]), 400, 'of up to 200 characters'),
+    'a schema as long as a book': (
+        question(response_format={'type': 'json_schema', 'json_schema': {'name': 'x', 'schema': {'x': 'x' * 70_000}}}),
+        400,
+        'expected at most 65,536',
+    ),
 }  # fmt: skip
 
 

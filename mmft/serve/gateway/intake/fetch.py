@@ -26,8 +26,18 @@ MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 _GLOBAL_UNICAST = ipaddress.ip_network('2000::/3')
 _NAT64 = ipaddress.ip_network('64:ff9b::/96')
-_NOT_QUITE_PUBLIC = [ipaddress.ip_network(text) for text in ('192.0.0.0/24', '168.63.129.16/32')]
-"""Assignments of protocols, and the host of every virtual machine of Azure: Python takes them for public."""
+_SPECIAL = [
+    ipaddress.ip_network(text)
+    for text in (
+        *('0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16', '172.16.0.0/12', '192.0.0.0/24'),
+        *('192.0.2.0/24', '192.31.196.0/24', '192.52.193.0/24', '192.88.99.0/24', '192.168.0.0/16', '192.175.48.0/24'),
+        *('198.18.0.0/15', '198.51.100.0/24', '203.0.113.0/24', '224.0.0.0/4', '240.0.0.0/4'),
+        *('2001::/23', '2001:db8::/32', '2002::/16', '2620:4f:8000::/48', '3fff::/20'),
+        '168.63.129.16/32',
+    )
+]
+"""No picture of the public web is in these: the special-purpose registries of IANA (of IPv6's what lies in 2000::/3)
+and the host of every virtual machine of Azure. What Python itself knows of them differs from version to version."""
 
 
 class Fetcher:
@@ -125,7 +135,7 @@ class _PublicNetwork(httpcore.AsyncNetworkBackend):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address can be reached from everywhere; also of IPv4 addresses written inside IPv6 ones.
+    """Whether an IP address can be that of a host on the public web; also of IPv4 addresses written inside IPv6 ones.
 
     >>> [is_public(a) for a in ('8.8.8.8', '127.0.0.1', '169.254.169.254', '::ffff:10.0.0.1')]
     [True, False, False, False]
@@ -135,13 +145,9 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition('%')[0])
     if ip.version == 6 and ip in _NAT64:  # how networks without IPv4 see the rest of the world
         return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    if not ip.is_global or ip.is_multicast:
-        return False
-    if ip.version == 4:
-        return not any(ip in network for network in _NOT_QUITE_PUBLIC)
     # What is written outside 2000::/3 leads to places of all kinds, IPv4 addresses among them.
-    inside = [other for other in (ip.sixtofour, *(ip.teredo or ())) if other is not None]
-    return ip in _GLOBAL_UNICAST and all(is_public(str(other)) for other in inside)
+    ordinary = ip.version == 4 or ip in _GLOBAL_UNICAST
+    return ordinary and ip.is_global and not any(ip in network for network in _SPECIAL)
 
 
 def _target(place: str) -> httpcore.URL:

@@ -78,6 +78,7 @@ _ADVICE = {
 _PICTURES = 'Pictures are sent as parts of a message: {"type": "image_url", "image_url": {"url": ...}}.'
 _MEDIA = ('image', 'picture', 'photo', 'video', 'audio', 'file', 'attachment', 'pixel', 'media')
 _MOST_FIELDS, _LONGEST_NAME, _MOST_NAMED = 64, 64, 8
+_MOST_STOPS, _LONGEST_STOP, _LONGEST_SCHEMA = 16, 200, 65_536
 
 
 def check_names(body: Mapping[str, Any]) -> None:
@@ -185,8 +186,10 @@ def _is_number(value: Any) -> bool:
 def stop_words(value: Any) -> tuple[str, ...]:
     """``stop`` as texts."""
     words = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(words) > 16:
-        raise ApiError(400, 'stop must be a string or a list of at most 16 strings.', 'invalid_value', 'stop')
+    texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if not texts or len(words) > _MOST_STOPS or any(len(word) > _LONGEST_STOP for word in words):
+        message = f'stop must be a string or at most {_MOST_STOPS} strings, of up to {_LONGEST_STOP} characters each.'
+        raise ApiError(400, message, 'invalid_value', 'stop')
     return tuple(word for word in words if word)
 
 
@@ -204,5 +207,8 @@ def response_format(value: Any) -> dict[str, Any] | None:
             f'response_format={_json(value)}; expected {{"type": "text"}}, {{"type": "json_object"}} or {{"type": '
             '"json_schema", "json_schema": {"name": ..., "schema": {...}}}.'
         )
+        raise ApiError(400, message, 'invalid_value', 'response_format')
+    if (size := len(json.dumps(value))) > _LONGEST_SCHEMA:  # backends compile it
+        message = f'response_format has {size:,} characters; expected at most {_LONGEST_SCHEMA:,}.'
         raise ApiError(400, message, 'invalid_value', 'response_format')
     return value
