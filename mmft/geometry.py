@@ -13,10 +13,13 @@ from math import isqrt
 
 from mmft.errors import ConfigError, ShapeError
 
-__all__ = ['MERGE_MODES', 'arranged_tokens', 'kept_cells', 'merge_mode', 'token_side']
+__all__ = ['LLAVA_NEXT_GRIDS', 'MERGE_MODES', 'arranged_tokens', 'kept_cells', 'merge_mode', 'token_side']
 
 MERGE_MODES = {'spatial_unpad': {'unpad': True, 'newline': True}, 'spatial': {'unpad': False, 'newline': False}}
 """LLaVA's ``mm_patch_merge_type`` -> what ``AnyResMerge`` does; ``flat``, the third, is no merge at all."""
+
+LLAVA_NEXT_GRIDS = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+"""(columns, rows) of tiles that LLaVA-NeXT chooses from, in the order in which ties are decided."""
 
 
 def merge_mode(unpad: bool, newline: bool) -> str:

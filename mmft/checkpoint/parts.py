@@ -29,6 +29,7 @@ from mmft.layouts.language import family_of, family_of_keys, language_model, llm
 from mmft.layouts.projectors import PROJECTOR_IGNORED, any_projector_rules, optional_names
 from mmft.layouts.rules import NameTable, Rule, pattern
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.models.tuning import part_of
 from mmft.models.vision.timm_backbone import timm_pixels
 from mmft.own_code import code_of
 from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, registered_name
@@ -79,8 +80,7 @@ class PartNames(NameTable):
 
     def may_be_random(self, name: str) -> bool:
         """Whether the tensor may start with random values: of a part without a directory, or optional in its file."""
-        part = 'projector' if name.startswith('merge.') else name.split('.', 1)[0]
-        return part not in self.covered or any(p.fullmatch(name) for p in self._optional) or name.startswith('merge.')
+        return part_of(name) not in self.covered or any(p.fullmatch(name) for p in self._optional)
 
 
 def read_parts(pretrained: Mapping[str, Any], model_config: Mapping[str, Any]) -> tuple[PartNames, TensorSource]:
@@ -206,8 +206,7 @@ def _of_whole_model(name: str, directory: ModelDirectory, prefix: str) -> Part:
     """One part of a directory that holds a whole model."""
     layout = layout_of(directory.config, str(directory.path), directory)
     source = layout.open(directory)
-    starts = ('projector.', 'merge.') if name == 'projector' else (f'{name}.',)
-    steps = [step for step in layout.to_ours(source) if step.outputs[0].startswith(starts)]
+    steps = [step for step in layout.to_ours(source) if part_of(step.outputs[0]) == name]
     rules = [
         Rule(tuple(prefix + n for n in rule.side(False)), rule.ours, rule.split, rule.join) for rule in layout.rules
     ]

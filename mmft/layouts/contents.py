@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmft.layouts.language import older_rope
+from mmft.layouts.language import NOT_THE_MODEL, older_rope
 from mmft.layouts.tokenizer_files import write_tokenizer
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TOWER_PIXELS
 from mmft.models.vlm import VLM
@@ -24,11 +24,6 @@ __all__ = [
     'text_config',
     'write_encoder',
 ]
-
-_NOT_THE_MODEL = {
-    'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
-    'problem_type', '_name_or_path', 'chunk_size_feed_forward', 'is_encoder_decoder', 'attn_implementation',
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Contents:
 
 def plain_config(config: Any) -> dict[str, Any]:
     """A transformers config as a dict, without what says nothing about the model."""
-    return {k: v for k, v in config.to_dict().items() if k not in _NOT_THE_MODEL and v is not None}
+    return {k: v for k, v in config.to_dict().items() if k not in NOT_THE_MODEL and v is not None}
 
 
 def text_config(contents: Contents) -> dict[str, Any]:

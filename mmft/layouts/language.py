@@ -16,14 +16,17 @@ from mmft.registry import LANGUAGE_MODELS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ['family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied', 'language_model', 'llm_rules',
-           'older_rope', 'published_config']  # fmt: skip
+__all__ = ['NOT_THE_MODEL', 'family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied', 'language_model',
+           'llm_rules', 'older_rope', 'published_config']  # fmt: skip
 
-_NOT_THE_MODEL = {
-    'architectures', 'model_type', 'type', 'transformers_version', 'torch_dtype', 'dtype', '_name_or_path', 'use_cache',
-    'chunk_size_feed_forward', 'id2label', 'label2id', 'is_encoder_decoder', 'output_attentions', 'rope_parameters',
-    'output_hidden_states', 'problem_type', 'return_dict', 'attn_implementation',
+NOT_THE_MODEL = {
+    'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
+    'problem_type', '_name_or_path', 'chunk_size_feed_forward', 'is_encoder_decoder', 'attn_implementation',
 }  # fmt: skip
+"""Entries of transformers' configs that say nothing of the model."""
+
+_ELSEWHERE = {'architectures', 'model_type', 'type', 'torch_dtype', 'dtype', 'use_cache', 'rope_parameters'}
+"""Those that mmft's config says in other words, or not at all."""
 
 
 def family_of(config: Mapping[str, Any]) -> str | None:
@@ -115,7 +118,7 @@ def language_model(
         key: value
         for key, value in config.items()
         # A null token id is a choice; left out, a class's own default could lie outside a small vocabulary.
-        if key in known - _NOT_THE_MODEL and (value is not None or key.endswith('_token_id'))
+        if key in known - NOT_THE_MODEL - _ELSEWHERE and (value is not None or key.endswith('_token_id'))
     }
     rope = dict(config.get('rope_parameters') or {})
     fields |= {key: rope.pop(key) for key in ('rope_theta', 'partial_rotary_factor') if key in rope}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory, first_key
+from mmft.geometry import LLAVA_NEXT_GRIDS
 from mmft.layouts.adjust import Adjustment
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.contents import Contents, plain_config, text_config
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ['LlavaHF', 'LlavaNextHF']
 
 _PROJECTOR = {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'}
-_PINPOINTS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # transformers' LlavaNextConfig
+_PINPOINTS = [(336 * a, 336 * b) for a, b in LLAVA_NEXT_GRIDS]  # which LlavaNextConfig takes as (height, width)
 _ROWS = 64  # tables that grow, grow to a multiple of this: what tensor parallelism and kernels like to divide
 _FINAL_NORM = 'llm.lm.model.norm.weight'
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')

@@ -146,11 +146,13 @@ def any_projector_rules(kind: str, theirs: str = '') -> list[Rule]:
 def optional_names(kind: str) -> tuple[str, ...]:
     """Our names, as patterns, of what files of a projector of this kind need not hold or may hold in another size.
 
-    BLIP-2's Q-Former comes with the linear map to *its* language model, or with none.
+    BLIP-2's Q-Former comes with the linear map to *its* language model, or with none; LLaVA-NeXT's newline is new to a
+    projector of LLaVA-1.5.
     """
     if kind != 'QFormer':
-        return ()
-    return ('projector.proj.{k}', 'projector.in_proj.{k}', 'projector.query_tokens', 'projector.ln_vision.{k}')
+        return ('merge.{x}',)
+    own = ('projector.proj.{k}', 'projector.in_proj.{k}', 'projector.query_tokens', 'projector.ln_vision.{k}')
+    return ('merge.{x}', *own)
 
 
 def dense_type(keys: Iterable[str], prefix: str) -> str | None:

@@ -18,12 +18,10 @@ from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.pictures.loading import to_rgb
 from mmft.data.pictures.tiling import Place, place_tiles
 from mmft.errors import ConfigError
-from mmft.geometry import MERGE_MODES, arranged_tokens
+from mmft.geometry import LLAVA_NEXT_GRIDS, MERGE_MODES, arranged_tokens
 from mmft.registry import IMAGE_PROCESSORS
 
 __all__ = ['AnyResTiler', 'select_best_resolution']
-
-_LLAVA_NEXT = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # (columns, rows)
 
 
 @IMAGE_PROCESSORS.register_module()
@@ -59,7 +57,7 @@ class AnyResTiler(ImageProcessor):
     ) -> None:
         super().__init__(tile_size)
         if grid_pinpoints is None:
-            grid_pinpoints = [(columns * tile_size, rows * tile_size) for columns, rows in _LLAVA_NEXT]
+            grid_pinpoints = [(columns * tile_size, rows * tile_size) for columns, rows in LLAVA_NEXT_GRIDS]
         self.grid_pinpoints = _pinpoints(grid_pinpoints, tile_size)
         if mode not in (*MERGE_MODES, 'flat'):
             raise ConfigError(f'AnyResTiler: mode {mode!r}', expected=f'one of {[*MERGE_MODES, "flat"]}')
