@@ -24,6 +24,7 @@ from mmft.layouts.language import family_of, is_tied, language_model
 from mmft.layouts.llava_encoder import llava_encoder, unpadded
 from mmft.layouts.rules import Rule
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
+from mmft.models.language.family import held_by
 from mmft.models.normalizer import TOWER_PIXELS
 from mmft.registry import IMAGE_PROCESSORS
 
@@ -114,6 +115,8 @@ class LlavaHF(Layout):
             problems.append(f'the projector {projector["type"]}: it has an MLP of two layers, as wide as the LLM')
         elif projector.get('act', 'gelu') not in _ACTIVATIONS:
             problems.append(f'the activation {projector["act"]}')
+        if (kind := model_config['llm']['type']) not in (held := held_by('llava_hf')):
+            problems.append(f'the language model {kind}: it has {", ".join(held)}')
         refuse(cls.architecture, [*problems, *cls._merge_problems(model_config.get('merge'))])
         return cls(model_config)
 

@@ -5,6 +5,7 @@ Its export and load in every layout that it names: ``tests/export/test_every_fam
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ import transformers
 
 import mmft.layouts
 from mmft.data.text.templates import build_template
+from mmft.errors import ConfigError
+from mmft.layouts import LlavaHF
 from mmft.layouts.language import family_of, family_of_keys, family_of_name, language_model, published_config
 from mmft.models.language.family import AS_COMPUTED, families, held_by
 from mmft.models.lora import linear_names
 from mmft.registry import LANGUAGE_MODELS
+from tests.export.tiny_llava import llava_config
 from tests.models.family_table import DOCUMENT, write_table
 from tests.models.parts import VOCABULARY, llm_config
 
@@ -82,6 +86,21 @@ def test_it_is_found_by_every_name(kind):
 def test_it_is_found_by_its_tensors(kind):
     assert family_of_keys(own_names(kind)) == kind
     assert family_of_keys([f'language_model.{name}' for name in own_names(kind)]) == kind
+
+
+def test_a_family_from_elsewhere(monkeypatch):
+    """One that is registered by a user's package is read and held as ours are; a subclass without a family is not."""
+    own = replace(FAMILIES['Llama'], architecture='MineForCausalLM', model_type='mine', layouts=('llava_hf',),
+                  computed_by=('LlamaForCausalLM', 'llama'))  # fmt: skip
+    mine = type('Mine', (LANGUAGE_MODELS.get('Llama'),), {'family': own})
+    heir = type('Heir', (LANGUAGE_MODELS.get('Llama'),), {})
+    for part in (mine, heir):
+        monkeypatch.setitem(LANGUAGE_MODELS.module_dict, part.__name__, part)
+    assert family_of({'architectures': ['MineForCausalLM']}) == 'Mine'
+    assert family_of({'architectures': ['LlamaForCausalLM']}) == 'Llama'
+    assert LlavaHF.from_model(llava_config('Llama', llm={'type': 'Mine'})).model_config['llm']['type'] == 'Mine'
+    with pytest.raises(ConfigError, match=r'cannot hold the language model Heir: it has .*Llama'):
+        LlavaHF.from_model(llava_config('Llama', llm={'type': 'Heir'}))
 
 
 def test_tensors_of_no_family():
