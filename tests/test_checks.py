@@ -51,8 +51,9 @@ def whole_numbers(kind):
         words = str(parameter.annotation).split(' | ')
         if 'int' in words:
             found[name] = 'None' in words
-    if hasattr(kind, 'model_type') and any(p.kind is p.VAR_KEYWORD for p in signature.values()):
-        known = AutoConfig.for_model(kind.model_type).to_dict()
+    model_type = kind.family.hf_model_type if hasattr(kind, 'family') else getattr(kind, 'model_type', None)
+    if model_type and any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        known = AutoConfig.for_model(model_type).to_dict()
         known |= {'sliding_window': 1} if 'sliding_window' in known else {}  # None by default in some
         found |= {name: False for name, value in known.items() if is_whole(value) and name not in signature}
     return found
