@@ -8,6 +8,7 @@ from __future__ import annotations
 import doctest
 import random
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,7 @@ def test_scores_lie_between_0_and_1_and_an_answer_is_right_by_itself(name):
 @pytest.mark.parametrize('name', METRICS.names())
 def test_what_is_documented_runs(name):
     part = METRICS.get(name)
-    (found, *_) = doctest.DocTestFinder(recurse=False).find(part, name, globs=dict(vars(__import__(
-        part.__module__, fromlist=['_']))))  # fmt: skip
+    (found,) = doctest.DocTestFinder(recurse=False).find(part, name, globs={**vars(sys.modules[part.__module__])})
     assert found.examples, f'{name} shows no example'
     assert doctest.DocTestRunner().run(found).failed == 0
 
