@@ -13,7 +13,8 @@ from typing import Any
 from mmft.errors import ConfigError
 from mmft.words import clipped
 
-__all__ = ['check_counts', 'check_numbers', 'check_rates', 'count_in_environment', 'is_number', 'is_whole']
+__all__ = ['check_counts', 'check_numbers', 'check_rates', 'count_in_environment', 'is_number', 'is_whole',
+           'value_problem']  # fmt: skip
 
 
 def is_whole(value: Any, least: int | None = None) -> bool:
@@ -34,6 +35,15 @@ def is_number(value: Any, least: float | None = None) -> bool:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     # Not math.isfinite, which fails on an int that no float can hold.
     return plain and abs(value) <= sys.float_info.max and (least is None or value >= least)
+
+
+def value_problem(name: str, value: Any, fits: bool, expected: str) -> list[str]:
+    """What to say of a value that does not fit; nothing of one that does.
+
+    >>> value_problem('seed', -1, False, 'a whole number from 0')
+    ['seed = -1; expected a whole number from 0']
+    """
+    return [] if fits else [f'{name} = {value!r}; expected {expected}']
 
 
 def check_counts(name: str, **counts: int) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     'PARAM_SCHEDULERS',
     'PROJECTORS',
     'SAMPLERS',
+    'STRATEGIES',
     'TEMPLATES',
     'VISBACKENDS',
     'VISION_TOWERS',
@@ -185,6 +186,7 @@ ENCODERS = _registry('encoder', 'mmft.data.encoder')
 DATASETS = _registry('dataset', 'mmft.data.records.dataset')
 SAMPLERS = _registry('sampler', 'mmft.data.batches.sampler')
 COLLATORS = _registry('collator', 'mmft.data.batches.collate')
+STRATEGIES = _registry('strategy', 'mmft.engine.strategies')
 METRICS = _registry('metric', 'mmft.evaluation')
 
 # Children of mmengine's own, so that the Runner finds mmengine's parts and ours by name.

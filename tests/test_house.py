@@ -22,7 +22,7 @@ LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'checks', 'disk', 'fi
           {'serve', 'compare'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.
 FILES_OF = {'peft': {'models/lora.py', 'models/lora_linear.py'}, 'lmdeploy': set(),
-            'deepspeed': {'engine/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},
+            'deepspeed': {'engine/strategies/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},
             'timm': {'models/vision/timm_vit.py', 'models/vision/timm_backbone.py'},
             'gradio': {'talk/webui.py'}}  # fmt: skip
 

@@ -95,8 +95,8 @@ def _names_seed(args: argparse.Namespace) -> bool:
 
 def _problems(args: argparse.Namespace, cfg: Config) -> Problems:
     """Those of the config, and a launcher whose other processes nothing in the command or the config follows."""
-    from mmft.engine.distributed import check_launched_alone
     from mmft.engine.judging.config import find_problems
+    from mmft.engine.launch import check_launched_alone
 
     problems = find_problems(cfg)
     if args.launcher is None and (cfg.get('launcher') or 'none') == 'none':

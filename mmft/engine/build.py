@@ -26,13 +26,13 @@ from mmft.files.tensors import fingerprint
 from mmft.models.buffers import moving_buffers, tensors_of
 from mmft.models.lora import plain_key
 from mmft.models.precision import store_as_
-from mmft.models.tuning import apply_tune, part_of
+from mmft.models.tuning import apply_tune, check_tune, part_of
 from mmft.models.vlm import VLM
 from mmft.registry import COLLATORS, DATASETS, ENCODERS, MODELS, SAMPLERS
 from mmft.words import count_of
 
 __all__ = ['BuiltModel', 'build_dataloader', 'build_encoder', 'build_model', 'checked_encoder', 'encoder_settings',
-           'grown_tune']  # fmt: skip
+           'grown_tune', 'tune_on_meta']  # fmt: skip
 
 logger = logging.getLogger('mmft')
 
@@ -130,6 +130,22 @@ def grown_tune(cfg: Config, model: VLM) -> dict[str, Any]:
     if not cfg.get('resize_embeddings') or not has_tokenizer(settings.get('tokenizer') or ''):
         return tune
     return grow(model.llm, ENCODERS.build({'tokens_per_tile': 1, **settings}), tune)
+
+
+def tune_on_meta(model: VLM, tune: Mapping[str, Any] | None) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """``apply_tune`` for a model on the meta device, QLoRA without its quantiser.
+
+    Returns:
+        ``tune`` as used, and the parts whose linear layers are to be 4-bit.
+    """
+    asked = check_tune(tune)
+    quantised = {part for part, spec in asked.items() if spec.get('type') == 'qlora'}
+    plain = {part: {**spec, 'type': 'lora'} if part in quantised else spec for part, spec in asked.items()}
+    with torch.device('meta'):
+        used = apply_tune(model, plain)
+    for part in quantised:
+        used[part]['type'] = 'qlora'
+    return used, quantised
 
 
 def encoder_settings(cfg: Config) -> dict[str, Any]:

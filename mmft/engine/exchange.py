@@ -14,7 +14,7 @@ from itertools import accumulate
 
 import torch
 
-from mmft.engine.distributed import gather
+from mmft.engine.strategies.collectives import gather
 from mmft.structures import IGNORE_INDEX, Sample
 
 __all__ = ['Exchange', 'Pair', 'exchange_pictures', 'measure', 'with_pictures_of']

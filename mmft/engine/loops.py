@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmft.engine.compat import worker_error
-from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap, world_size
 from mmft.engine.out_of_memory import explained
+from mmft.engine.strategies.collectives import gather, model_device, sum_over_ranks, unwrap, world_size
 from mmft.errors import MMFTError, TrainingError
 from mmft.registry import LOOPS
 from mmft.structures import IGNORE_INDEX

@@ -23,31 +23,26 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmft
-from mmft.engine import deepspeed
 from mmft.engine.build import build_dataloader, build_encoder, build_model, plain_value
-from mmft.engine.compat import init_distributed
 from mmft.engine.config_text import config_text
-from mmft.engine.distributed import (
-    barrier,
-    gather,
-    initialized,
-    is_main,
-    main_decides,
-    rank,
-    unwrap,
-    world_size,
-    wrap_ddp,
-)
 from mmft.engine.hooks.defaults import DEFAULT_HOOKS, build_hook, merged_hooks
 from mmft.engine.init_from import InitFrom
 from mmft.engine.lock import FolderLock
 from mmft.engine.log import without_colours
 from mmft.engine.loops import TrainLoop
-from mmft.engine.optim import build_optim_wrapper
-from mmft.engine.out_of_memory import explained
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.run_folder import candidates, new_run, write_atomic
 from mmft.engine.schedule import advance, build_schedulers
+from mmft.engine.strategies import strategy_of
+from mmft.engine.strategies.collectives import (
+    barrier,
+    gather,
+    is_main,
+    main_decides,
+    rank,
+    unwrap,
+    world_size,
+)
 from mmft.engine.training_state import get_rng, initialised_state, load_trained, plain, set_rng, trained_state
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError, first_line
@@ -57,7 +52,6 @@ from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']
 
-LESS_FOR_WEIGHTS = "take dtype='bfloat16' for frozen weights, 'qlora' in tune.llm, or --deepspeed zero3 on more GPUs"
 DEFAULT_VISUALIZER = {'type': 'Visualizer', 'vis_backends': [{'type': 'TensorboardVisBackend'}]}
 
 
@@ -84,7 +78,7 @@ class Runner(mmengine.runner.Runner):
         val_dataloader: DataLoader | None = None,
     ) -> None:
         cfg = resolve_code(copy.deepcopy(cfg))
-        deepspeed.prepare_environment(cfg)
+        self.strategy = strategy_of(cfg)
         self.base: dict[str, Any] | None = None
         self.tune: dict[str, Any] = {}
         self.initialised: dict[str, Tensor] = {}
@@ -101,7 +95,7 @@ class Runner(mmengine.runner.Runner):
             default_hooks=cfg.get('default_hooks'),
             custom_hooks=cfg.get('custom_hooks'),
             resume=bool(cfg.get('resume', False)),
-            launcher=cfg.get('launcher', 'none'),
+            launcher=self.strategy.launcher,
             env_cfg=cfg.get('env_cfg', {}),
             log_level=cfg.get('log_level', 'INFO'),
             visualizer=cfg.get('visualizer') or copy.deepcopy(DEFAULT_VISUALIZER),  # mmengine adds keys to it
@@ -115,16 +109,14 @@ class Runner(mmengine.runner.Runner):
         self.data_seed = main_decides(self.seed)
         if self._resumable is not None and cfg.get('seed') is None:
             self.data_seed = self._resumable[1]['meta']['seed']
-        bare = unwrap(self.model)
-        self.encoder = encoder if encoder is not None or train_dataloader is not None else build_encoder(cfg, bare)
+        if encoder is None and train_dataloader is None:
+            encoder = build_encoder(cfg, self.model)
+        self.encoder = encoder
         if train_dataloader is None:
             train_dataloader = build_dataloader(cfg.train_dataloader, self.encoder, self.data_seed)
             if cfg.get('val_dataloader'):
                 val_dataloader = build_dataloader(cfg.val_dataloader, self.encoder, self.data_seed, training=False)
-        if cfg.get('deepspeed'):
-            self.model, self.optim_wrapper = deepspeed.initialize(bare, cfg.deepspeed, cfg.optim_wrapper)
-        else:
-            self.optim_wrapper = build_optim_wrapper(bare, cfg.optim_wrapper)
+        self.model, self.optim_wrapper = self.strategy.prepare(self.model)
         self._train_loop = TrainLoop(self, train_dataloader, **_options(cfg.train_cfg))
         if val_dataloader is not None:
             self._val_loop = ValLoop(self, val_dataloader, **_options(cfg.get('val_cfg') or {}))
@@ -142,11 +134,10 @@ class Runner(mmengine.runner.Runner):
     # -- overrides of building --------------------------------------------------------------------------------------
 
     def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
-        """Also joins the process group where there is no GPU (see ``compat.init_distributed``), and sets ``tf32``."""
+        """Also joins the process group, and sets ``tf32``."""
         if (tf32 := self.cfg.get('tf32')) is not None:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        if self.distributed and not initialized():
-            init_distributed(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
+        self.strategy.join(env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(dict(env_cfg))
         self._lock_folder()
         self.run = main_decides(new_run(self.work_dir) if is_main() else '')
@@ -207,14 +198,8 @@ class Runner(mmengine.runner.Runner):
         return found
 
     def wrap_model(self, model_wrapper_cfg: Mapping[str, Any] | None, model: nn.Module) -> nn.Module:
-        """DistributedDataParallel also on the CPU, where mmengine's wrapper asks for a GPU number."""
-        if self.cfg.get('deepspeed'):  # which moves it, after it has made 16-bit weights of float32 ones
-            return model
-        with explained(lambda: 'when the weights were put on the GPU', LESS_FOR_WEIGHTS):
-            model = model.to(get_device())
-        if not self.distributed:
-            return model
-        return wrap_ddp(model, **(model_wrapper_cfg or {}))
+        """Not yet: the strategy wraps it together with its optimizer."""
+        return model
 
     def register_default_hooks(self, hooks: Mapping[str, Any] | None = None) -> None:
         """Ours in place of mmengine's table; a config's dict is merged into the default of the same name."""

@@ -9,8 +9,7 @@ from typing import Any
 
 from mmengine.optim import _ParamScheduler
 
-from mmft.checks import is_number, is_whole
-from mmft.engine.judging.common import value_problem
+from mmft.checks import is_number, is_whole, value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
 from mmft.words import count_of, did_you_mean

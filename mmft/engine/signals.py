@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from mmft.engine.distributed import is_main
 from mmft.engine.run_folder import find_last
+from mmft.engine.strategies.collectives import is_main
 
 __all__ = ['ENDING', 'explained_end']
 

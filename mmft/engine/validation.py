@@ -10,9 +10,9 @@ from mmengine.runner import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmft.engine.distributed import gather, model_device, sum_over_ranks, unwrap
 from mmft.engine.exchange import measure
 from mmft.engine.loops import trained_weight
+from mmft.engine.strategies.collectives import gather, model_device, sum_over_ranks, unwrap
 from mmft.evaluation.answers import Answer, answer_samples
 from mmft.evaluation.metrics import Metric, build_metrics, normalize_answer
 from mmft.registry import LOOPS

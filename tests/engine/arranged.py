@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmft.data.batches.collate import PadCollator
 from mmft.data.batches.sampler import EpochBatchSampler
-from mmft.engine.distributed import is_main
+from mmft.engine.strategies.collectives import is_main
 from mmft.engine.validation import WithSamples
 from mmft.geometry import arranged_tokens
 from mmft.models import VLM

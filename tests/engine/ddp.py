@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmft.engine.distributed import is_main
+from mmft.engine.strategies.collectives import is_main
 from tests.engine.toy import toy_runner
 
 

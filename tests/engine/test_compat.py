@@ -166,7 +166,7 @@ else:
 
 
 def test_the_end_of_the_interpreter_waits_for_gloos_threads() -> None:
-    """Without ``leave_distributed`` this ends with SIGABRT more often than not; a run on a busy machine, now and then."""
+    """Without ``leave_distributed`` this ends with SIGABRT more often than not."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
     command = [sys.executable, '-c', LEAVING]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -12,7 +12,7 @@ import deepspeed
 import pytest
 import torch
 
-from mmft.engine.deepspeed import initialize, load_scaler_state, scaler_state
+from mmft.engine.strategies.deepspeed import initialize, load_scaler_state, scaler_state
 from mmft.errors import ConfigError
 from tests.engine.toy import ToyVLM
 

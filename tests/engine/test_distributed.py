@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmft.engine.deepspeed import deepspeed_config
-from mmft.engine.planning.memory import Sharding
+from mmft.engine.strategies import Sharding
+from mmft.engine.strategies.deepspeed_config import deepspeed_config, sharding_of
 from mmft.errors import ConfigError
 from tests.engine.ddp import main
 
@@ -135,7 +135,7 @@ def test_a_file_as_transformers_trainer_takes_it(tmp_path):
     assert [zero[name] for name in sizes] == [4096, 3686, 640]
     assert zero['sub_group_size'] == 1e9
     assert (made['train_micro_batch_size_per_gpu'], made['gradient_accumulation_steps']) == (1, 1)
-    assert Sharding.of(str(file), 8) == Sharding(3, 8, False)
+    assert sharding_of(str(file), 8) == Sharding(3, 8, False)
 
 
 @pytest.mark.parametrize(

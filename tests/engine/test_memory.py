@@ -10,7 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmft.checkpoint.build import build_meta
-from mmft.engine.planning.memory import NF4_BYTES, Load, Setting, Sharding, Weights, estimate, tune_on_meta, weigh
+from mmft.engine.build import tune_on_meta
+from mmft.engine.planning.memory import NF4_BYTES, Load, Setting, Weights, estimate, weigh
+from mmft.engine.strategies import Sharding
+from mmft.engine.strategies.deepspeed_config import sharding_of
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
 
@@ -142,5 +145,5 @@ def test_zero_shares_what_its_stage_shares(stage, optimizer, gradients, weights)
 
 def test_offload_leaves_no_optimizer_state_on_the_gpu():
     model, tune, counts = on_meta(TUNES['full'])
-    made = estimate(model, tune, counts, LOAD, Setting(sharding=Sharding.of('zero2_offload', 8)))
+    made = estimate(model, tune, counts, LOAD, Setting(sharding=sharding_of('zero2_offload', 8)))
     assert made.optimizer == 0

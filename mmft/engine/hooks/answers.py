@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.distributed import is_main, unwrap
+from mmft.engine.strategies.collectives import is_main, unwrap
 from mmft.evaluation.answers import Answer, answer_samples
 from mmft.registry import HOOKS
 from mmft.words import clipped

@@ -10,7 +10,6 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.distributed import barrier, is_main, main_decides
 from mmft.engine.run_folder import (
     candidates,
     iteration_of,
@@ -19,6 +18,7 @@ from mmft.engine.run_folder import (
     read_checkpoint,
     remove_leftovers,
 )
+from mmft.engine.strategies.collectives import barrier, is_main, main_decides
 from mmft.errors import CheckpointError, ConfigError
 from mmft.registry import HOOKS, METRICS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from mmft.engine.distributed import is_main
+from mmft.engine.strategies.collectives import is_main
 from mmft.registry import HOOKS
 from mmft.structures import Sample
 from mmft.words import printable

@@ -10,8 +10,8 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
-from mmft.engine.distributed import gather, unwrap
 from mmft.engine.optim import group_of
+from mmft.engine.strategies.collectives import gather, unwrap
 from mmft.errors import TrainingError
 from mmft.registry import HOOKS
 from mmft.words import count_of

@@ -15,8 +15,8 @@ import torch
 from mmengine.hooks import Hook
 
 from mmft.checks import check_counts
-from mmft.engine.distributed import is_main, unwrap
 from mmft.engine.optim import group_of
+from mmft.engine.strategies.collectives import is_main, unwrap
 from mmft.models.tuning import count_values
 from mmft.registry import HOOKS
 from mmft.words import count_of

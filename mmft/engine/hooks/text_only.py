@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 
-from mmft.engine.distributed import model_device, sum_over_ranks, unwrap
 from mmft.engine.loops import has_pictures
 from mmft.engine.optim import group_of, trained_parameters
+from mmft.engine.strategies.collectives import model_device, sum_over_ranks, unwrap
 from mmft.errors import TrainingError
 from mmft.registry import HOOKS
 from mmft.words import count_of

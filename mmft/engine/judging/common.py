@@ -12,16 +12,7 @@ from mmft.errors import ConfigError, MMFTError
 from mmft.registry import Registry
 from mmft.words import did_you_mean
 
-__all__ = ['attempt', 'is_path', 'is_positive', 'part_problems', 'value_problem']
-
-
-def value_problem(name: str, value: Any, fits: bool, expected: str) -> list[str]:
-    """What to say of a value that does not fit; nothing of one that does.
-
-    >>> value_problem('seed', -1, False, 'a whole number from 0')
-    ['seed = -1; expected a whole number from 0']
-    """
-    return [] if fits else [f'{name} = {value!r}; expected {expected}']
+__all__ = ['attempt', 'is_path', 'is_positive', 'part_problems']
 
 
 def is_path(value: Any) -> bool:

@@ -10,9 +10,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.checks import is_whole
+from mmft.checks import is_whole, value_problem
 from mmft.engine.build import plain_dict, plain_value
-from mmft.engine.judging.common import attempt, is_path, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_path, part_problems
 from mmft.engine.judging.model import model_problems
 from mmft.engine.judging.packages import missing_packages
 from mmft.engine.judging.processes import loader_problems, setup_problems

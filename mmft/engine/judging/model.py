@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
 from mmft.checkpoint.build import build_meta
-from mmft.checks import is_whole
+from mmft.checks import is_whole, value_problem
 from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.text.templates import build_template
 from mmft.data.text.tokenizers import has_tokenizer
-from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value
+from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value, tune_on_meta
 from mmft.engine.init_from import InitFrom
-from mmft.engine.judging.common import attempt, is_path, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_path, part_problems
 from mmft.engine.judging.weights import check_base, opened_start
-from mmft.engine.planning.memory import Sharding, tune_on_meta
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
 from mmft.models.vlm import VLM
@@ -149,19 +147,6 @@ def _tune(cfg: Config) -> Iterator[str]:
         yield from error.problems
     except Exception as error:
         yield f'tune = {cfg.get("tune")!r}: {error}'
-
-    tune = cfg.get('tune')
-    specs = tune.values() if isinstance(tune, Mapping) else ()
-    kinds = [spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs]
-    if 'qlora' in kinds and _shards_weights(cfg.get('deepspeed')):
-        yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
-
-
-def _shards_weights(deepspeed: Any) -> bool:
-    # What cannot be read is reported where the setting itself is checked.
-    with suppress(ConfigError, AttributeError, TypeError, ValueError):
-        return Sharding.of(deepspeed, 1).stage == 3
-    return False
 
 
 def _pictures(processor: ImageProcessor, model: VLM) -> Iterator[str]:

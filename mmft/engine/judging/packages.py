@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmft.engine.build import plain_value
+from mmft.engine.strategies import strategy_of
 
 __all__ = ['missing_packages']
 
@@ -32,8 +32,7 @@ def missing_packages(cfg: Config) -> Iterator[str]:
 
 
 def _needed(cfg: Config) -> Iterator[tuple[str, str, str]]:
-    if cfg.get('deepspeed'):
-        yield f'deepspeed = {plain_value(cfg.deepspeed)!r}', 'deepspeed', "'mmft[deepspeed]'"
+    yield from strategy_of(cfg).packages()
     tune = cfg.get('tune')
     for part, spec in tune.items() if isinstance(tune, Mapping) else ():
         if 'qlora' in (spec, spec.get('type') if isinstance(spec, Mapping) else None):

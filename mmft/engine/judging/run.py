@@ -1,11 +1,10 @@
-"""Whether a config's run can be set up: optimizer, schedule, hooks, visualizer, DeepSpeed, seed, folder."""
+"""Whether a config's run can be set up: optimizer, schedule, processes, hooks, visualizer, seed, folder."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmft.checkpoint.build import as_dtype
-from mmft.checks import is_number, is_whole
+from mmft.checks import is_number, is_whole, value_problem
 from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.compat import LAUNCHERS
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
-from mmft.engine.judging.common import attempt, is_positive, part_problems, value_problem
+from mmft.engine.judging.common import attempt, is_positive, part_problems
 from mmft.engine.judging.val_cfg import best_problems
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
 from mmft.engine.schedule import build_schedulers, schedule_problems
-from mmft.engine.zero import check_deepspeed, of_run, read_setting
+from mmft.engine.strategies import strategy_of
 from mmft.errors import ConfigError
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS, VISBACKENDS, VISUALIZERS
 from mmft.words import did_you_mean
@@ -42,7 +41,14 @@ TRAINED = ('vision', 'projector', 'llm', 'lora')
 
 def run_problems(cfg: Config) -> list[str]:
     """All that keeps a run from being set up, whatever model and data it is about."""
-    return [*_settings(cfg), *_optimizer(cfg), *_schedule(cfg), *_deepspeed(cfg), *_hooks(cfg), *_visualizer(cfg)]
+    return [
+        *_settings(cfg),
+        *_optimizer(cfg),
+        *_schedule(cfg),
+        *strategy_of(cfg).problems(),
+        *_hooks(cfg),
+        *_visualizer(cfg),
+    ]
 
 
 def _settings(cfg: Config) -> Iterator[str]:
@@ -183,29 +189,6 @@ def _schedule(cfg: Config) -> Iterator[str]:
         long = 10**4  # of a short run mmengine's may leave nothing: what they make of it depends on the data
         attempt('param_scheduler', lambda: build_schedulers(given, one, long, long, lambda text: None), problems)
     yield from problems
-
-
-def _deepspeed(cfg: Config) -> Iterator[str]:
-    setting, wrapper = plain_value(cfg.get('deepspeed')), cfg.get('optim_wrapper')
-    if not setting:
-        return
-    optimizer = wrapper.get('optimizer') if isinstance(wrapper, Mapping) else None
-    content = setting
-    with suppress(ConfigError):  # which check_deepspeed reports
-        content = read_setting(setting)
-    zero = content.get('zero_optimization', {}) if isinstance(content, Mapping) else {}
-    stage = zero.get('stage', 0) if isinstance(zero, Mapping) else None
-    if stage is None or not is_whole(stage, least=0) or stage > 3:
-        yield f'deepspeed.zero_optimization = {zero!r}; expected a dict with a stage from 0 to 3'
-    loader = cfg.get('train_dataloader')
-    try:
-        run = of_run(wrapper or {}, loader.get('batch_size') if isinstance(loader, Mapping) else None)
-    except (AttributeError, TypeError, ValueError):  # settings that are wrong themselves, and are reported as such
-        run = {}
-    try:
-        check_deepspeed(setting, optimizer.get('type') if isinstance(optimizer, Mapping) else 'AdamW', run)
-    except ConfigError as error:
-        yield from error.problems
 
 
 # -- what happens beside training --------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ from mmengine.config import Config
 
 from mmft.checkpoint.build import build_meta
 from mmft.checkpoint.encoder import tokenizer_directory
-from mmft.engine.build import plain_dict, plain_pretrained, template_note
+from mmft.engine.build import plain_dict, plain_pretrained, template_note, tune_on_meta
 from mmft.engine.judging.config import Problems, find_problems
 from mmft.engine.planning import memory
 from mmft.engine.planning.measure import TEXT_TOKENS, Plan, image_processor, largest_load, make_plan, picture_tokens
-from mmft.engine.planning.memory import Sharding
+from mmft.engine.strategies import Sharding
 from mmft.errors import MMFTError
 from mmft.registry import DATASETS, ENCODERS
 from mmft.words import count_of, printable
@@ -295,7 +295,7 @@ def _lighter_tunes(cfg: Config, made: Plan) -> Iterator[tuple[str, Plan]]:
     if kind == 'full':
         spec = {**plain_dict(cfg.get('tune') or {}), 'llm': {'type': 'lora', 'r': 128, 'alpha': 256, 'dropout': 0.05}}
         model = build_meta(plain_dict(cfg.model))
-        tune, quantised = memory.tune_on_meta(model, spec)
+        tune, quantised = tune_on_meta(model, spec)
         adapted = replace(made, model=model, tune=tune, weights=memory.weigh(model, quantised))
         yield 'LoRA: tune.llm of schedules/lora.py', adapted
     if kind in ('full', 'lora'):

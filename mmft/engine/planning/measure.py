@@ -9,10 +9,10 @@ from mmengine.config import Config
 
 from mmft.checkpoint.build import as_dtype, build_meta
 from mmft.checks import count_in_environment
-from mmft.engine.build import grown_tune, plain_dict
+from mmft.engine.build import grown_tune, plain_dict, tune_on_meta
 from mmft.engine.planning import memory
-from mmft.engine.planning.memory import MOMENTS, Load, Memory, Setting, Sharding, Weights
-from mmft.engine.zero import check_deepspeed
+from mmft.engine.planning.memory import MOMENTS, Load, Memory, Setting, Weights
+from mmft.engine.strategies import strategy_of
 from mmft.models.vlm import VLM
 from mmft.registry import IMAGE_PROCESSORS
 
@@ -56,7 +56,7 @@ def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
         ConfigError: unknown parts, or a ``tune`` that cannot be.
     """
     model = build_meta(plain_dict(cfg.model))
-    tune, quantised = memory.tune_on_meta(model, grown_tune(cfg, model))
+    tune, quantised = tune_on_meta(model, grown_tune(cfg, model))
     weights = memory.weigh(model, quantised)
     load, setting = largest_load(cfg, model), _setting(cfg, gpus)
     return Plan(model, tune, weights, load, memory.estimate(model, tune, weights, load, setting), setting)
@@ -64,18 +64,17 @@ def make_plan(cfg: Config, gpus: int | None = None) -> Plan:
 
 def _setting(cfg: Config, gpus: int | None) -> Setting:
     wrapper = cfg.get('optim_wrapper') or {}
-    gpus = gpus or count_in_environment('WORLD_SIZE', 8 if cfg.get('deepspeed') else 1, least=1)
+    strategy = strategy_of(cfg)
+    gpus = gpus or count_in_environment('WORLD_SIZE', strategy.usual_gpus, least=1)
     weight_bytes = (as_dtype(cfg.get('dtype') or 'float32') or as_dtype('bfloat16')).itemsize
     compute = wrapper.get('dtype')
     optimizer = wrapper.get('optimizer') or {}
-    if cfg.get('deepspeed'):
-        check_deepspeed(cfg.deepspeed, optimizer.get('type'))
     return Setting(
         weight_bytes=weight_bytes,
         compute_bytes=as_dtype(compute).itemsize if compute else weight_bytes,
         moments=1 if optimizer.get('momentum') else MOMENTS.get(str(optimizer.get('type')), 2),
         checkpointing=bool(cfg.get('gradient_checkpointing')),
-        sharding=Sharding.of(cfg.get('deepspeed'), gpus),
+        sharding=strategy.sharding(gpus),
     )
 
 

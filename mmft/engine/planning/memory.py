@@ -7,21 +7,19 @@ torch keeps.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from mmft.engine.zero import read_setting
+from mmft.engine.strategies.base import Sharding
 from mmft.models.lora import is_lora_key
 from mmft.models.losses import CHUNK_BYTES
-from mmft.models.tuning import apply_tune, check_tune, part_of
+from mmft.models.tuning import part_of
 from mmft.models.vlm import VLM
 
-__all__ = ['Load', 'Memory', 'Setting', 'Sharding', 'Weights', 'estimate', 'tune_on_meta', 'weigh']
+__all__ = ['Load', 'Memory', 'Setting', 'Weights', 'estimate', 'weigh']
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of these (double quantisation)."""
@@ -54,32 +52,6 @@ class Weights:
     def total(self) -> int:
         """All weights of the part."""
         return self.frozen + self.nf4 + self.trained
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """ZeRO (arXiv:1910.02054): stage 0 none, 1 optimizer state, 2 and gradients, 3 and weights, over ``gpus``."""
-
-    stage: int = 0
-    gpus: int = 1
-    offload: bool = False
-
-    @classmethod
-    def of(cls, name: Any, gpus: int) -> Sharding:
-        """From ``deepspeed`` of a config: ``'zero2'``, ``'zero3_offload'`` or a DeepSpeed dict.
-
-        >>> Sharding.of('zero3_offload', 8)
-        Sharding(stage=3, gpus=8, offload=True)
-        """
-        if isinstance(name := read_setting(name), Mapping):
-            zero = name.get('zero_optimization', {})
-            return cls(int(zero.get('stage', 0)), gpus, 'offload_optimizer' in zero)
-        found = re.search(r'zero_?(?:stage_?)?(\d)', str(name or ''))
-        return cls(int(found[1]) if found else 0, gpus, 'offload' in str(name))
-
-    def share(self, from_stage: int) -> float:
-        """The part of a quantity that stays on one GPU."""
-        return 1 / self.gpus if self.stage >= from_stage else 1.0
 
 
 @dataclass(frozen=True)
@@ -140,22 +112,6 @@ class Memory:
             "optimizer's temporaries": self.update,
             'CUDA, allocator, buckets': self.cuda,
         }
-
-
-def tune_on_meta(model: VLM, tune: Mapping[str, Any] | None) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """``apply_tune`` for a model on the meta device, QLoRA without its quantiser.
-
-    Returns:
-        ``tune`` as used, and the parts whose linear layers are to be 4-bit.
-    """
-    asked = check_tune(tune)
-    quantised = {part for part, spec in asked.items() if spec.get('type') == 'qlora'}
-    plain = {part: {**spec, 'type': 'lora'} if part in quantised else spec for part, spec in asked.items()}
-    with torch.device('meta'):
-        used = apply_tune(model, plain)
-    for part in quantised:
-        used[part]['type'] = 'qlora'
-    return used, quantised
 
 
 def weigh(model: VLM, quantised: set[str]) -> dict[str, Weights]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmft.engine.strategies.base import Sharding
 from mmft.errors import ConfigError
 from mmft.words import did_you_mean
 
-__all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config', 'of_run', 'read_setting']
+__all__ = ['STAGES', 'check_deepspeed', 'deepspeed_config', 'of_run', 'read_setting', 'sharding_of']
 
 _CPU = {'device': 'cpu', 'pin_memory': True}
 STAGES: dict[str, dict[str, Any]] = {
@@ -54,6 +56,19 @@ def read_setting(setting: Any) -> Any:
             f'deepspeed = {setting!r} holds no settings', expected="a JSON object in DeepSpeed's own form"
         )
     return content
+
+
+def sharding_of(setting: Any, gpus: int) -> Sharding:
+    """What a setting shares among ``gpus``.
+
+    >>> sharding_of('zero3_offload', 8)
+    Sharding(stage=3, gpus=8, offload=True)
+    """
+    if isinstance(setting := read_setting(setting), Mapping):
+        zero = setting.get('zero_optimization', {})
+        return Sharding(int(zero.get('stage', 0)), gpus, 'offload_optimizer' in zero)
+    found = re.search(r'zero_?(?:stage_?)?(\d)', str(setting or ''))
+    return Sharding(int(found[1]) if found else 0, gpus, 'offload' in str(setting))
 
 
 def check_deepspeed(

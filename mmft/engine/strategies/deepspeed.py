@@ -7,31 +7,93 @@ own names, so that a run can go on with another stage, another number of process
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmft.checks import is_whole
+from mmft.engine.build import plain_value
 from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
-from mmft.engine.distributed import model_device, rank, world_size
 from mmft.engine.optim import OptimWrapper, build_optimizer, check_state
-from mmft.engine.zero import STAGES, deepspeed_config
+from mmft.engine.strategies.base import Sharding, Strategy
+from mmft.engine.strategies.collectives import model_device, rank, world_size
+from mmft.engine.strategies.deepspeed_config import (
+    check_deepspeed,
+    deepspeed_config,
+    of_run,
+    read_setting,
+    sharding_of,
+)
 from mmft.errors import ConfigError
-from mmft.registry import OPTIM_WRAPPERS
+from mmft.registry import OPTIM_WRAPPERS, STRATEGIES
 
-__all__ = ['STAGES', 'DeepSpeedOptimWrapper', 'deepspeed_config', 'initialize', 'prepare_environment']
+__all__ = ['DeepSpeedOptimWrapper', 'DeepSpeedStrategy', 'initialize', 'load_scaler_state', 'scaler_state']
 
 MOMENTS = ('exp_avg', 'exp_avg_sq')
 
 
-def prepare_environment(cfg: Any) -> None:
-    """Let a run without launcher be a group of one process, as ZeRO needs a group."""
-    if cfg.get('deepspeed') and cfg.get('launcher', 'none') == 'none':
-        for name, value in (('RANK', 0), ('LOCAL_RANK', 0), ('WORLD_SIZE', 1), ('MASTER_ADDR', '127.0.0.1')):
-            os.environ.setdefault(name, str(value))
-        cfg.launcher = 'pytorch'
+@STRATEGIES.register_module('deepspeed')
+class DeepSpeedStrategy(Strategy):
+    """Weights, gradients and optimizer states in shards, as ``deepspeed`` of a config says."""
+
+    usual_gpus = 8
+
+    def problems(self) -> Iterator[Any]:
+        setting, optim, loader = (
+            plain_value(self.cfg.get(key)) for key in ('deepspeed', 'optim_wrapper', 'train_dataloader')
+        )
+        optimizer = optim.get('optimizer') if isinstance(optim, Mapping) else None
+        content = setting
+        with suppress(ConfigError):  # which check_deepspeed reports
+            content = read_setting(setting)
+        zero = content.get('zero_optimization', {}) if isinstance(content, Mapping) else {}
+        stage = zero.get('stage', 0) if isinstance(zero, Mapping) else None
+        if stage is None or not is_whole(stage, least=0) or stage > 3:
+            yield f'deepspeed.zero_optimization = {zero!r}; expected a dict with a stage from 0 to 3'
+        with suppress(AttributeError, ConfigError, TypeError, ValueError):  # of a setting that is wrong itself
+            if 'qlora' in self._tuned() and sharding_of(setting, 1).stage == 3:
+                yield "tune: 'qlora' with ZeRO-3, which cannot shard 4-bit weights; use zero2, or 'lora'"
+        try:
+            run = of_run(optim or {}, loader.get('batch_size') if isinstance(loader, Mapping) else None)
+        except (AttributeError, TypeError, ValueError):  # settings that are wrong themselves, and are reported as such
+            run = {}
+        try:
+            check_deepspeed(setting, optimizer.get('type') if isinstance(optimizer, Mapping) else 'AdamW', run)
+        except ConfigError as error:
+            yield from error.problems
+
+    def _tuned(self) -> list[str]:
+        """How the parts are tuned, as far as the config says it rightly."""
+        tune = self.cfg.get('tune')
+        specs = tune.values() if isinstance(tune, Mapping) else ()
+        return [spec.get('type') if isinstance(spec, Mapping) else str(spec) for spec in specs]
+
+    def packages(self) -> Iterator[tuple[str, str, str]]:
+        yield f'deepspeed = {plain_value(self.cfg.deepspeed)!r}', 'deepspeed', "'mmft[deepspeed]'"
+
+    def sharding(self, gpus: int) -> Sharding:
+        optimizer = (self.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+        check_deepspeed(self.cfg.deepspeed, optimizer.get('type'))
+        return sharding_of(self.cfg.deepspeed, gpus)
+
+    @property
+    def launcher(self) -> str:
+        """A run without launcher is a group of one process, as ZeRO needs a group."""
+        named = super().launcher
+        return 'pytorch' if named == 'none' else named
+
+    def join(self, timeout: float | None = None) -> None:
+        if super().launcher == 'none':
+            for name, value in (('RANK', 0), ('LOCAL_RANK', 0), ('WORLD_SIZE', 1), ('MASTER_ADDR', '127.0.0.1')):
+                os.environ.setdefault(name, str(value))
+        super().join(timeout)
+
+    def prepare(self, model: nn.Module) -> tuple[nn.Module, OptimWrapper]:
+        """DeepSpeed moves the model itself, after it has made 16-bit weights of float32 ones."""
+        return initialize(model, self.cfg.deepspeed, self.cfg.optim_wrapper)
 
 
 def initialize(
