@@ -107,10 +107,13 @@ def test_answers_with_a_cache_are_those_without(llm):
     model = model_of(llm)
     batch = batch_of(model, count=1)
     ids, pixels = batch['input_ids'][:, :-2], batch['pixel_values']
-    answer = model.generate(ids, pixels, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0)
+    options = {'do_sample': False, 'eos_token_id': None, 'pad_token_id': 0, 'suppress_tokens': [SLOT]}
+    answer = model.generate(ids, pixels, max_new_tokens=4, **options)
     for _ in range(4):
         with torch.no_grad():
-            best = model(ids, pixel_values=pixels, mode='tensor')[:, -1].argmax(-1, keepdim=True)
+            logits = model(ids, pixel_values=pixels, mode='tensor')[:, -1]
+        logits[:, SLOT] = -torch.inf  # in the prompt it would be the place of a picture
+        best = logits.argmax(-1, keepdim=True)
         ids = torch.cat([ids, best], dim=1)
     assert ids[:, -4:].tolist() == answer.tolist()
 
