@@ -21,34 +21,22 @@ from mmft.layouts.tinyllava import TinyLlava
 from mmft.words import clipped
 
 __all__ = [
-    'LAYOUTS',
-    'LAYOUT_NAMES',
-    'Contents',
-    'InternVLHF',
-    'InternVLOfficial',
-    'Layout',
-    'LlavaHF',
-    'LlavaNextHF',
-    'LlavaOfficial',
-    'NameTable',
-    'Native',
-    'Rule',
-    'Step',
-    'TinyLlava',
-    'layout_for',
-    'layout_in', 'layout_of',
+    'LAYOUTS', 'LAYOUT_NAMES', 'Contents', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF',
+    'LlavaOfficial', 'NameTable', 'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_in', 'layout_of',
     'matches_any',
 ]  # fmt: skip
 
+_FORMATS: tuple[type[Layout], ...] = (
+    InternVLHF, InternVLOfficial, LlavaHF, LlavaNextHF, LlavaOfficial, TinyLlava, Native,
+)  # fmt: skip
+
+LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for cls in _FORMATS}
+"""Every layout by the name of its architecture."""
+
 LAYOUT_NAMES: dict[str, tuple[type[Layout], ...]] = {
-    'hf': (InternVLHF, LlavaHF, LlavaNextHF),
-    'official': (InternVLOfficial, LlavaOfficial, TinyLlava),
-    'native': (Native,),
+    name: tuple(cls for cls in _FORMATS if cls.option == name) for name in ('hf', 'official', 'native')
 }
 """The names of ``--layout``, and the layouts that each stands for; the first that can hold a model is taken."""
-
-LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for names in LAYOUT_NAMES.values() for cls in names}
-"""Every layout by the name of its architecture."""
 
 
 def layout_for(name: str, model_config: Mapping[str, Any], base: NameTable | None = None) -> Layout:

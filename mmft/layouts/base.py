@@ -6,9 +6,11 @@ A published format is one file beside this one, with one subclass of ``Layout``,
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.backends import Support, unsupported
 from mmft.errors import ConfigError
 from mmft.json_files import write_json
 from mmft.layouts.contents import Contents, generation_config, llm_ids, write_encoder
@@ -28,6 +30,15 @@ class Layout(NameTable):
 
     ``architecture`` is ``architectures[0]`` of ``config.json``: a directory is recognised by it, never by its path.
     """
+
+    option: str
+    """Of ``--layout``: ``hf``, ``official`` or ``native``."""
+
+    llm_section: str = 'text_config'
+    """Where ``config.json`` describes the language model."""
+
+    readers: str = 'mmft and its own programs read'
+    """Who reads a directory that no backend serves."""
 
     unties: bool = False
     """Tied tensors are written under each of their names: the format's configuration class unties them."""
@@ -60,6 +71,18 @@ class Layout(NameTable):
     @abstractmethod
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         """The ``encoder`` dict of mmft for this directory."""
+
+    # serving
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        """Which backends serve directories of this layout; the first row that fits one holds. By default none does."""
+        return [unsupported(cls.option, cls.architecture, cls.readers)]
+
+    @classmethod
+    def limited_support(cls, row: Support, config: Mapping[str, Any]) -> Support:
+        """A row of ``support`` with what the settings of a directory's ``config.json`` change."""
+        return row
 
     # writing
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.file_names import PROCESSOR_FILES
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
 from mmft.layouts.contents import Contents, text_config
-from mmft.layouts.language import is_tied, language_model
+from mmft.layouts.language import by_class, is_tied, language_model
 from mmft.layouts.rules import Rule
 from mmft.layouts.vision import side_of
 from mmft.models.language.family import AS_COMPUTED, held_by
@@ -55,6 +56,7 @@ class InternVLHF(Layout):
     """HF-native InternVL. It has no pixel shuffle v1 and always takes the last block's features."""
 
     architecture = 'InternVLForConditionalGeneration'
+    option = 'hf'
     chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
@@ -158,6 +160,13 @@ class InternVLHF(Layout):
             Rule('multi_modal_projector.linear_1.{k}', 'projector.mlp.1.{k}'),
             Rule('multi_modal_projector.linear_2.{k}', 'projector.mlp.3.{k}'),
             Rule('language_model.{x}', 'llm.lm.{x}'),
+        ]
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        return [
+            Support(cls.option, cls.architecture, name, kinds, turbomind=family.turbomind, pytorch=family.pytorch)
+            for name, kinds, family in by_class(held_by('internvl_hf'))
         ]
 
     def check(self, contents: Contents) -> None:

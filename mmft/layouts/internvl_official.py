@@ -6,9 +6,12 @@ Sources: ``configuration_internvl_chat.py`` and ``modeling_internvl_chat.py`` of
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.json_files import read_json
@@ -38,6 +41,8 @@ class InternVLOfficial(Layout):
     """
 
     architecture = 'InternVLChatModel'
+    option = 'official'
+    llm_section = 'llm_config'
     unties = True  # InternVLChatConfig sets tie_word_embeddings to False for every language model
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
@@ -108,6 +113,28 @@ class InternVLOfficial(Layout):
             Rule('mlp1.{x}', 'projector.mlp.{x}'),
             *llm_rules(self._model['llm'], 'language_model.'),
         ]
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        return [
+            Support(
+                cls.option, cls.architecture, family.architecture, (kind,), turbomind=family.turbomind,
+                pytorch=family.pytorch, transformers='transformers has no such class', remote_code=True,
+            )
+            for kind, family in held_by('internvl_official').items()
+        ]  # fmt: skip
+
+    @classmethod
+    def limited_support(cls, row: Support, config: Mapping[str, Any]) -> Support:
+        if config.get('select_layer', -1) != -1:
+            why = f"LMDeploy takes the last layer's features, the model those of layer {config['select_layer']}"
+            return replace(row, turbomind=why, pytorch=why)
+        if config.get('pad2square'):
+            why = 'LMDeploy stretches pictures that the model knows padded to squares'
+            return replace(row, turbomind=why, pytorch=why)
+        if config.get('ps_version') != 'v2' and not row.turbomind:
+            return replace(row, turbomind=f'TurboMind has pixel shuffle v2 only, the model {config.get("ps_version")}')
+        return row
 
     def check(self, contents: Contents) -> None:
         kind = contents.tiler.get('type', 'Resize')

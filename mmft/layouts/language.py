@@ -4,20 +4,20 @@ names of its tensors. What differs between families stands in ``mmft/models/lang
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmft.errors import CheckpointError
 from mmft.layouts.rules import Rule
-from mmft.models.language.family import AS_COMPUTED, families
+from mmft.models.language.family import AS_COMPUTED, Family, families
 from mmft.registry import LANGUAGE_MODELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ['NOT_THE_MODEL', 'family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied', 'language_model',
-           'llm_rules', 'older_rope', 'published_config']  # fmt: skip
+__all__ = ['NOT_THE_MODEL', 'by_class', 'family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied',
+           'language_model', 'llm_rules', 'older_rope', 'published_config']  # fmt: skip
 
 NOT_THE_MODEL = {
     'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
@@ -189,3 +189,11 @@ def llm_rules(llm: Mapping[str, Any], theirs: str) -> list[Rule]:
         )
         for row in (family.tensors if family else AS_COMPUTED)
     ]
+
+
+def by_class(held: Mapping[str, Family]) -> Iterator[tuple[str, tuple[str, ...], Family]]:
+    """(class of transformers, the families that are exported as it, the one whose own it is) of an HF-native layout."""
+    for architecture in dict.fromkeys(family.hf_architecture for family in held.values()):
+        kinds = tuple(kind for kind, family in held.items() if family.hf_architecture == architecture)
+        own = (held[kind] for kind in kinds if held[kind].architecture == architecture)
+        yield architecture, kinds, next(own, held[kinds[0]])

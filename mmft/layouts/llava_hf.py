@@ -11,16 +11,20 @@ Sources: ``transformers/models/{llava,llava_next}`` 5.23; LMDeploy 0.18, ``lmdep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory, first_key
 from mmft.geometry import LLAVA_NEXT_GRIDS
 from mmft.layouts.adjust import Adjustment
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.contents import Contents, plain_config, text_config
-from mmft.layouts.language import family_of, is_tied, language_model
+from mmft.layouts.language import by_class, family_of, is_tied, language_model
 from mmft.layouts.llava_encoder import llava_encoder, unpadded
 from mmft.layouts.rules import Rule
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
@@ -38,6 +42,7 @@ __all__ = ['LlavaHF', 'LlavaNextHF']
 _PROJECTOR = {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'}
 _PINPOINTS = [(336 * a, 336 * b) for a, b in LLAVA_NEXT_GRIDS]  # which LlavaNextConfig takes as (height, width)
 _ROWS = 64  # tables that grow, grow to a multiple of this: what tensor parallelism and kernels like to divide
+_NO_LLAVA = 'TurboMind has no LLaVA'
 _FINAL_NORM = 'llm.lm.model.norm.weight'
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')
 
@@ -59,6 +64,7 @@ class LlavaHF(Layout):
     """llava-hf's LLaVA-1.5: one tile per picture, an MLP of two layers."""
 
     architecture = 'LlavaForConditionalGeneration'
+    option = 'hf'
     model_type, processor = 'llava', 'Llava'  # how transformers' names of its other classes begin
     tilers: tuple[str, ...] = ('PadSquare', 'Resize', 'CenterCrop')
     chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json')
@@ -155,6 +161,24 @@ class LlavaHF(Layout):
             Rule('model.language_model.{x}', 'llm.lm.model.{x}'),
             Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
         ]
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        clip, others = ('clip_vision_model',), ('siglip_vision_model', 'dinov2')
+        row = partial(Support, cls.option, cls.architecture, turbomind=_NO_LLAVA)
+        return [
+            *(row(name, kinds, clip, pytorch=family.pytorch) for name, kinds, family in by_class(held_by('llava_hf'))),
+            row(towers=others, pytorch="LMDeploy's LLaVA has no other tower than CLIP"),
+        ]
+
+    @classmethod
+    def limited_support(cls, row: Support, config: Mapping[str, Any]) -> Support:
+        text = config.get('text_config') or {}
+        heads, width = text.get('num_attention_heads'), text.get('head_dim')
+        if not row.pytorch and heads and width and width * heads != text.get('hidden_size'):
+            why = f"LMDeploy's LLaVA takes heads of hidden_size / num_attention_heads, the model has {width}"
+            return replace(row, pytorch=why)
+        return row
 
     def check(self, contents: Contents) -> None:
         # What transformers' processors cannot do as the encoder does it.
@@ -285,6 +309,11 @@ class LlavaNextHF(LlavaHF):
     architecture = 'LlavaNextForConditionalGeneration'
     model_type, processor = 'llava_next', 'LlavaNext'
     tilers = ('AnyResTiler',)
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        why = "LMDeploy 0.18's LLaVA-NeXT fails under transformers 5"
+        return [Support(cls.option, cls.architecture, turbomind=_NO_LLAVA, pytorch=why)]
 
     @classmethod
     def _merge(cls) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mmft.backends import Support, unsupported
 from mmft.errors import CheckpointError
 from mmft.files.directory import ModelDirectory
 from mmft.files.tensors import Joined, TensorSource
@@ -49,6 +50,7 @@ class LlavaOfficial(Layout):
     """
 
     architecture = 'LlavaLlamaForCausalLM'
+    option = 'official'
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None, tower: Path | None = None) -> None:
         self._model, self.options, self.tower = model, options or {}, tower
@@ -199,6 +201,10 @@ class LlavaOfficial(Layout):
             Rule('model.{x}', 'llm.lm.model.{x}'),
             Rule('lm_head.{k}', 'llm.lm.lm_head.{k}'),
         ]
+
+    @classmethod
+    def support(cls) -> list[Support]:
+        return [unsupported(cls.option, f'Llava{kind}ForCausalLM', cls.readers) for kind in held_by('llava_official')]
 
     def check(self, contents: Contents) -> None:
         encoder, kind = contents.encoder, contents.tiler.get('type')

@@ -26,6 +26,8 @@ class Native(Layout):
     """Every combination of parts, as it is."""
 
     architecture = 'MMFTForConditionalGeneration'
+    option = 'native'
+    readers = 'mmft reads'
 
     def __init__(self, model: dict[str, Any]) -> None:
         self._model = model

@@ -38,6 +38,7 @@ class TinyLlava(Layout):
     """
 
     architecture = 'TinyLlavaForConditionalGeneration'
+    option = 'official'
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
         self._model, self.options = model, options or {}

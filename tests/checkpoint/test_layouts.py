@@ -137,7 +137,8 @@ OF_EVERY_FORMAT = (
     'config_json',
 )
 DEFAULTS = ('matches', 'open', 'ignored', 'zeros', 'chat_templates', 'unties', 'check', 'adjustments', 'small_files',
-            'special_tokens', 'picture', 'write_files')  # fmt: skip
+            'special_tokens', 'picture', 'write_files', 'llm_section', 'readers', 'support',
+            'limited_support')  # fmt: skip
 
 
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmft.backends import BACKENDS, Support
 from mmft.data import ChatEncoder
 from mmft.export import convert
 from mmft.models import VLM
 from mmft.models.tuning import apply_tune
-from mmft.serve.backends.support import BACKENDS, Support, support_table
+from mmft.serve.backends.support import support_table
 from mmft.structures import IGNORE_INDEX
 from tests.export.tiny import make_encoder, model_config, random_model
 from tests.export.tiny_llava import ANYRES, FAMILY, PIXELS, llava_config, llava_encoder
