@@ -122,6 +122,17 @@ def test_records_that_training_refuses_and_the_validation_set_are_said(tmp_path)
     assert re.search(r'validation data: 4 samples in .*; 1 bad record, the first: .*val.jsonl:1: the key `video`', text)
 
 
+def test_the_order_of_turns_is_judged_by_the_template_as_in_training(tmp_path):
+    cfg = shrink(load_config('internvl2_2b_food_lora'), tmp_path)
+    turns = [{'role': role, 'content': 'Hi'} for role in ('user', 'user', 'assistant')]
+    (tmp_path / 'data.jsonl').write_text(json.dumps({'messages': turns}) + '\n', encoding='utf-8')
+    assert 'data.jsonl:1: message 2 is of role' in plan(cfg)
+    cfg.encoder.template = dict(type='internlm2-chat', any_order=True)
+    text = plan(cfg)
+    assert re.search(r'data: 1 sample in \S+; it has', text)
+    assert 'bad record' not in text
+
+
 def test_mistakes_are_reported(cfg):
     cfg.tune.llm.type = 'lorra'
     with pytest.raises(ConfigError, match='lorra'):

@@ -114,7 +114,7 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
         yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {told}'
     encoder, notes = _encoder(cfg, per_tile)
     yield _data(cfg, processor, per_tile, encoder)
-    yield from _validation_data(cfg)
+    yield from _validation_data(cfg, encoder)
     yield from notes
     most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
     if most and largest[1] >= most:
@@ -160,7 +160,7 @@ def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         return f'data: {source} is not there yet, so lengths are assumed: most tiles, {TEXT_TOKENS} tokens of text'
     try:
-        dataset = DATASETS.build({'type': 'ChatDataset', **settings})
+        dataset = DATASETS.build({'type': 'ChatDataset', 'encoder': encoder, **settings})
         records = [dataset.record(i) for i in islice(range(len(dataset)), SAMPLES_READ)]
         summary = _summary(len(dataset), source, records, processor, per_tile, encoder)
         return summary + _bad(dataset)
@@ -168,14 +168,15 @@ def _data(cfg: Config, processor: Any, per_tile: int, encoder: Any) -> str:
         return f'data: {source} cannot be read: {error}'
 
 
-def _validation_data(cfg: Config) -> Iterator[str]:
+def _validation_data(cfg: Config, encoder: Any) -> Iterator[str]:
     """What is wrong with the validation set, which is read as the training set is."""
     settings = plain_dict((cfg.get('val_dataloader') or {}).get('dataset') or {})
     source = settings.get('ann_file') or settings.get('meta_file')
     if source is None or (isinstance(source, (str, os.PathLike)) and not Path(source).exists()):
         return
     try:
-        dataset = DATASETS.build({'type': 'ChatDataset', **settings, 'on_error': 'skip', 'check': 'records'})
+        settings |= {'encoder': encoder, 'on_error': 'skip', 'check': 'records'}
+        dataset = DATASETS.build({'type': 'ChatDataset', **settings})
     except (MMFTError, OSError) as error:
         yield f'validation data: {source} cannot be read: {error}'
         return
