@@ -42,11 +42,13 @@ EXTRAS = {
     'qlora': ['bitsandbytes>=0.49'],
     'webui': ['gradio>=6.31,<7'],
     'track': ['wandb>=0.17'],
+    # Language models in llama.cpp's format.
+    'gguf': ['gguf>=0.17'],
     # aiohttp drives the browser that the web page is tested in.
     'dev': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'pre-commit>=3.7', 'aiohttp>=3.10'],
 }
 EXTRAS['all'] = [
-    requirement for name in ('serve', 'deploy', 'deepspeed', 'qlora', 'webui') for requirement in EXTRAS[name]
+    requirement for name in ('serve', 'deploy', 'deepspeed', 'qlora', 'webui', 'gguf') for requirement in EXTRAS[name]
 ]
 
 setup(

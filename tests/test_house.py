@@ -17,12 +17,14 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
 LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'backends', 'checks', 'disk', 'file_names', 'geometry',
-           'json_files', 'machine', 'missing', 'pages', 'plain_json', 'ports', 'python_text', 'quiet', 'words'},
+           'gguf_files', 'json_files', 'machine', 'missing', 'pages', 'plain_json', 'ports', 'python_text', 'quiet',
+           'words'},
           {'models', 'data'}, {'files'}, {'layouts'}, {'checkpoint'}, {'evaluation'}, {'engine'}, {'export'}, {'talk'},
           {'serve', 'compare'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.
 FILES_OF = {'peft': {'models/lora.py', 'models/lora_linear.py'}, 'lmdeploy': set(),
             'deepspeed': {'engine/strategies/deepspeed.py'}, 'bitsandbytes': {'models/quantize.py'},
+            'gguf': {'files/gguf.py'},
             'timm': {'models/vision/timm_vit.py', 'models/vision/timm_backbone.py'},
             'gradio': {'talk/webui.py'}}  # fmt: skip
 

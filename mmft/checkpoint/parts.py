@@ -2,10 +2,11 @@
 
     pretrained = dict(vision='pretrained/clip-vit-large-patch14-336', llm='pretrained/vicuna-7b-v1.5')
 
-A directory holds just the part (CLIP, SigLIP, DINOv2, timm's, InternViT; a causal language model; a projector or
-BLIP-2's Q-Former, which may also be one file), or a whole model, of which the part is taken. Parts that are not named
-start with random weights. ``vision`` takes a list where the tower is made of several. The weights of a part of one's
-own are a file, or a directory without need of a ``config.json``, under the names of its ``state_dict()``.
+A directory holds just the part (CLIP, SigLIP, DINOv2, timm's, InternViT; a causal language model, which may also be a
+GGUF file; a projector or BLIP-2's Q-Former, which may also be one file), or a whole model, of which the part is taken.
+Parts that are not named start with random weights. ``vision`` takes a list where the tower is made of several. The
+weights of a part of one's own are a file, or a directory without need of a ``config.json``, under the names of its
+``state_dict()``.
 
 On this layout's side a tensor is called by its part and its name there: ``vision/vision_model.post_layernorm.weight``.
 """
@@ -20,9 +21,11 @@ from typing import Any
 from mmft.checkpoint.silent_settings import same_value
 from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
+from mmft.files.gguf import GGUFFile
 from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
 from mmft.files.tensors import Joined, TensorDirectory, TensorFiles, TensorSource
+from mmft.gguf_files import is_gguf
 from mmft.layouts import layout_of, matches_any
 from mmft.layouts.blip2 import blip2_tower, is_blip2
 from mmft.layouts.language import family_of, family_of_keys, language_model, llm_rules
@@ -142,6 +145,10 @@ def _read_part(
         one_file = path.suffix in WEIGHT_SUFFIXES
         found = TensorFiles([path]) if one_file else TensorDirectory(ModelDirectory(path).path)
         return Part({**part}, [Rule(prefix + '{x}', ours + '{x}')], (), unwrapped_tensors(found, path))
+    if name == 'llm' and is_gguf(path):
+        tensors = GGUFFile(path)
+        settings = language_model(tensors.config, str(path))
+        return Part(settings, llm_rules(settings, prefix), (), tensors)
     own: dict[str, Any] = {}
     if name == 'projector' and (file := projector_file(path)) is not None:
         own, path = projector_config(path), file  # any other config.json is that of the whole model it belongs to

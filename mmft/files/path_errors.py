@@ -65,7 +65,7 @@ def _file(path: Path) -> CheckpointError:
     elif suffix in _ARCHIVES:
         fix = 'unpack it, and name the directory'
     elif suffix == '.gguf':
-        fix = 'mmft reads safetensors and .bin files: download the original model'
+        fix = f'as the language model of parts it is read: pretrained=dict(llm={str(path)!r}, vision=...)'
     else:
         fix = 'name a directory'
     return CheckpointError(f'{name} is a file, not a model directory', expected=MODEL_EXPECTED, fix=fix)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from mmft.data.text.spm import read_spm, spm_pipeline
 from mmft.disk import is_lfs_pointer
 from mmft.errors import CheckpointError, ConfigError, DataError, first_line
 from mmft.file_names import TOKENIZER_FILES
+from mmft.gguf_files import check_gguf, is_gguf, unreadable_gguf
 from mmft.json_files import read_json
 from mmft.missing import missing
 from mmft.words import clipped, printable
@@ -61,20 +63,24 @@ _QWEN2_SPLIT = (
 
 
 def has_tokenizer(path: str | Path) -> bool:
-    """Whether the directory holds a tokenizer that ``load_tokenizer`` reads."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in TOKENIZER_FILES)
+    """Whether the directory, or the GGUF file, holds a tokenizer that ``load_tokenizer`` reads."""
+    return (is_gguf(path) and os.path.isfile(path)) or any(
+        os.path.isfile(os.path.join(path, name)) for name in TOKENIZER_FILES
+    )
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer directory without running any code that lies in it.
 
     Reads ``tokenizer.json`` (a whole pipeline), ``tokenizer.model`` (sentencepiece: InternLM2, Llama, Phi-3, Gemma...)
-    or ``vocab.json`` with ``merges.txt`` (byte-level BPE: Qwen2, GPT-2...).
+    or ``vocab.json`` with ``merges.txt`` (byte-level BPE: Qwen2, GPT-2...). A GGUF file holds its tokenizer itself.
 
     Raises:
         CheckpointError: no such directory, or nothing in it that can be read as a tokenizer.
     """
     path = Path(path)
+    if is_gguf(path):
+        return _from_gguf(path)
     if not os.path.isdir(path):  # false, too, for names that no file can have
         if os.path.exists(path):
             fix = f'name the directory that it lies in: {printable(path.parent)}'
@@ -106,6 +112,21 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         raise CheckpointError(
             f'{path}: the tokenizer files cannot be read: {first_line(error)}', fix='download them again'
         ) from error
+
+
+def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    check_gguf(path)
+    try:
+        # Alone in a directory: the files beside it may be those of another model.
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(path.resolve(), os.path.join(folder, 'model.gguf'))
+            read = AutoTokenizer.from_pretrained(folder, gguf_file='model.gguf', trust_remote_code=False)
+        named = {key: value for key in NAMED_TOKENS if (value := getattr(read, key, None)) is not None}
+        return _wrap(read.backend_tokenizer, {**named, 'chat_template': read.chat_template})
+    except Exception as error:  # whatever damage makes of a file
+        raise unreadable_gguf(path, error) from error
 
 
 def _wrap(backend: Tokenizer, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:

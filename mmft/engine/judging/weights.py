@@ -23,6 +23,7 @@ from mmft.file_names import TOKENIZER_FILES
 from mmft.files.directory import ADAPTER_CONFIG, ModelDirectory
 from mmft.files.partial import has_folders, projector_file
 from mmft.files.tensors import WEIGHT_FILES, fingerprint, has_weights, shards_of
+from mmft.gguf_files import is_gguf
 from mmft.missing import absent
 from mmft.models.vlm import VLM
 from mmft.words import did_you_mean
@@ -146,7 +147,7 @@ def _lack(path: Path, part: str, own: bool = False) -> str:
     Args:
         own: it is a part of the user's own, whose directory needs no ``config.json``.
     """
-    if path.suffix in WEIGHT_SUFFIXES:
+    if path.suffix in WEIGHT_SUFFIXES or (part == 'llm' and is_gguf(path)):
         return '' if path.is_file() else 'does not exist'
     if part in ('', 'projector') and projector_file(path) is not None:
         return ''  # a projector's directory may hold its tensors only
