@@ -19,7 +19,7 @@ from mmft.data.prompt import to_parts
 from mmft.talk.remote_answerer import data_url
 from tests.serve.served import CASES, LESSONS, Lesson
 
-CASE = next(case for case in CASES if case.tower == 'CLIP')
+CASE = next(case for case in CASES if (case.llm, case.tower) == ('Llama', 'CLIP'))
 KEY = 'a-key'
 
 
