@@ -34,7 +34,7 @@ class Tensors(NamedTuple):
     """What a family's own directories call some of its tensors.
 
     Attributes:
-        theirs: name pattern there, as in ``mmft/layouts/base.py``.
+        theirs: name pattern there, as in ``mmft/layouts/rules.py``.
         ours: in transformers' class; several where ``theirs`` is packed.
         split, join: (packed, heads, key-value heads) -> the tensors of ``ours``, and (*those, heads, key-value heads)
             -> (packed,).
@@ -69,8 +69,8 @@ class Family:
         head: their name of the output head.
         linear_layers: what LoRA targets by default.
         template: chat template of a LLaVA on it whose directory names none.
-        dialects: a token -> the templates of a LLaVA and of a LLaVA-NeXT whose tokenizer has it, instead.
-        internvl_template: the same of an InternVL.
+        dialects: a token -> the templates of a LLaVA and of a LLaVA-NeXT whose tokenizer has that token.
+        internvl_template: chat template of an InternVL on it whose directory names none.
         layouts: which hold it, by their module in ``mmft/layouts``; ``native`` holds every model.
         turbomind, pytorch: '', or why this engine of LMDeploy does not serve it.
     """
