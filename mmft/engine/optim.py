@@ -188,8 +188,8 @@ def param_groups(
     """Trained parameters by part, each part in a group with and one without weight decay.
 
     Vectors (norms, biases, layer scale, class token) and embedding tables, of positions and of words, do not decay:
-    pulling them to zero regularises nothing. (The originals' HF trainer does decay InternViT's RMSNorm weights,
-    because it recognises LayerNorm by class only.)
+    pulling them to zero regularises nothing. All other matrices and kernels do, as under the originals' HF trainer.
+    (That one decays tables, and vectors that it does not know for norms or biases, too.)
 
     Args:
         model: the model, its frozen parameters marked.
@@ -214,7 +214,7 @@ def param_groups(
     for name, parameter in trained.items():
         part = group_of(name)
         options = _options(part, parts)
-        decays = parameter.squeeze().ndim > 1 and id(parameter) not in tables and 'embedding' not in name
+        decays = parameter.squeeze().ndim > 1 and id(parameter) not in tables and not _is_table(name)
         key = part if decays else f'{part}.no_decay'
         group = groups.setdefault(
             key,
@@ -229,6 +229,11 @@ def param_groups(
         group['params'].append(parameter)
         group['names'].append(name)
     return list(groups.values())
+
+
+def _is_table(name: str) -> bool:
+    """Whether a parameter that no module holds as its weight is a table by its name, such as ``position_embedding``."""
+    return 'embed' in name.removesuffix('.default').rpartition('.')[2]
 
 
 def _options(part: str, parts: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:

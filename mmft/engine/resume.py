@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmft.checks import is_whole
 from mmft.engine.run_folder import (
@@ -20,9 +20,6 @@ from mmft.engine.run_folder import (
 from mmft.errors import CheckpointError
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.files.path_errors import not_one_run
-
-if TYPE_CHECKING:
-    from mmft.engine.runner import Runner
 
 __all__ = ['check_resumable', 'read_resumable', 'stored_seed']
 
@@ -89,8 +86,16 @@ def stored_seed(work_dir: str | Path, resume: bool | str) -> int | None:
     return None
 
 
-def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
+def check_resumable(
+    path: Path, content: Mapping[str, Any], here: Mapping[str, Any], warn: Callable[[str], None]
+) -> None:
     """Refuse a checkpoint that this run cannot continue; say what differs where it can.
+
+    Args:
+        path: the checkpoint.
+        content: what is in it.
+        here: what a checkpoint of this run says of how it is set up (``Runner.setup``).
+        warn: is told what differs and does no harm.
 
     Raises:
         CheckpointError: another base, other trained tensors, or a position in data of another order.
@@ -103,18 +108,18 @@ def check_resumable(runner: Runner, path: Path, content: Mapping[str, Any]) -> N
             expected='a checkpoint as mmft writes it',
             fix='take another one of the same folder, or use init_from to start a new run with its weights',
         )
-    _check_base(runner, path, content['meta'].get('base'))
-    _check_parameters(runner, path, content)
-    _check_order(runner, path, content)
-    _compare_backgrounds(runner, content)
-    before, now = (dict(_settings(config)) for config in (content['meta']['config'], runner.config_json))
+    _check_base(path, content['meta'].get('base'), here['meta']['base'])
+    _check_parameters(path, content['param_names'], here['param_names'])
+    _check_order(path, content['position'], here['position']['order'], warn)
+    _compare_backgrounds(content.get('encoder'), here['encoder'], warn)
+    before, now = (dict(_settings(config)) for config in (content['meta']['config'], here['meta']['config']))
     changes = [
         f'{name}: {before.get(name, "nothing")} in the checkpoint, {now.get(name, "nothing")} now'
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name) and name.partition('.')[0] not in _OF_THE_START
     ]
     if changes:
-        runner.logger.warning('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
+        warn('the config is not the one of the checkpoint:\n' + '\n'.join(changes))
 
 
 def _settings(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
@@ -126,15 +131,14 @@ def _settings(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
         yield name, repr(value)
 
 
-def _compare_backgrounds(runner: Runner, content: Mapping[str, Any]) -> None:
+def _compare_backgrounds(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None, warn: Callable[[str], None]
+) -> None:
     """0.1 dropped alpha, and no line of its configs says so."""
-    if not content.get('encoder') or runner.encoder is None:
-        return
-    before, now = content['encoder'].get('background'), runner.encoder.to_dict().get('background')
-    if before != now:
-        runner.logger.warning(
-            f'transparent pictures were laid on background {before} (None: alpha was dropped), and are on {now} now: '
-            f'encoder.background={before} goes on as before'
+    if before and now is not None and (was := before.get('background')) != (is_now := now.get('background')):
+        warn(
+            f'transparent pictures were laid on background {was} (None: alpha was dropped), and are on {is_now} now: '
+            f'encoder.background={was} goes on as before'
         )
 
 
@@ -155,23 +159,22 @@ def _malformed(content: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def _check_base(runner: Runner, path: Path, base: Mapping[str, Any] | None) -> None:
-    before, now = (base or {}).get('fingerprint'), (runner.base or {}).get('fingerprint')
+def _check_base(path: Path, was: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> None:
+    before, now = ((of or {}).get('fingerprint') for of in (was, base))
     if before != now:
         raise CheckpointError(
-            f'{path} was trained on another base: {(base or {}).get("path", "random weights")} ({str(before)[:12]}), '
-            f'not {(runner.base or {}).get("path", "random weights")} ({str(now)[:12]})',
+            f'{path} was trained on another base: {(was or {}).get("path", "random weights")} ({str(before)[:12]}), '
+            f'not {(base or {}).get("path", "random weights")} ({str(now)[:12]})',
             expected='the same base weights',
             fix='set `pretrained` to the base of the checkpoint',
         )
 
 
-def _check_parameters(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
-    before, now = content['param_names'], [group['names'] for group in runner.optim_wrapper.param_groups]
-    if before == now:
-        return
+def _check_parameters(path: Path, before: list[list[str]], now: list[list[str]]) -> None:
     flat_before, flat_now = ({name for names in groups for name in names} for groups in (before, now))
     lost, new = sorted(flat_before - flat_now), sorted(flat_now - flat_before)
+    if not lost and not new:
+        return
     raise CheckpointError(
         f'{path} trained other parameters: {len(lost)} of them do not train now ({lost[:2]}), '
         f'{len(new)} are new ({new[:2]})',
@@ -180,17 +183,17 @@ def _check_parameters(runner: Runner, path: Path, content: Mapping[str, Any]) ->
     )
 
 
-def _check_order(runner: Runner, path: Path, content: Mapping[str, Any]) -> None:
-    before, now = content['position']['order'], runner.order()
+def _check_order(path: Path, position: Mapping[str, Any], now: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    before = position['order']
     # Files of earlier versions say less.
     changed = {key: (before[key], value) for key, value in now.items() if key in before and before[key] != value}
     if not changed:
         return
     differs = ', '.join(f'{key.replace("_", " ")} was {old}, is {new}' for key, (old, new) in changed.items())
-    if 0 < content['position']['batch'] < before['batches']:
+    if 0 < position['batch'] < before['batches']:
         raise CheckpointError(
             f'{path} stands in the middle of an epoch whose data came in another order: {differs}',
             expected='the same data, batch size, accumulation, seed and number of processes',
             fix='put them back, resume a checkpoint at the end of an epoch, or start a new run with init_from',
         )
-    runner.logger.warning(f'the data is not what it was: {differs}')
+    warn(f'the data is not what it was: {differs}')

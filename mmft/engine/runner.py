@@ -43,7 +43,15 @@ from mmft.engine.strategies.collectives import (
     unwrap,
     world_size,
 )
-from mmft.engine.training_state import get_rng, initialised_state, load_trained, plain, set_rng, trained_state
+from mmft.engine.training_state import (
+    get_rng,
+    initialised_state,
+    load_trained,
+    plain,
+    regrouped,
+    set_rng,
+    trained_state,
+)
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError, first_line
 from mmft.own_code import code_of, resolve_code
@@ -243,24 +251,21 @@ class Runner(mmengine.runner.Runner):
 
     def state(self, done: int) -> dict[str, Any]:
         """Everything a checkpoint holds once ``done`` iterations are finished; a collective call."""
-        loop = self.train_loop
-        groups = self.optim_wrapper.param_groups
+        loop, setup = self.train_loop, self.setup()
         content = {
+            **setup,
             'state_dict': {**trained_state(unwrap(self.model), self.optim_wrapper), **self.initialised},
             'optimizer': self.optim_wrapper.state_dict(),
-            'param_names': [group['names'] for group in groups],
             'param_schedulers': [
                 {key: getattr(s, key) for key in ('last_step', '_global_step')} for s in self.param_schedulers
             ],
             'rng': gather(get_rng()),
-            'position': {**loop.position(done), 'order': self.order()},
-            'encoder': self.encoder.to_dict() if self.encoder is not None else None,
+            'position': {**loop.position(done), **setup['position']},
             'meta': {
+                **setup['meta'],
                 'mmft_version': mmft.__version__,
                 'time': time.strftime('%Y-%m-%d %H:%M:%S'),
-                'config': self.config_json,
                 'code': code_of(self.cfg.get('model'), self.cfg.get('encoder')),
-                'base': self.base,
                 'tune': self.tune,
                 'initialised': sorted(self.initialised),
                 'seed': self.data_seed,
@@ -273,6 +278,15 @@ class Runner(mmengine.runner.Runner):
             },
         }
         return plain(content)
+
+    def setup(self) -> dict[str, Any]:
+        """What a checkpoint says of how this run is set up, at its places there; one to be resumed has to agree."""
+        return {
+            'param_names': [group['names'] for group in self.optim_wrapper.param_groups],
+            'position': {'order': self.order()},
+            'encoder': self.encoder.to_dict() if self.encoder is not None else None,
+            'meta': {'config': self.config_json, 'base': self.base},
+        }
 
     def order(self) -> dict[str, Any]:
         """What the order of the data depends on: a position means something only where this is the same."""
@@ -307,9 +321,10 @@ class Runner(mmengine.runner.Runner):
 
     def resume(self, path: Path, content: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: the rest of the run is the one that was interrupted, bit by bit."""
-        check_resumable(self, path, content)
+        check_resumable(path, content, self.setup(), self.logger.warning)
         load_trained(unwrap(self.model), self.optim_wrapper, content, path)
-        self.optim_wrapper.load_state_dict(content['optimizer'])
+        names = [group['names'] for group in self.optim_wrapper.param_groups]
+        self.optim_wrapper.load_state_dict(regrouped(content['optimizer'], content['param_names'], names))
         advance(self.param_schedulers, content['position']['iter'])
         self.train_loop.start_from(content['position'])
         self.history, self.best = content['meta']['history'], content['meta']['best']

@@ -21,7 +21,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from mmft.engine.optim import OptimWrapper, trained_parameters
 from mmft.errors import CheckpointError, first_line
 from mmft.models.buffers import moving_buffers
 
-__all__ = ['get_rng', 'initialised_state', 'load_trained', 'plain', 'set_rng', 'trained_state']
+__all__ = ['get_rng', 'initialised_state', 'load_trained', 'plain', 'regrouped', 'set_rng', 'trained_state']
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,23 @@ def _some(title: str, names: Iterable[str], most: int = 3) -> str:
         return ''
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return f'\n  {title} {", ".join(names[:most])}{more}'
+
+
+def regrouped(
+    state: Mapping[str, Any], before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """The state of an optimizer for the same parameters in other groups: those of 0.1 had other tables.
+
+    Args:
+        state: of the wrapper, in a checkpoint.
+        before, now: the names of each group, there and here.
+    """
+    saved, place = state['optimizer'], {name: number for number, name in enumerate(chain(*before))}
+    kept = {number: saved['state'].get(place[name]) for number, name in enumerate(chain(*now))}
+    numbers = iter(kept)
+    groups = [{**saved['param_groups'][0], 'params': [next(numbers) for _ in names]} for names in now]
+    kept = {number: moments for number, moments in kept.items() if moments is not None}
+    return {**state, 'optimizer': {'state': kept, 'param_groups': groups}}
 
 
 def get_rng() -> dict[str, Any]:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import Trainer
 
 from mmft.engine.optim import OptimWrapper, build_optim_wrapper, build_optimizer, group_of, param_groups
+from mmft.engine.training_state import regrouped
 from mmft.errors import ConfigError, TrainingError
+from mmft.models.vision.intern_vit import InternViT
 from tests.engine.toy import ToyVLM, toy_runner
 
 
@@ -29,6 +32,33 @@ def test_groups_by_part_and_decay() -> None:
     assert groups['llm', True]['names'] == ['llm.body.weight', 'llm.head.weight']
     assert groups['llm', False]['names'] == ['llm.embed.weight', 'llm.body.bias']
     assert groups['projector', False]['names'] == ['projector.0.weight', 'projector.0.bias', 'projector.1.bias']
+
+
+def test_what_decays_is_what_the_originals_decay_but_for_vectors_and_tables() -> None:
+    size = {'hidden_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'intermediate_size': 64}
+    for options in ({}, {'norm_type': 'rms_norm', 'qk_normalization': True}):
+        model = nn.ModuleDict({'vision': InternViT(**size, image_size=56, **options), 'llm': nn.Embedding(4, 8)})
+        ours = {n for g in param_groups(model, 1e-3, 0.1) if g['weight_decay'] for n in g['names']}
+        theirs = set(Trainer.get_decay_parameter_names(None, model))
+        vectors = {name for name, parameter in model.named_parameters() if parameter.squeeze().ndim < 2}
+        assert ours == theirs - vectors - {'vision.embeddings.position_embedding', 'llm.weight'}
+        assert 'vision.embeddings.patch_embedding.weight' in ours
+
+
+def test_a_state_of_other_groups_is_read_by_name() -> None:
+    def made(groups: list[list[str]]) -> OptimWrapper:
+        return OptimWrapper(torch.optim.AdamW([{'params': [weights[n] for n in g], 'names': g} for g in groups], 0.1))
+
+    weights = {name: nn.Parameter(torch.zeros(size)) for name, size in (('a', 1), ('b', 2), ('c', 3))}
+    before, now = [['a'], ['b', 'c']], [['b', 'a'], ['c']]
+    one, other = made(before), made(now)
+    for number, parameter in enumerate(weights.values()):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    one.step()
+    other.load_state_dict(regrouped(one.state_dict(), before, now))
+    for parameter in weights.values():
+        assert torch.equal(other.optimizer.state[parameter]['exp_avg'], one.optimizer.state[parameter]['exp_avg'])
+    assert [group['names'] for group in other.param_groups] == now
 
 
 def test_adapters_are_a_group_of_their_own() -> None:

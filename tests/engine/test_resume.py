@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,11 +38,10 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def test_resuming_a_run_of_0_1_says_that_transparent_pictures_change():
     warnings = []
-    encoder = SimpleNamespace(to_dict=lambda: {'background': [255, 255, 255]})
-    runner = SimpleNamespace(encoder=encoder, logger=SimpleNamespace(warning=warnings.append))
-    _compare_backgrounds(runner, {'encoder': {'background': [255, 255, 255]}})
+    now = {'background': [255, 255, 255]}
+    _compare_backgrounds({'background': [255, 255, 255]}, now, warnings.append)
     assert not warnings
-    _compare_backgrounds(runner, {'encoder': {'format': 1}})
+    _compare_backgrounds({'format': 1}, now, warnings.append)
     assert 'encoder.background=None goes on as before' in warnings[0]
 
 
