@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         log=print,
     )
     times = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in made.seconds.items())
-    print(f'{made.path}: {len(made.files)} files, {made.nbytes / 1e9:.2f} GB ({times})')
+    print(f'{made.path}: {count_of(len(made.files), "file")}, {made.nbytes / 1e9:.2f} GB ({times})')
     for name, value in made.measured.items():
         print(f'  {name}: {value:.3g}')
 

@@ -98,7 +98,7 @@ def _notice(found: Comparison) -> str:
     notes, notes_zh = [], []
     if found.ended is not None:
         why = html.escape('Ctrl-C' if isinstance(found.ended, KeyboardInterrupt) else first_line(found.ended))
-        notes.append(f'Stopped after {len(found.rows):,} of {found.asked:,} questions: {why}.')
+        notes.append(f'Stopped after {len(found.rows):,} of {count_of(found.asked, "question")}: {why}.')
         notes_zh.append(f'共 {found.asked:,} 个问题，在第 {len(found.rows):,} 个之后停止：{why}。')
     if found.failed:
         failed = 'One answer failed and counts' if found.failed == 1 else f'{found.failed:,} answers failed and count'

@@ -18,6 +18,7 @@ from mmft.engine.strategies.collectives import gather, model_device, sum_over_ra
 from mmft.errors import MMFTError, TrainingError
 from mmft.registry import LOOPS
 from mmft.structures import IGNORE_INDEX
+from mmft.words import count_of
 
 __all__ = ['TrainLoop', 'has_pictures', 'trained_weight']
 
@@ -237,7 +238,9 @@ class TrainLoop(BaseLoop):
     def _doing(self, group: list[MicroBatch]) -> str:
         rows, longest = max(tuple(batch['input_ids'].shape) for batch in group)
         tiles = max(len(batch['pixel_values']) if has_pictures(batch) else 0 for batch in group)
-        return f'in iteration {self.iter + 1}: micro-batches of up to {rows} samples, {longest} tokens, {tiles} tiles'
+        counts = (rows, 'sample'), (longest, 'token'), (tiles, 'tile')
+        most = ', '.join(count_of(number, noun) for number, noun in counts)
+        return f'in iteration {self.iter + 1}: micro-batches of up to {most}'
 
     def failure(self, what: str, group: list[MicroBatch]) -> TrainingError:
         """The error of this iteration, naming its samples on every rank."""

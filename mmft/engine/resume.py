@@ -176,8 +176,8 @@ def _check_parameters(path: Path, before: list[list[str]], now: list[list[str]])
     if not lost and not new:
         return
     raise CheckpointError(
-        f'{path} trained other parameters: {len(lost)} of them do not train now ({lost[:2]}), '
-        f'{len(new)} are new ({new[:2]})',
+        f'{path} trained other parameters: {len(lost)} that the model does not train now ({lost[:2]}), '
+        f'{len(new)} new ({new[:2]})',
         expected='the same `tune`, and the same parts in optim_wrapper.paramwise_cfg',
         fix='take the config from the work_dir of that run, or start a new run with init_from',
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from mmft.disk import LargeFile
 from mmft.errors import ConfigError
 from mmft.export.stored import DTYPE_NAMES, Stored
+from mmft.words import count_of
 
 __all__ = ['ShardWriter', 'parse_size']
 
@@ -123,7 +124,7 @@ class ShardWriter:
         """
         if self._left:
             raise ValueError(
-                f'{len(self._left)} tensors were announced and not written, such as {sorted(self._left)[:4]}'
+                f'{count_of(len(self._left), "tensor")} announced and not written, such as {sorted(self._left)[:4]}'
             )
         for file in self._open:
             file.flush()

@@ -256,7 +256,7 @@ def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str,
         found[module] = TrainedLora(module, tensors, rank, float(spec['alpha']), dora)
     if left:
         raise CheckpointError(
-            f'{len(left)} adapter tensors that mmft cannot merge, such as {sorted(left)[:4]}',
+            f'{count_of(len(left), "adapter tensor")} that mmft cannot merge, such as {sorted(left)[:4]}',
             expected='LoRA on linear layers',
             fix='train with linear layers as tune targets',
         )

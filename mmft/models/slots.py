@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmft.errors import ShapeError
 from mmft.models.merge import AnyResMerge
+from mmft.words import count_of
 
 __all__ = ['check_slots', 'run_ends']
 
@@ -48,7 +49,8 @@ def check_slots(
     pairs = enumerate(zip(encoded or counts, counts, strict=False), 1)
     if (wrong := next(((n, pair) for n, pair in pairs if pair[0] != pair[1]), None)) is not None:
         number, (placeholders, features) = wrong
-        came = f'{placeholders} image placeholders for picture {number} of the batch, which has {features} features'
+        came = f'{count_of(placeholders, "image placeholder")} for picture {number} of the batch'
+        came += f', which has {count_of(features, "feature")}'
     elif (end := next(iter(sorted(set(ends) - set(known))), None)) is not None:
         number = next(n for n, place in enumerate(known, 1) if place > end)
         before = known[number - 1] - counts[number - 1]

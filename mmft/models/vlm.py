@@ -155,7 +155,8 @@ class VLM(BaseModel):
         if pixel_values is None or len(pixel_values) == 0:
             if count:
                 raise ShapeError(
-                    f'{count} image placeholders (id {self.image_token_id}) in input_ids, but no pixel_values',
+                    f'{count_of(count, "image placeholder")} (id {self.image_token_id}) in input_ids, but no '
+                    'pixel_values',
                     expected='as many placeholders as image features',
                     fix='pass the pictures too, or encode the text without <image>',
                 )

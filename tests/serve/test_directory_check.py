@@ -93,7 +93,7 @@ WRONG = {
     ),
     'no class': ('food', lambda d: change(d, 'config.json', architectures=None), 'names nothing', 'serve one of', ALL),
     'no weights': ('food', remove('model*'), 'no weights', '--config and --checkpoint', ALL),
-    'a missing shard': ('food', remove('model-00002*'), 'shards are missing: model-00002', 'download', ALL),
+    'a missing shard': ('food', remove('model-00002*'), '1 of 6 shards is missing: model-00002', 'download', ALL),
     'a cut shard': ('food', cut, 'is cut off', 'download', ALL),
     'a mixed-up shard': ('food', another_shard, 'not in their shards', 'different exports', ALL),
     'a broken index': ('food', lambda d: write(d, 'model.safetensors.index.json', '[]'), 'not an index', 'again', ALL),

@@ -175,7 +175,7 @@ def _column(dataset: Any, name: str, size: int) -> np.ndarray:
     if values is None or len(values) != size:
         raise ConfigError(
             f'group_by_length needs `{name}` of the dataset, one for each sample; {type(dataset).__name__} has '
-            + ('none' if values is None else f'{len(values)} for {size} samples'),
+            + ('none' if values is None else f'{len(values)} for {count_of(size, "sample")}'),
             fix='use ChatDataset, or leave group_by_length out',
         )
     return np.asarray(values)

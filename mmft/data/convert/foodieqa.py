@@ -22,6 +22,7 @@ from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.balanced_split import split_balanced
 from mmft.data.records.subset import inside
 from mmft.errors import DataError
+from mmft.words import count_of
 
 __all__ = ['FILES', 'Item', 'convert', 'find_release', 'read_release']
 
@@ -136,7 +137,8 @@ def _warnings(kinds: Sequence[str], parts: Mapping[str, Sequence[int]], val: flo
     for (part, numbers), share in zip(parts.items(), (1 - val, val), strict=True):
         there = Counter(kinds[n] for n in numbers)
         found += [
-            f'{part} has {there[kind]} of {count} questions of {kind}, less than half of its share of {share:g}: their '
+            f'{part} has {there[kind]} of {count_of(count, "question")} of {kind}, less than half of its share of '
+            f'{share:g}: their '
             'pictures and dishes do not divide better; another --seed or --val may'
             for kind, count in Counter(kinds).items()
             if there[kind] < share * count / 2

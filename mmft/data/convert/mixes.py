@@ -120,7 +120,7 @@ def convert(
                 made.write(_part(found, val, seed), record, kind)
         if missing == 'raise':
             _refuse(table, folders, pictures.root)
-        rows = [(name or '.', f'{own.records} records', f'{own.missing} missing') for name, own in table.items()]
+        rows = [(name or '.', count_of(own.records, 'record'), f'{own.missing} missing') for name, own in table.items()]
         made.notes.update(tables={'picture folders': rows}, follow_links=pictures.follow_links, val=val, seed=seed)
     return made.report
 

@@ -235,7 +235,8 @@ def mix(
     for n, (size, count) in enumerate(zip(sizes, counts, strict=True)):
         if not count or not size:
             raise ConfigError(
-                f'{names[n] if names else f"set {n + 1} of {len(sizes)}"} would give no samples: {size} records, '
+                f'{names[n] if names else f"set {n + 1} of {len(sizes)}"} would give no samples: '
+                f'{count_of(size, "record")}, '
                 + (f'repeat_time {repeats[n]}' if weights is None else f'weight {weights[n]} of {sum(weights)}'),
                 expected='at least one sample of every set',
                 fix='raise its repeat_time or weight, or leave it out',

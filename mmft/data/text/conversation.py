@@ -137,7 +137,8 @@ def _check_caption(turns: Sequence[Mapping[str, Any]], template: ChatTemplate) -
     pictures = turns[0]['content'].count(IMAGE_PLACEHOLDER)
     if len(turns) > 2 or not pictures:
         raise DataError(
-            f'{len(turns)} messages, {pictures} {IMAGE_PLACEHOLDER} in the first, for template {template.name!r}',
+            f'{count_of(len(turns), "message")}, {pictures} {IMAGE_PLACEHOLDER} in the first, for template '
+            f'{template.name!r}',
             expected='one question with a picture, and its answer: the caption',
             fix='take a template for conversations, or leave this sample out of the alignment stage',
         )

@@ -118,7 +118,8 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     yield from notes
     most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
     if most and largest[1] >= most:
-        yield f'encoder.max_length = {most:,} is too short for a picture of {largest[0]} tiles: such samples are errors'
+        picture = f'a picture of {count_of(largest[0], "tile")}'
+        yield f'encoder.max_length = {most:,} is too short for {picture}: such samples are errors'
     counted = cfg.optim_wrapper.get('accumulative_counts', 1)
     gpus = made.setting.sharding.gpus
     yield (

@@ -11,6 +11,7 @@ from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.models.projectors.resampler import feed_forward
 from mmft.registry import PROJECTORS
+from mmft.words import count_of
 
 __all__ = ['BenchResampler']
 
@@ -71,7 +72,7 @@ class BenchResampler(Projector):
         check_counts('BenchResampler', in_dim=in_dim, out_dim=out_dim, **sizes)
         if hidden_size % num_heads:
             raise ConfigError(
-                f'BenchResampler: hidden_size {hidden_size} with {num_heads} heads',
+                f'BenchResampler: hidden_size {hidden_size} with {count_of(num_heads, "head")}',
                 expected='a multiple of the number of heads',
                 fix='change hidden_size or num_heads',
             )

@@ -14,6 +14,7 @@ from mmft.errors import ConfigError
 from mmft.models.base import Projector
 from mmft.models.projectors.mlp import mlp
 from mmft.registry import PROJECTORS
+from mmft.words import count_of
 
 __all__ = ['MoEMLP', 'balance_loss']
 
@@ -97,7 +98,7 @@ class MoEMLP(Projector):
         check_numbers('MoEMLP', least=0, balance_coef=balance_coef)  # a negative one would reward imbalance
         if top_k > num_experts:
             raise ConfigError(
-                f'MoEMLP: top_k {top_k} of {num_experts} experts', expected=f'top_k from 1 to {num_experts}'
+                f'MoEMLP: top_k {top_k} of {count_of(num_experts, "expert")}', expected=f'top_k from 1 to {num_experts}'
             )
         self.in_dim, self.out_dim, self.num_experts, self.top_k = in_dim, out_dim, num_experts, top_k
         self.depth, self.act, self.hidden_dim, self.balance_coef = depth, act, hidden_dim, balance_coef

@@ -13,6 +13,7 @@ from mmft.checks import check_counts, is_whole
 from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
 from mmft.models.refusals import check_attention, refused_by
+from mmft.words import count_of
 
 __all__ = ['HFVisionTower', 'check_feature', 'check_layer']
 
@@ -30,7 +31,7 @@ def check_layer(name: str, select_layer: int, depth: int) -> None:
     """Raise ``ConfigError`` unless ``select_layer`` names a hidden state of a tower of ``depth`` blocks."""
     if not is_whole(select_layer) or not -depth - 1 <= select_layer <= depth:
         raise ConfigError(
-            f'{name}: select_layer {select_layer!r} with {depth} blocks',
+            f'{name}: select_layer {select_layer!r} with {count_of(depth, "block")}',
             expected=f'a whole number, {-depth - 1} to {depth} (0 is the embeddings, -1 the last block)',
         )
 

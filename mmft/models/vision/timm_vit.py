@@ -19,6 +19,7 @@ from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
 from mmft.models.vision.hf_tower import check_feature
 from mmft.registry import VISION_TOWERS
+from mmft.words import count_of
 
 __all__ = ['TimmViT', 'check_timm_name']
 
@@ -58,7 +59,7 @@ class TimmViT(VisionTower):
         count = len(self.tower.blocks)
         if not is_whole(select_layer) or select_layer == 0 or not -count <= select_layer <= count:
             raise ConfigError(
-                f'TimmViT: select_layer {select_layer!r}; {model_name} has {count} blocks',
+                f'TimmViT: select_layer {select_layer!r}; {model_name} has {count_of(count, "block")}',
                 expected=f'a whole number, {-count} to -1 or 1 to {count}',
             )
         embed, mlp = self.tower.patch_embed, getattr(self.tower.blocks[0], 'mlp', None)

@@ -6,6 +6,8 @@ import json
 import struct
 from pathlib import Path
 
+from mmft.words import count_of
+
 __all__ = ['WeightsError', 'tensor_names']
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -60,11 +62,14 @@ def _sharded(directory: Path, where: dict[str, str]) -> set[str]:
     shards = sorted(set(where.values()))
     missing = [name for name in shards if not (directory / name).is_file()]
     if missing:
-        raise WeightsError(f'{len(missing)} of {len(shards)} shards are missing: {", ".join(missing[:3])}', _DOWNLOAD)
+        verb = 'is' if len(missing) == 1 else 'are'
+        what = f'{len(missing)} of {count_of(len(shards), "shard")} {verb} missing: {", ".join(missing[:3])}'
+        raise WeightsError(what, _DOWNLOAD)
     held = {name: safetensors_names(directory / name) for name in shards}
     absent = [tensor for tensor, shard in where.items() if tensor not in held[shard]]
     if absent:
-        what = f'{len(absent)} tensors of the index are not in their shards, such as {absent[0]}'
+        verb = 'is' if len(absent) == 1 else 'are'
+        what = f'{count_of(len(absent), "tensor")} of the index {verb} not in their shards, such as {absent[0]}'
         raise WeightsError(what, 'index and shards are of different exports: export or download all again')
     return set(where)
 

@@ -22,7 +22,7 @@ from mmft.serve.gateway.intake.pictures import PictureLoader, is_web_address
 from mmft.serve.gateway.intake.prompt_count import PromptCounter
 from mmft.serve.gateway.intake.request import ChatRequest, parse_request
 from mmft.serve.gateway.settings import GatewaySettings
-from mmft.words import clipped
+from mmft.words import clipped, count_of
 
 __all__ = ['Intake', 'Memory']
 
@@ -111,7 +111,7 @@ class Intake:
             raise ApiError(400, f'The body is not JSON: {clipped(error)}.', 'invalid_json') from None
         count, most = len(request.pictures), self.settings.max_pictures
         if count > most:
-            raise ApiError(400, f'{count} pictures; expected at most {most}.', 'invalid_value', 'messages')
+            raise ApiError(400, f'{count_of(count, "picture")}; expected at most {most}.', 'invalid_value', 'messages')
         return request
 
     async def check(self, request: ChatRequest, take: Callable[[int], None]) -> None:
