@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
-from mmft.file_names import ADAPTER_CONFIG
+from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES
 from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
 from mmft.files.path_errors import not_a_model
@@ -129,6 +129,12 @@ class ModelDirectory:
         if (self.path / name).is_file():
             return read_json(self.path / name)
         return self.base_directory.json(name) if self.is_adapter and self.base_directory is not None else {}
+
+    @property
+    def image_processor(self) -> dict[str, Any]:
+        """Settings of transformers' image processor: inside ``processor_config.json``, or in a file of their own."""
+        outer, own = map(self.json, PROCESSOR_FILES)
+        return outer.get('image_processor') or own
 
     def find(self, name: str, given: str | Path | None, what: str, fix: str) -> Path:
         """The directory that a config names: as given, as a path, inside this directory, beside it, in ``pretrained/``.

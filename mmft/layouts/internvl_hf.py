@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
-from mmft.file_names import PROCESSOR_FILES
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
 from mmft.layouts.contents import Contents, text_config
@@ -72,10 +71,8 @@ class InternVLHF(Layout):
             what = f'text_config.model_type = {text.get("model_type")!r}'
             raise CheckpointError(what, expected=f'one of {sorted(kinds)}')
         _check_fixed(config, vision)
-        # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
-        said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
         keys = [] if directory is None else list(directory.tensors)
-        tie = is_tied(any(said) if said else None, kind, keys)
+        tie = is_tied(config, kind, keys)
         model = {
             'type': 'VLM',
             'vision': {
@@ -127,9 +124,7 @@ class InternVLHF(Layout):
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Newer directories carry the tiler's numbers in (pre)processor_config.json.
-        files = ModelDirectory(directory)
-        read = next(filter(None, map(files.json, PROCESSOR_FILES)), {})
-        numbers = read.get('image_processor', read)
+        numbers = ModelDirectory(directory).image_processor
         size = numbers.get('size') or {}
         tiler = {
             'type': 'DynamicTiler',

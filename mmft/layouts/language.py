@@ -78,16 +78,20 @@ def has_head(kind: str, keys: Iterable[str]) -> bool:
     return any(key.endswith(heads) for key in keys)
 
 
-def is_tied(said: bool | None, kind: str, keys: Collection[str]) -> bool:
+def is_tied(config: Mapping[str, Any], kind: str, keys: Collection[str]) -> bool:
     """Whether the head is the embedding: as ``config.json`` says, else as the family has it where no file holds a head.
 
+    transformers 5 reads the tie at the top and writes its default there; older versions knew ``text_config``'s only,
+    and both leave out what is a default.
+
     Args:
-        said: ``tie_word_embeddings``; None where a config leaves it out, as transformers does with defaults.
+        config: of an HF-native directory.
         kind: mmft's type.
         keys: names of the directory's tensors; none where only its config is read.
     """
-    if said is not None or not keys or has_head(kind, keys):
-        return bool(said)
+    told = [at.get('tie_word_embeddings') for at in (config['text_config'], config)]
+    if any(value is not None for value in told) or not keys or has_head(kind, keys):
+        return any(told)
     return bool(getattr(LANGUAGE_MODELS.get(kind).hf_config({}), 'tie_word_embeddings', False))
 
 

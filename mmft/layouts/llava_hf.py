@@ -47,14 +47,9 @@ _FINAL_NORM = 'llm.lm.model.norm.weight'
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')
 
 
-def _image_numbers(directory: ModelDirectory) -> dict[str, Any]:
-    nested = directory.json('processor_config.json').get('image_processor')
-    return nested or directory.json('preprocessor_config.json')
-
-
 def _pixels(kind: str, directory: ModelDirectory | None) -> dict[str, Any]:
     """The directory's own pixel statistics, else those that the tower was trained with."""
-    numbers = _image_numbers(directory) if directory is not None else {}
+    numbers = directory.image_processor if directory is not None else {}
     if numbers.get('image_mean') and numbers.get('image_std'):
         return {'pixel_mean': tuple(numbers['image_mean']), 'pixel_std': tuple(numbers['image_std'])}
     return TOWER_PIXELS.get(kind, {})
@@ -92,10 +87,8 @@ class LlavaHF(Layout):
         feature = {'select_feature': 'patch' if strategy == 'default' else 'cls_patch'}
         if vision['type'] == 'SigLIP':
             feature = {'drop_first': strategy == 'default'}
-        # transformers 5 reads the tie at the top and writes its default there; older versions knew text_config's only.
-        said = [value for at in (text, config) if (value := at.get('tie_word_embeddings')) is not None]
         keys = [] if directory is None else list(directory.tensors)
-        tie = is_tied(any(said) if said else None, family_of({'model_type': 'llama', **text}) or 'Llama', keys)
+        tie = is_tied(config, family_of({'model_type': 'llama', **text}) or 'Llama', keys)
         model = {
             'type': 'VLM',
             'vision': {**vision, 'select_layer': layer, **feature},
@@ -138,7 +131,7 @@ class LlavaHF(Layout):
         return llava_encoder(self._model, self._image_processor(ModelDirectory(directory)), directory)
 
     def _image_processor(self, directory: ModelDirectory) -> dict[str, Any]:
-        numbers, side = _image_numbers(directory), self._model['vision']['image_size']
+        numbers, side = directory.image_processor, self._model['vision']['image_size']
         if numbers.get('do_pad'):
             return {'type': 'PadSquare', 'tile_size': side, 'mean': numbers.get('image_mean', (0.5, 0.5, 0.5))}
         own = unpadded(self._model['vision']['type'])

@@ -26,7 +26,7 @@ def made(folder, background, layout='hf'):
 
 
 def served(directory):
-    server = _Server(ServeSettings(directory), directory, Choice('transformers', ''), None, print)
+    server = _Server(ServeSettings(directory), directory, Choice('transformers', ''), {}, None, print)
     server._hosts = lambda: ()
     return server._allowed().background
 

@@ -11,7 +11,7 @@ from transformers import AutoProcessor, GenerationConfig, InternVLForConditional
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
 import mmft
-from mmft.checkpoint import load
+from mmft.checkpoint import load, read_layout
 from mmft.data import DynamicTiler
 from mmft.errors import ConfigError
 from mmft.export import convert
@@ -48,8 +48,6 @@ def test_golden_logits_through_transformers(case, tmp_path):
 
 
 def model_config_of(case: str) -> dict:
-    from mmft.checkpoint import read_layout
-
     return read_layout(GOLDEN / case).model_config
 
 
@@ -222,3 +220,14 @@ def test_tiling_rules_of_transformers_and_ours():
     sizes += [(k * a, k * b) for a in range(1, 25) for b in range(1, 25) for k in (1, 30, 111, 224, 449)]
     differ = [(w, h) for w, h in sizes if get_optimal_tiled_canvas((h, w), (448, 448), 1, 12) != tiler.grid(w, h)]
     assert differ == []
+
+
+def test_tiles_of_directories_with_two_processor_files(tmp_path):
+    """OpenGVLab's own ``-hf`` directories: processor_config.json is there, and the numbers are in the other file."""
+    path = make_base(tmp_path / 'base', model_config(vocab_size=603), 'hf', encoder=make_encoder())
+    processor = json.loads((path / 'processor_config.json').read_text())
+    images = {**processor.pop('image_processor'), 'min_patches': 2, 'max_patches': 5}
+    (path / 'processor_config.json').write_text(json.dumps(processor))
+    (path / 'preprocessor_config.json').write_text(json.dumps(images))
+    tiler = read_layout(path).encoder_config(path)['image_processor']
+    assert (tiler['min_tiles'], tiler['max_tiles']) == (2, 5)
