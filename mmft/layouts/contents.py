@@ -62,6 +62,25 @@ class Contents:
         return {'background': 'none' if self.encoder.background is None else list(self.encoder.background)}
 
     @property
+    def side(self) -> int:
+        """Of a tile, in px."""
+        return self.tiler.get('tile_size', self.model.vision.image_size)
+
+    @property
+    def pixel_steps(self) -> dict[str, Any]:
+        """From a picture to pixels, as every image processor of transformers names it."""
+        return {
+            'do_convert_rgb': True,
+            'do_resize': True,
+            'resample': 3,  # PIL.Image.Resampling.BICUBIC
+            'do_rescale': True,
+            'rescale_factor': 1 / 255,
+            'do_normalize': True,
+            'image_mean': list(self.model.pixel_mean),
+            'image_std': list(self.model.pixel_std),
+        }
+
+    @property
     def image_token_id(self) -> int | None:
         """Of the placeholder."""
         return self.encoder.image_token_id if self.encoder is not None else self.model.image_token_id

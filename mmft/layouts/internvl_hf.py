@@ -246,19 +246,8 @@ class InternVLHF(Layout):
 
 def _processor_config(contents: Contents) -> dict[str, Any]:
     """``processor_config.json``; its two parts are files of their own for older programs."""
-    model, tiler = contents.model, contents.tiler
-    side = tiler.get('tile_size', model.vision.image_size)
-    common = {
-        'do_convert_rgb': True,
-        'do_resize': True,
-        'size': {'height': side, 'width': side},
-        'resample': 3,  # PIL.Image.Resampling.BICUBIC
-        'do_rescale': True,
-        'rescale_factor': 1 / 255,
-        'do_normalize': True,
-        'image_mean': list(model.pixel_mean),
-        'image_std': list(model.pixel_std),
-    }
+    tiler = contents.tiler
+    common = {**contents.pixel_steps, 'size': {'height': contents.side, 'width': contents.side}}
     tiles = {
         # LMDeploy and InternVLProcessor cut in any case; one tile at most is a plain resize.
         'crop_to_patches': True,

@@ -178,7 +178,7 @@ class LlavaHF(Layout):
         if contents.encoder is None:
             return
         tiler, model = contents.tiler, contents.model
-        kind, side = tiler.get('type'), tiler.get('tile_size', model.vision.image_size)
+        kind, side = tiler.get('type'), contents.side
         problems = []
         if kind is not None and kind not in self.tilers:
             problems.append(f'it prepares pictures as {" or ".join(self.tilers)} do; the encoder has {kind}')
@@ -273,23 +273,15 @@ class LlavaHF(Layout):
     def _preprocessor(self, contents: Contents) -> dict[str, Any]:
         """``preprocessor_config.json``: how pictures are prepared."""
         tiler, sizes = contents.tiler, self._sizes(contents)
-        side = tiler.get('tile_size', contents.model.vision.image_size)
-        square = {'height': side, 'width': side}
+        square = {'height': contents.side, 'width': contents.side}
         return {
             # transformers resizes with torchvision, a grey level beside training's Pillow here and there;
             # AutoProcessor.from_pretrained(path, backend='pil') gives the very pixels.
             'image_processor_type': f'{self.processor}ImageProcessor',
-            'do_convert_rgb': True,
-            'do_resize': True,
-            'size': square if tiler.get('type') == 'Resize' else {'shortest_edge': side},
-            'resample': 3,  # PIL.Image.Resampling.BICUBIC
+            **contents.pixel_steps,
+            'size': square if tiler.get('type') == 'Resize' else {'shortest_edge': contents.side},
             'do_center_crop': tiler.get('type') != 'Resize',
             'crop_size': square,
-            'do_rescale': True,
-            'rescale_factor': 1 / 255,
-            'do_normalize': True,
-            'image_mean': list(contents.model.pixel_mean),
-            'image_std': list(contents.model.pixel_std),
             'do_pad': bool(sizes) or tiler.get('type') == 'PadSquare',
             **contents.transparency,
             **sizes,
