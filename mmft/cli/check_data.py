@@ -78,7 +78,8 @@ def _config(args: argparse.Namespace) -> Config | None:
 def _encoder(cfg: Config) -> Any:
     """As in training; of the model only the shapes are made."""
     from mmft.checkpoint.build import build_meta
-    from mmft.engine.build import build_encoder, plain_dict
+    from mmft.engine.build import build_encoder
+    from mmft.engine.plain import plain_dict
     from mmft.errors import CheckpointError
 
     try:

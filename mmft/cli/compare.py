@@ -127,7 +127,7 @@ def dataset_of(named: str, image_root: str | None, cfg_options: Sequence[str] = 
     if named.endswith(('.json', '.jsonl')):
         return {'ann_file': named, 'image_root': image_root}
     from mmft.cli.configs import load_config
-    from mmft.engine.build import plain_dict
+    from mmft.engine.plain import plain_dict
     from mmft.errors import ConfigError
 
     loader = load_config(named, cfg_options).get('val_dataloader')

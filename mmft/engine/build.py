@@ -20,6 +20,7 @@ from mmft.checkpoint.other_template import other_template
 from mmft.data.text.templates import ChatTemplate
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.init_from import InitFrom
+from mmft.engine.plain import plain_dict, plain_value
 from mmft.engine.validation import WithSamples
 from mmft.engine.vocabulary import check_rows, grow
 from mmft.files.tensors import fingerprint
@@ -51,11 +52,6 @@ class BuiltModel(NamedTuple):
     base: dict[str, Any] | None
     tune: dict[str, Any]
     initialised: dict[str, Tensor]
-
-
-def plain_dict(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's dict as ordinary dicts, so that nothing of mmengine's goes into parts and checkpoints."""
-    return cfg.to_dict() if hasattr(cfg, 'to_dict') else dict(cfg)
 
 
 def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> BuiltModel:
@@ -105,11 +101,6 @@ def _warn_of_random(start: InitFrom, drawn: set[str]) -> None:
             f'{start.path} holds no values for {count_of(len(left), "tensor")} of the parts that start from it, such '
             f'as {left[0]}: randomly initialised'
         )
-
-
-def plain_value(value: Any) -> Any:
-    """A config's value, a dict of it as an ordinary one."""
-    return plain_dict(value) if isinstance(value, Mapping) else value
 
 
 def plain_pretrained(cfg: Mapping[str, Any]) -> Any:

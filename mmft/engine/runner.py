@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import mmft
-from mmft.engine.build import build_dataloader, build_encoder, build_model, plain_value
+from mmft.engine.build import build_dataloader, build_encoder, build_model
 from mmft.engine.config_text import config_text
 from mmft.engine.hooks.defaults import DEFAULT_HOOKS, build_hook, merged_hooks
 from mmft.engine.init_from import InitFrom
 from mmft.engine.lock import FolderLock
 from mmft.engine.log import without_colours
 from mmft.engine.loops import TrainLoop
+from mmft.engine.plain import plain_value
 from mmft.engine.resume import check_resumable, read_resumable
 from mmft.engine.run_folder import candidates, new_run, write_atomic
 from mmft.engine.schedule import advance, build_schedulers

@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.config import Config
 
 from mmft.checks import is_whole, value_problem
-from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.judging.common import attempt, is_path, part_problems
 from mmft.engine.judging.model import model_problems
 from mmft.engine.judging.packages import missing_packages
@@ -19,6 +18,7 @@ from mmft.engine.judging.processes import loader_problems, setup_problems
 from mmft.engine.judging.run import run_problems
 from mmft.engine.judging.val_cfg import validation_problems
 from mmft.engine.judging.weights import missing_weights, weight_problems
+from mmft.engine.plain import plain_dict, plain_value
 from mmft.errors import ConfigError
 from mmft.own_code import resolve_code
 from mmft.plain_json import config_json

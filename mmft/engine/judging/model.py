@@ -14,10 +14,11 @@ from mmft.checks import is_whole, value_problem
 from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.text.templates import build_template
 from mmft.data.text.tokenizers import has_tokenizer
-from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, plain_dict, plain_value, tune_on_meta
+from mmft.engine.build import checked_encoder, encoder_settings, grown_tune, tune_on_meta
 from mmft.engine.init_from import InitFrom
 from mmft.engine.judging.common import attempt, is_path, part_problems
 from mmft.engine.judging.weights import check_base, opened_start
+from mmft.engine.plain import plain_dict, plain_value
 from mmft.errors import ConfigError
 from mmft.models.tuning import check_tune
 from mmft.models.vlm import VLM

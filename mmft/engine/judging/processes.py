@@ -13,8 +13,8 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from mmft.checks import is_number, is_whole, value_problem
-from mmft.engine.build import plain_value
 from mmft.engine.judging.common import attempt
+from mmft.engine.plain import plain_value
 from mmft.words import did_you_mean
 
 __all__ = ['loader_problems', 'setup_problems']

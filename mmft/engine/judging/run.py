@@ -15,13 +15,13 @@ from torch import nn
 
 from mmft.checkpoint.build import as_dtype
 from mmft.checks import is_number, is_whole, value_problem
-from mmft.engine.build import plain_dict, plain_value
 from mmft.engine.compat import LAUNCHERS
 from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
 from mmft.engine.judging.common import attempt, is_positive, part_problems
 from mmft.engine.judging.val_cfg import best_problems
 from mmft.engine.optim import PART_OPTIONS, build_optimizer
+from mmft.engine.plain import plain_dict, plain_value
 from mmft.engine.schedule import build_schedulers, schedule_problems
 from mmft.engine.strategies import strategy_of
 from mmft.errors import ConfigError

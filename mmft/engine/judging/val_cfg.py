@@ -12,8 +12,8 @@ from mmft.checks import is_whole, value_problem
 from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.formats import answers_of
 from mmft.data.records.mixture import read_meta
-from mmft.engine.build import plain_value
 from mmft.engine.judging.common import is_path
+from mmft.engine.plain import plain_value
 from mmft.engine.validation import metrics_of
 from mmft.errors import ConfigError, DataError
 from mmft.words import did_you_mean

@@ -14,9 +14,10 @@ from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.misfits import misfits
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, is_own_part
 from mmft.data.text.tokenizers import has_tokenizer
-from mmft.engine.build import plain_pretrained, plain_value
+from mmft.engine.build import plain_pretrained
 from mmft.engine.init_from import InitFrom, find_source
 from mmft.engine.judging.common import is_path
+from mmft.engine.plain import plain_value
 from mmft.engine.run_folder import find_last
 from mmft.errors import ConfigError, MMFTError
 from mmft.file_names import TOKENIZER_FILES

@@ -18,8 +18,9 @@ from mmengine.config import Config
 
 from mmft.checkpoint.build import build_meta
 from mmft.checkpoint.encoder import tokenizer_directory
-from mmft.engine.build import plain_dict, plain_pretrained, template_note, tune_on_meta
+from mmft.engine.build import plain_pretrained, template_note, tune_on_meta
 from mmft.engine.judging.config import Problems, find_problems
+from mmft.engine.plain import plain_dict
 from mmft.engine.planning import memory
 from mmft.engine.planning.measure import TEXT_TOKENS, Plan, image_processor, largest_load, make_plan, picture_tokens
 from mmft.engine.strategies import Sharding

@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 from mmft.checkpoint.build import as_dtype, build_meta
 from mmft.checks import count_in_environment
-from mmft.engine.build import grown_tune, plain_dict, tune_on_meta
+from mmft.engine.build import grown_tune, tune_on_meta
+from mmft.engine.plain import plain_dict
 from mmft.engine.planning import memory
 from mmft.engine.planning.memory import MOMENTS, Load, Memory, Setting, Weights
 from mmft.engine.strategies import strategy_of

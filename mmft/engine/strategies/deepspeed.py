@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mmft.checks import is_whole
-from mmft.engine.build import plain_value
 from mmft.engine.compat import link_optimizer_states, without_deepspeed_compilation
 from mmft.engine.optim import OptimWrapper, build_optimizer, check_state
+from mmft.engine.plain import plain_value
 from mmft.engine.strategies.base import Sharding, Strategy
 from mmft.engine.strategies.collectives import model_device, rank, world_size
 from mmft.engine.strategies.deepspeed_config import (
