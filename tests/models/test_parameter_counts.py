@@ -1,9 +1,9 @@
-"""Real sizes, built on the meta device and counted to the last parameter: InternVL2's from the configs, and every
-tower and language model of the LLaVA family.
+"""Real sizes, built on the meta device and counted to the last parameter: InternVL's from the configs, and every tower
+and language model of the LLaVA family.
 
 The expected numbers are worked out here from the papers' and model cards' dimensions, matrix by matrix; the models are
-not asked. InternVL2's totals are those that OpenGVLab publishes (938M, 2.21B, 4.15B, 8.08B, 25.5B); the others are
-known to the last digit.
+not asked. InternVL's totals are those that OpenGVLab publishes (InternVL2's as 938M, 2.21B, ...; InternVL3.5's in table
+1 of arXiv:2508.18265); the others are known to the last digit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from mmft.checkpoint.build import build_meta
 from mmft.registry import LANGUAGE_MODELS, VISION_TOWERS
 
 MODELS = Path(__file__).parents[2] / 'configs' / '_base_' / 'models'
-SIZES = ('1b', '2b', '4b', '8b', '26b')
 
 
 def linear(rows: int, columns: int, bias: bool) -> int:
@@ -49,35 +48,99 @@ def decoder(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, q
     return 2 * vocab * h + depth * (attention + mlp + 2 * h) + h  # embeddings and head, untied; last norm
 
 
+def tied(count: int, vocab: int, h: int) -> int:
+    """Head and embeddings are one matrix."""
+    return count - vocab * h
+
+
+def gemma(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    attention = 2 * h * heads * head_dim + 2 * h * kv_heads * head_dim
+    return vocab * h + depth * (attention + 3 * h * f + 2 * h) + h
+
+
+def qwen3(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
+    """Gemma's matrices, and a norm of each head's queries and keys."""
+    return gemma(vocab, h, f, depth, heads, kv_heads, head_dim) + depth * 2 * head_dim
+
+
+def qwen2_5(h: int, f: int, depth: int, heads: int, kv_heads: int) -> int:
+    """With InternVL's tokens and an output head of its own."""
+    return decoder(151674, h, f, depth, heads, kv_heads, qkv_bias=True)
+
+
+def qwen3_untied(h: int, f: int, depth: int, heads: int) -> int:
+    """Qwen3's count has one matrix for embeddings and head; InternVL3.5 has two."""
+    return qwen3(151936, h, f, depth, heads, 8, 128) + 151936 * h
+
+
 VIT_300M = intern_vit(1024, 4096, 24, qkv_bias=True, qk_norm=False, norm=2)
 VIT_6B = intern_vit(3200, 12800, 45, qkv_bias=False, qk_norm=True, norm=1)
 
-EXPECTED = {
-    '1b': (VIT_300M, mlp1(1024, 896), decoder(151655, 896, 4864, 24, 14, 2, qkv_bias=True)),
-    '2b': (VIT_300M, mlp1(1024, 2048), decoder(92553, 2048, 8192, 24, 16, 8)),
-    '4b': (VIT_300M, mlp1(1024, 3072), decoder(32020, 3072, 8192, 32, 32, 32)),
-    '8b': (VIT_300M, mlp1(1024, 4096), decoder(92553, 4096, 14336, 32, 32, 8)),
-    '26b': (VIT_6B, mlp1(3200, 6144), decoder(92553, 6144, 16384, 48, 48, 8)),
+# Width of tower and language model, and the language model's count.
+INTERNLM2 = {
+    '2b': (1024, 2048, decoder(92553, 2048, 8192, 24, 16, 8)),
+    '8b': (1024, 4096, decoder(92553, 4096, 14336, 32, 32, 8)),
+    '26b': (3200, 6144, decoder(92553, 6144, 16384, 48, 48, 8)),
 }
-PUBLISHED = {'1b': 938e6, '2b': 2.21e9, '4b': 4.15e9, '8b': 8.08e9, '26b': 25.5e9}
+PARTS = {
+    'internvl2_1b': (1024, 896, decoder(151655, 896, 4864, 24, 14, 2, qkv_bias=True)),
+    'internvl2_4b': (1024, 3072, decoder(32020, 3072, 8192, 32, 32, 32)),
+    'internvl2_40b': (3200, 7168, decoder(64009, 7168, 20480, 60, 56, 8)),
+    'internvl2_llama3_76b': (3200, 8192, decoder(128265, 8192, 28672, 80, 64, 8)),
+    **{f'{family}_{size}': INTERNLM2[size] for family in ('internvl2', 'internvl2_5') for size in INTERNLM2},
+    'internvl2_5_1b': (1024, 896, qwen2_5(896, 4864, 24, 14, 2)),
+    'internvl2_5_4b': (1024, 2048, qwen2_5(2048, 11008, 36, 16, 2)),
+    'internvl2_5_38b': (3200, 5120, qwen2_5(5120, 27648, 64, 40, 8)),
+    'internvl3_1b': (1024, 896, qwen2_5(896, 4864, 24, 14, 2)),
+    'internvl3_2b': (1024, 1536, qwen2_5(1536, 8960, 28, 12, 2)),
+    'internvl3_8b': (1024, 3584, qwen2_5(3584, 18944, 28, 28, 4)),
+    'internvl3_9b': (1024, 4096, decoder(128512, 4096, 10240, 48, 32, 2)),
+    'internvl3_14b': (1024, 5120, qwen2_5(5120, 13824, 48, 40, 8)),
+    'internvl3_38b': (3200, 5120, qwen2_5(5120, 27648, 64, 40, 8)),
+    'internvl3_5_1b': (1024, 1024, qwen3_untied(1024, 3072, 28, 16)),
+    'internvl3_5_2b': (1024, 2048, qwen3_untied(2048, 6144, 28, 16)),
+    'internvl3_5_4b': (1024, 2560, qwen3_untied(2560, 9728, 36, 32)),
+    'internvl3_5_8b': (1024, 4096, qwen3_untied(4096, 12288, 36, 32)),
+    'internvl3_5_14b': (1024, 5120, qwen3_untied(5120, 17408, 40, 40)),
+    'internvl3_5_38b': (3200, 5120, qwen3_untied(5120, 25600, 64, 64)),
+}
+EXPECTED = {
+    name: ({1024: VIT_300M, 3200: VIT_6B}[vision], mlp1(vision, llm), count)
+    for name, (vision, llm, count) in PARTS.items()
+}
+PUBLISHED = {
+    'internvl2_1b': 938e6, 'internvl2_2b': 2.21e9, 'internvl2_4b': 4.15e9, 'internvl2_8b': 8.08e9,
+    'internvl2_26b': 25.5e9, 'internvl2_40b': 40.1e9, 'internvl2_llama3_76b': 76.3e9,
+    'internvl2_5_1b': 938e6, 'internvl2_5_2b': 2.21e9, 'internvl2_5_4b': 3.71e9, 'internvl2_5_8b': 8.08e9,
+    'internvl2_5_26b': 25.5e9, 'internvl2_5_38b': 38.4e9,
+    'internvl3_1b': 938e6, 'internvl3_2b': 2.09e9, 'internvl3_8b': 7.94e9, 'internvl3_9b': 9.14e9,
+    'internvl3_14b': 15.1e9, 'internvl3_38b': 38.4e9,
+    'internvl3_5_1b': 1.06e9, 'internvl3_5_2b': 2.35e9, 'internvl3_5_4b': 4.73e9, 'internvl3_5_8b': 8.53e9,
+    'internvl3_5_14b': 15.1e9, 'internvl3_5_38b': 38.4e9,
+}  # fmt: skip
 
 
 @cache
-def counts(size: str) -> tuple[int, int, int]:
-    config = Config.fromfile(MODELS / f'internvl2_{size}.py').model.to_dict()
+def counts(name: str) -> tuple[int, int, int]:
+    config = Config.fromfile(MODELS / f'{name}.py').model.to_dict()
     model = build_meta(config)
     assert all(p.is_meta for p in model.parameters())
     return tuple(sum(p.numel() for p in part.parameters()) for part in model.parts.values())
 
 
-@pytest.mark.parametrize('size', SIZES)
-def test_every_part_has_exactly_its_parameters(size):
-    assert counts(size) == EXPECTED[size]
+def test_every_internvl_base_has_a_row():
+    bases = {path.stem for path in MODELS.glob('internvl*.py')} - {'internvl2', 'internvl2_tiny'}
+    assert bases == set(PARTS) == set(PUBLISHED)
 
 
-@pytest.mark.parametrize('size', SIZES)
-def test_the_total_is_the_published_one(size):
-    assert sum(counts(size)) == pytest.approx(PUBLISHED[size], rel=0.002)
+@pytest.mark.parametrize('name', PARTS)
+def test_every_part_has_exactly_its_parameters(name):
+    assert counts(name) == EXPECTED[name]
+
+
+@pytest.mark.parametrize('name', PARTS)
+def test_the_total_is_the_published_one(name):
+    assert sum(counts(name)) == pytest.approx(PUBLISHED[name], rel=0.002)
 
 
 def test_the_arithmetic_gives_the_known_counts():
@@ -89,9 +152,9 @@ def test_the_arithmetic_gives_the_known_counts():
     assert decoder(151936, 896, 4864, 24, 14, 2, qkv_bias=True) - 151936 * 896 == 494_032_768
 
 
-@pytest.mark.parametrize('size', SIZES)
-def test_a_tile_is_256_tokens(size):
-    config = Config.fromfile(MODELS / f'internvl2_{size}.py').model.to_dict()
+@pytest.mark.parametrize('name', PARTS)
+def test_a_tile_is_256_tokens(name):
+    config = Config.fromfile(MODELS / f'{name}.py').model.to_dict()
     assert build_meta({**config, 'llm': {**config['llm'], 'num_hidden_layers': 1}}).tokens_per_tile == 256
 
 
@@ -137,11 +200,6 @@ TOWERS = {
 }
 
 
-def tied(count: int, vocab: int, h: int) -> int:
-    """Head and embeddings are one matrix."""
-    return count - vocab * h
-
-
 def stablelm(vocab: int, h: int, f: int, depth: int) -> int:
     """Biases on queries, keys and values; LayerNorms, so one more bias each."""
     return decoder(vocab, h, f, depth, 1, 1, qkv_bias=True) + (2 * depth + 1) * h
@@ -151,16 +209,6 @@ def phi(vocab: int, h: int, f: int, depth: int) -> int:
     """Biases everywhere, one LayerNorm a block for attention and MLP."""
     block = 4 * linear(h, h, True) + linear(f, h, True) + linear(h, f, True) + 2 * h
     return vocab * h + depth * block + 2 * h + linear(vocab, h, True)
-
-
-def gemma(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    attention = 2 * h * heads * head_dim + 2 * h * kv_heads * head_dim
-    return vocab * h + depth * (attention + 3 * h * f + 2 * h) + h
-
-
-def qwen3(vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    """Gemma's matrices, and a norm of each head's queries and keys."""
-    return gemma(vocab, h, f, depth, heads, kv_heads, head_dim) + depth * 2 * head_dim
 
 
 def sizes(kind: str, vocab: int, h: int, f: int, depth: int, heads: int, kv_heads: int, **more: object) -> dict:

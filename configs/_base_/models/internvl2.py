@@ -1,6 +1,7 @@
-"""What all InternVL2 models share, and the InternViT-300M of those up to 8B. Not a model by itself: it has no LLM.
+"""What all InternVL2, 2.5, 3 and 3.5 share, and the InternViT-300M of the smaller ones. Not a model: it has no LLM.
 
-Numbers: config.json of OpenGVLab/InternVL2-* and OpenGVLab/InternViT-300M-448px.
+Numbers: config.json of OpenGVLab/InternVL2-* and OpenGVLab/InternViT-300M-448px; InternVL2_5-2B and InternVL3-1B have
+the same, also max_dynamic_patch.
 """
 
 model = dict(

@@ -3,19 +3,11 @@
 from mmengine.config import read_base
 
 with read_base():
+    from ..towers.internvit_6b import vision
     from .internvl2 import *
 
 model.update(
-    vision=dict(
-        hidden_size=3200,
-        num_hidden_layers=45,
-        num_attention_heads=25,
-        intermediate_size=12800,
-        qkv_bias=False,
-        qk_normalization=True,
-        norm_type='rms_norm',
-        initializer_factor=0.1,
-    ),
+    vision=vision,
     llm=dict(
         type='InternLM2',
         vocab_size=92553,
@@ -38,3 +30,4 @@ encoder.update(template='internlm2-chat')
 
 pretrained = 'pretrained/InternVL2-26B'
 pretrained_repo = 'OpenGVLab/InternVL2-26B'
+del vision

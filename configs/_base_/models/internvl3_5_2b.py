@@ -1,0 +1,20 @@
+"""InternVL3.5-2B: InternViT-300M-448px-V2_5 + Qwen3-1.7B, 2.35 billion parameters."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ..llms.qwen3 import llm
+    from .internvl2 import *
+
+llm.update(
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+)
+model.update(llm=llm)
+encoder.update(template='internvl2_5')
+
+pretrained = 'pretrained/InternVL3_5-2B'
+pretrained_repo = 'OpenGVLab/InternVL3_5-2B'
+del llm
