@@ -57,7 +57,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from mmft.cli.configs import load_config
-    from mmft.data.pictures.images import ImageProcessor
+    from mmft.data.pictures.tilers import ImageProcessor
     from mmft.engine.build import plain_dict
     from mmft.engine.optim import build_optim_wrapper
     from mmft.engine.planning.dry_run import make_plan

@@ -33,7 +33,7 @@ from PIL import Image
 from torchvision import transforms
 from transformers.models.got_ocr2 import GotOcr2ImageProcessor
 
-from mmft.data.pictures.images import DynamicTiler, load_image
+from mmft.data.pictures.tilers import DynamicTiler, load_image
 from mmft.data.pictures.tiling import native
 from mmft.data.pictures.tiling import resize as pillow13_resize
 

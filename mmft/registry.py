@@ -38,12 +38,12 @@ __all__ = [
     'MODELS',
     'OPTIMIZERS',
     'OPTIM_WRAPPERS',
-    'OWN_CODE',
     'PARAM_SCHEDULERS',
     'PROJECTORS',
     'SAMPLERS',
     'STRATEGIES',
     'TEMPLATES',
+    'USER_CODE',
     'VISBACKENDS',
     'VISION_TOWERS',
     'VISUALIZERS',
@@ -68,7 +68,7 @@ class Registry(MMEngineRegistry):
             if key in registry.module_dict:
                 return registry.module_dict[key]
             registry = registry.parent
-        return OWN_CODE.get(key) if isinstance(key, str) else None
+        return USER_CODE.get(key) if isinstance(key, str) else None
 
     def build(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
         """Build from a dict with ``type``; an object that is no dict is taken as built already, None as no part.
@@ -148,8 +148,8 @@ class Registry(MMEngineRegistry):
         return ConfigError(f'no {self.name} is named {clipped(repr(name))}', expected=f'one of {known}', fix=fix)
 
 
-class OwnCode:
-    """Code that users wrote and named, for what no decorator registers; ``mmft/own_code.py`` fills it.
+class UserCode:
+    """Code that users wrote and named, for what no decorator registers; ``mmft/user_code.py`` fills it.
 
     Attributes:
         named: by module and name (``mypackage.towers.MyTower``), classes and functions that a config names.
@@ -168,7 +168,7 @@ class OwnCode:
         return self.named.get(path, part if isinstance(part, type) and part.__module__ == module else None)
 
 
-OWN_CODE = OwnCode()
+USER_CODE = UserCode()
 
 
 def _registry(name: str, location: str, parent: MMEngineRegistry | None = None) -> Registry:
@@ -180,7 +180,7 @@ VISION_TOWERS = _registry('vision tower', 'mmft.models.vision')
 PROJECTORS = _registry('projector', 'mmft.models.projectors')
 MERGES = _registry('merge', 'mmft.models.merge')
 LANGUAGE_MODELS = _registry('language model', 'mmft.models.language')
-IMAGE_PROCESSORS = _registry('image processor', 'mmft.data.pictures.images')
+IMAGE_PROCESSORS = _registry('image processor', 'mmft.data.pictures.tilers')
 TEMPLATES = _registry('chat template', 'mmft.data.text.templates')
 ENCODERS = _registry('encoder', 'mmft.data.encoder')
 DATASETS = _registry('dataset', 'mmft.data.records.dataset')

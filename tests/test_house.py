@@ -16,7 +16,7 @@ PACKAGE = ROOT / 'mmft'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
-LEVELS = [{'registry', 'own_code', 'structures', 'errors', 'backends', 'checks', 'disk', 'file_names', 'geometry',
+LEVELS = [{'registry', 'user_code', 'structures', 'errors', 'backends', 'checks', 'disk', 'file_names', 'geometry',
            'gguf_files', 'json_files', 'machine', 'missing', 'pages', 'plain_json', 'ports', 'python_text', 'quiet',
            'words'},
           {'models', 'data'}, {'files'}, {'layouts'}, {'checkpoint'}, {'evaluation'}, {'engine'}, {'export'}, {'talk'},

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmft.checkpoint.build import build_meta
-from mmft.checkpoint.own_template import check_kept, own_template
+from mmft.checkpoint.directory_template import check_stored, directory_template
 from mmft.data.encoder import ChatEncoder
-from mmft.data.kept_encoder import stored_background
+from mmft.data.stored_encoder import stored_background
 from mmft.data.text.tokenizers import has_tokenizer, load_tokenizer
 from mmft.errors import CheckpointError
 from mmft.file_names import ENCODER_FILE, PROCESSOR_FILES
@@ -74,12 +74,12 @@ def load_encoder(
     if (settings / ENCODER_FILE).is_file():
         encoder = ChatEncoder.from_pretrained(settings, **({} if template is None else {'template': template}))
         if template is None:
-            check_kept(encoder, settings)
+            check_stored(encoder, settings)
         return encoder
     layout, tokenizer = layout or layout_in(directory), load_tokenizer(place)
     config = encoder_config(layout, settings)
     if template is None:
-        template = own_template(config['template'], tokenizer, place, layout.chat_templates)
+        template = directory_template(config['template'], tokenizer, place, layout.chat_templates)
     if tokens_per_tile is None:
         model = build_meta(layout.model_config)
         side = config['image_processor'].get('tile_size', model.vision.image_size)

@@ -19,7 +19,7 @@ from mmft.files.directory import ModelDirectory
 from mmft.files.reading import reading
 from mmft.files.tensors import TensorSource, fingerprint, main_dtype
 from mmft.layouts import Layout, NameTable, layout_in
-from mmft.own_code import allow_code as allow_modules
+from mmft.user_code import allow_code as allow_modules
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder

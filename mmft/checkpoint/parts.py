@@ -22,8 +22,8 @@ from mmft.checkpoint.silent_settings import same_value
 from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.files.gguf import GGUFFile
-from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, projector_config, projector_file, without_embeddings
+from mmft.files.tensor_names import unwrapped_tensors
 from mmft.files.tensors import Joined, TensorDirectory, TensorFiles, TensorSource
 from mmft.gguf_files import is_gguf
 from mmft.layouts import layout_of, matches_any
@@ -34,8 +34,8 @@ from mmft.layouts.rules import NameTable, Rule, pattern
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.tuning import part_of
 from mmft.models.vision.timm_backbone import timm_pixels
-from mmft.own_code import code_of
 from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, registered_name
+from mmft.user_code import code_of
 from mmft.words import count_of
 
 __all__ = ['PARTS', 'PartNames', 'is_own_part', 'read_parts']

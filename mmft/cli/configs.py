@@ -64,7 +64,7 @@ def find_config(name: str) -> Path:
 
 
 def load_config(name: str, options: Sequence[str] | None = None) -> Config:
-    """Read a config, apply ``--cfg-options`` and import the code that it names (``mmft/own_code.py``).
+    """Read a config, apply ``--cfg-options`` and import the code that it names (``mmft/user_code.py``).
 
     Args:
         name: path or bare name.
@@ -76,7 +76,7 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
     from mmengine.config import Config
 
     from mmft.engine.compat import find_bases_without_pkg_resources
-    from mmft.own_code import resolve_code
+    from mmft.user_code import resolve_code
 
     path = find_config(name)
     if foreign := foreign_config(path):
@@ -94,7 +94,7 @@ def load_config(name: str, options: Sequence[str] | None = None) -> Config:
 
 def _unreadable(path: Path, error: BaseException) -> ConfigError:
     """What is wrong with a config that cannot be read, and what to do about it."""
-    from mmft.own_code import how_to_import
+    from mmft.user_code import how_to_import
 
     text = str(error)
     if isinstance(error, ImportError):

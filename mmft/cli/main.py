@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         if getattr(args, 'allow_code', None):
-            from mmft.own_code import allow_code
+            from mmft.user_code import allow_code
 
             allow_code(args.allow_code, '--allow-code')
         status = importlib.import_module(COMMANDS[args.command][0]).run(args)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from mmft.checks import is_whole
-from mmft.data.kept_encoder import KeptEncoder
-from mmft.data.pictures.images import MAX_PIXELS, ImageProcessor, image_size, load_image
+from mmft.data.pictures.tilers import MAX_PIXELS, ImageProcessor, image_size, load_image
 from mmft.data.pictures.transparency import as_colour
 from mmft.data.prompt import prompt_messages
+from mmft.data.stored_encoder import StoredEncoder
 from mmft.data.text.conversation import check_conversation, check_message, check_placeholders
 from mmft.data.text.label_mask import describe, render_mask
 from mmft.data.text.templates import ChatTemplate, build_template
@@ -39,7 +39,7 @@ __all__ = ['ChatEncoder']
 
 
 @ENCODERS.register_module()
-class ChatEncoder(KeptEncoder):
+class ChatEncoder(StoredEncoder):
     """Turns messages and pictures into a ``Sample``.
 
     Args:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mmft.checkpoint.build import as_dtype
 from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.checkpoint.load import build_opened, open_pretrained
-from mmft.checkpoint.other_template import other_template
+from mmft.checkpoint.template_difference import template_difference
 from mmft.data.text.templates import ChatTemplate
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.init_from import InitFrom
@@ -173,9 +173,9 @@ def checked_encoder(cfg: Config, model: VLM) -> Any:
 
 
 def template_note(encoder: Any, tokenizer: Any) -> tuple[int, str]:
-    """``other_template`` of an encoder whose tokenizer was named by its directory."""
+    """``template_difference`` of an encoder whose tokenizer was named by its directory."""
     if isinstance(tokenizer, (str, os.PathLike)) and isinstance(getattr(encoder, 'template', None), ChatTemplate):
-        return other_template(encoder, Path(tokenizer))
+        return template_difference(encoder, Path(tokenizer))
     return logging.INFO, ''
 
 

@@ -55,8 +55,8 @@ from mmft.engine.training_state import (
 )
 from mmft.engine.validation import ValLoop
 from mmft.errors import TrainingError, first_line
-from mmft.own_code import code_of, resolve_code
 from mmft.plain_json import config_json
+from mmft.user_code import code_of, resolve_code
 from mmft.words import count_of
 
 __all__ = ['DEFAULT_HOOKS', 'Runner']

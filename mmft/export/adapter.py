@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from mmft.errors import CheckpointError, ConfigError
+from mmft.export.lazy_tensors import stored_safetensors
 from mmft.export.shards import ShardWriter
-from mmft.export.stored import stored_safetensors
 from mmft.export.trained_weights import TrainedWeights
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport
 from mmft.file_names import ADAPTER_CONFIG
-from mmft.files.names import module_name
+from mmft.files.tensor_names import module_name
 from mmft.json_files import write_json
 from mmft.layouts import LAYOUT_NAMES, Layout
 from mmft.models.lora import ADAPTER

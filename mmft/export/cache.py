@@ -64,7 +64,7 @@ def cached_export(
     """
     from mmengine.config import Config
 
-    from mmft.own_code import resolve_code
+    from mmft.user_code import resolve_code
 
     if isinstance(config, (str, os.PathLike)):
         if not Path(config).is_file():

@@ -23,7 +23,7 @@ from mmft.checkpoint.load import build_opened, load, read_layout
 from mmft.errors import CheckpointError
 from mmft.export.adapter import AdapterExport
 from mmft.export.inputs import plain_tune
-from mmft.export.stored import stored_tensors
+from mmft.export.lazy_tensors import stored_tensors
 from mmft.export.training import Training
 from mmft.export.weights import WeightsExport, run_in_threads
 from mmft.files.tensors import TensorDirectory

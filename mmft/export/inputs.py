@@ -12,7 +12,7 @@ import torch
 from mmft.checkpoint.load import Pretrained, open_pretrained
 from mmft.checkpoint.training_file import checked_content
 from mmft.errors import CheckpointError
-from mmft.export.stored import Computed, Stored, materialise, stored_pickle, stored_tensors
+from mmft.export.lazy_tensors import ComputedTensor, StoredTensor, materialise, stored_pickle, stored_tensors
 from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.files.tensors import TensorSource, fingerprint, main_dtype
@@ -35,7 +35,7 @@ class TrainingCheckpoint:
     """
 
     path: Path
-    state: dict[str, Stored]
+    state: dict[str, StoredTensor]
     meta: dict[str, Any]
     encoder: dict[str, Any] | None
 
@@ -71,7 +71,7 @@ class Base:
     pretrained: str | Path | Mapping[str, Any]
     layout: NameTable
     tensors: TensorSource
-    stored: dict[str, Stored | Computed]
+    stored: dict[str, StoredTensor | ComputedTensor]
     where: str
     below: str | Path | None = None
 

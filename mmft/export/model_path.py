@@ -90,7 +90,7 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
             code than mmft's that the user has not allowed.
     """
     from mmft.export.inputs import TrainingCheckpoint
-    from mmft.own_code import require_code
+    from mmft.user_code import require_code
 
     meta = TrainingCheckpoint.read(checkpoint).meta
     require_code(meta.get('code'), checkpoint)

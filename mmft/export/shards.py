@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmft.disk import LargeFile
 from mmft.errors import ConfigError
-from mmft.export.stored import DTYPE_NAMES, Stored
+from mmft.export.lazy_tensors import DTYPE_NAMES, StoredTensor
 from mmft.words import count_of
 
 __all__ = ['ShardWriter', 'parse_size']
@@ -104,7 +104,7 @@ class ShardWriter:
         if written != end:
             raise ValueError(f'{name}: {written} bytes came, {end} were announced')
 
-    def copy(self, name: str, source: Stored) -> None:
+    def copy(self, name: str, source: StoredTensor) -> None:
         """Copy a stored tensor's bytes; its dtype and shape are the announced ones and its values lie in order."""
         if (source.dtype, source.shape, source.stride) != (*self._take(name), None):
             raise ValueError(f'{name} is {source}, announced as {self.tensors[name]}')

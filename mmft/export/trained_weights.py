@@ -19,7 +19,7 @@ from torch import Tensor
 from mmft.checkpoint.idle import idle_and_absent
 from mmft.errors import CheckpointError
 from mmft.export.inputs import Base, TrainingCheckpoint
-from mmft.export.stored import Computed, Stored
+from mmft.export.lazy_tensors import ComputedTensor, StoredTensor
 from mmft.layouts import Step
 from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
@@ -37,7 +37,7 @@ class TrainedLora:
     """LoRA of one layer, still on disk: ``{module}.lora_A.default.weight`` and so on."""
 
     module: str
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
     r: int
     alpha: float
     dora: bool
@@ -62,7 +62,7 @@ class TrainedWeights:
     checkpoint: TrainingCheckpoint | None
     adapters: dict[str, TrainedLora] = field(init=False)
     _steps: dict[str, Step] = field(init=False, default_factory=dict)
-    _trained: dict[str, Stored] = field(init=False, default_factory=dict)
+    _trained: dict[str, StoredTensor] = field(init=False, default_factory=dict)
     _idle: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class TrainedWeights:
         """Whether training changed this tensor."""
         return self.is_trained(name) or name.removesuffix('.weight') in self.adapters
 
-    def stored(self, name: str) -> Stored | Computed | None:
+    def stored(self, name: str) -> StoredTensor | ComputedTensor | None:
         """Where the tensor lies in a file as it is, if it does."""
         if name.removesuffix('.weight') in self.adapters or self._is_zero(name):
             return None
@@ -168,7 +168,7 @@ class TrainedWeights:
                 rows = merge(_as(rows, torch.float32, memory, step, keep=isinstance(source, Tensor)), start)
             yield _as(rows, dtype, memory, step)
 
-    def _plain_base(self, name: str) -> Stored | Computed | None:
+    def _plain_base(self, name: str) -> StoredTensor | ComputedTensor | None:
         step = self._steps[name]
         return self.base.stored[step.inputs[0]] if step.convert is None else None
 
@@ -233,7 +233,7 @@ def gather(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype)
     return made
 
 
-def _adapters(state: Mapping[str, Stored], tune: Mapping[str, Any]) -> dict[str, TrainedLora]:
+def _adapters(state: Mapping[str, StoredTensor], tune: Mapping[str, Any]) -> dict[str, TrainedLora]:
     """The adapters of a checkpoint by module; every adapter tensor must belong to a whole one."""
     found: dict[str, TrainedLora] = {}
     left = {name for name in state if is_lora_key(name)}

@@ -15,13 +15,13 @@ from mmft.checkpoint.build import as_dtype, build_meta
 from mmft.checkpoint.encoder import encoder_config, load_encoder, tokenizer_directory
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.errors import CheckpointError, ConfigError
+from mmft.export.initial_checkpoint import initial_checkpoint
 from mmft.export.inputs import Base, TrainingCheckpoint, check_base, trained_names
-from mmft.export.same_model import check_trained_model
-from mmft.export.started import started
-from mmft.layouts.contents import Contents
+from mmft.export.trained_config import check_trained_model
+from mmft.layouts.small_files import Contents
 from mmft.models.vlm import VLM
-from mmft.own_code import resolve_code
 from mmft.registry import ENCODERS
+from mmft.user_code import resolve_code
 from mmft.words import count_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Training:
         if encoder is not None:
             model.image_token_id = encoder.image_token_id
         if trained is None and cfg.get('init_from'):
-            trained = started(cfg, model_config, base)
+            trained = initial_checkpoint(cfg, model_config, base)
         model_config = {**model_config, 'image_token_id': model.image_token_id}
         return cls(model_config, base, trained, model, encoder, as_dtype(cfg.get('dtype')), base_config)
 

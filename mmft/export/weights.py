@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mmft.errors import ConfigError
 from mmft.export.inputs import most_bytes
+from mmft.export.lazy_tensors import StoredTensor
 from mmft.export.shards import ShardWriter
-from mmft.export.stored import Stored
 from mmft.export.trained_weights import TrainedWeights, gather
 from mmft.layouts import Layout, Step
 from mmft.layouts.adjust import Adjustment
@@ -120,9 +120,9 @@ class WeightsExport:
             return self.weights.blocks(source, dtype, opened)
         return (block.to(dtype) for block in change.blocks(self.weights.blocks(source, torch.float32, opened)))
 
-    def _pieces(self, step: Step, opened: dict[str, Tensor]) -> list[tuple[str, Iterable[Tensor] | Stored]]:
-        """(name, blocks of rows) of what a step gives; a ``Stored`` is to be copied as it is."""
-        found: dict[str, Stored | None] = {}
+    def _pieces(self, step: Step, opened: dict[str, Tensor]) -> list[tuple[str, Iterable[Tensor] | StoredTensor]]:
+        """(name, blocks of rows) of what a step gives; a ``StoredTensor`` is to be copied as it is."""
+        found: dict[str, StoredTensor | None] = {}
         sources = [self.source.get(name, name) for name in step.inputs]
         if any(self.adjustment(name) is not _AS_IT_IS for name in step.inputs):
             pass
@@ -136,7 +136,7 @@ class WeightsExport:
             return [(step.outputs[0], self.blocks(step.inputs[0], opened))]
         return [(name, [value]) for name, value in step(lambda name: self.get(name, opened)).items()]
 
-    def _is_final(self, name: str, stored: Stored) -> bool:
+    def _is_final(self, name: str, stored: StoredTensor) -> bool:
         return stored.in_order and (stored.dtype, stored.shape) == self.tensors[name]
 
     def _same_layout(self) -> bool:
@@ -154,7 +154,7 @@ class WeightsExport:
             opened: dict[str, Tensor] = {}
             for step in steps:
                 for name, value in self._pieces(step, opened):
-                    writer.copy(name, value) if isinstance(value, Stored) else writer.write(name, value)
+                    writer.copy(name, value) if isinstance(value, StoredTensor) else writer.write(name, value)
 
         groups: dict[tuple[str, ...], list[Step]] = {}
         for step in self.steps:

@@ -10,11 +10,11 @@ from typing import Any
 
 from mmft.errors import CheckpointError
 from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES
-from mmft.files.names import unwrapped_tensors
 from mmft.files.partial import check_not_quantised, folder_tensors, has_folders, over_base, projector_alone
 from mmft.files.path_errors import not_a_model
 from mmft.files.peft_adapter import merged_adapter
 from mmft.files.reading import reading
+from mmft.files.tensor_names import unwrapped_tensors
 from mmft.files.tensors import TensorDirectory, TensorSource
 from mmft.json_files import read_json
 from mmft.words import clipped

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
-from mmft.files.names import unwrapped_tensors
+from mmft.files.tensor_names import unwrapped_tensors
 from mmft.files.tensors import WEIGHT_FILES, Joined, TensorDirectory, TensorFiles, TensorSource, has_weights
 from mmft.json_files import read_json
 from mmft.words import clipped, count_of

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mmft.errors import CheckpointError
 from mmft.file_names import ADAPTER_CONFIG
-from mmft.files.names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
+from mmft.files.tensor_names import UNTRAINED, file_names, unwrapped, unwrapped_tensors
 from mmft.files.tensors import Joined, TensorFiles, TensorSource
 from mmft.json_files import read_json
 from mmft.models.lora import ADAPTER, lora_delta

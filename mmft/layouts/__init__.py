@@ -10,13 +10,13 @@ from mmft.files.directory import ModelDirectory
 from mmft.files.foreign_checkpoints import xtuner_folders
 from mmft.files.reading import reading
 from mmft.layouts.base import Layout
-from mmft.layouts.contents import Contents
 from mmft.layouts.internvl_hf import InternVLHF
 from mmft.layouts.internvl_official import InternVLOfficial
 from mmft.layouts.llava_hf import LlavaHF, LlavaNextHF
 from mmft.layouts.llava_official import LlavaOfficial
 from mmft.layouts.native import Native
 from mmft.layouts.rules import NameTable, Rule, Step
+from mmft.layouts.small_files import Contents
 from mmft.layouts.tinyllava import TinyLlava
 from mmft.words import clipped
 

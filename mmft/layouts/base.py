@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mmft.backends import Support, unsupported
 from mmft.errors import ConfigError
 from mmft.json_files import write_json
-from mmft.layouts.contents import Contents, generation_config, llm_ids, write_encoder
 from mmft.layouts.rules import NameTable
+from mmft.layouts.small_files import Contents, generation_config, llm_ids, write_encoder
 
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder

@@ -18,9 +18,9 @@ from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
-from mmft.layouts.contents import Contents, text_config
 from mmft.layouts.language import by_class, is_tied, language_model
 from mmft.layouts.rules import Rule
+from mmft.layouts.small_files import Contents, text_config
 from mmft.layouts.vision import side_of
 from mmft.models.language.family import AS_COMPUTED, held_by
 

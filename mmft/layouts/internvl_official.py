@@ -16,9 +16,9 @@ from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
-from mmft.layouts.contents import Contents, llm_ids
 from mmft.layouts.language import has_head, language_model, llm_rules, published_config
 from mmft.layouts.rules import Rule
+from mmft.layouts.small_files import Contents, llm_ids
 from mmft.layouts.vision import INTERNVIT_DEFAULTS
 from mmft.models.language.family import families, held_by
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD

@@ -23,10 +23,10 @@ from mmft.files.directory import ModelDirectory, first_key
 from mmft.geometry import LLAVA_NEXT_GRIDS
 from mmft.layouts.adjust import Adjustment
 from mmft.layouts.base import Layout, refuse
-from mmft.layouts.contents import Contents, plain_config, text_config
 from mmft.layouts.language import by_class, family_of, is_tied, language_model
 from mmft.layouts.llava_encoder import llava_encoder, unpadded
 from mmft.layouts.rules import Rule
+from mmft.layouts.small_files import Contents, plain_config, text_config
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.language.family import held_by
 from mmft.models.normalizer import TOWER_PIXELS

@@ -21,11 +21,11 @@ from mmft.files.tensors import Joined, TensorSource
 from mmft.geometry import MERGE_MODES
 from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
-from mmft.layouts.contents import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.language import family_of_keys, family_of_name, language_model
 from mmft.layouts.llava_encoder import image_processor, llava_encoder
 from mmft.layouts.projectors import dense_name, dense_type, llava_projector_rules
 from mmft.layouts.rules import Rule
+from mmft.layouts.small_files import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.vision import KNOWN_TOWERS, tower_ignored, tower_rules, vision_tower
 from mmft.models.language.family import held_by
 from mmft.models.normalizer import TOWER_PIXELS

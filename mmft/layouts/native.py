@@ -12,12 +12,12 @@ from typing import Any
 from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
-from mmft.layouts.contents import Contents
 from mmft.layouts.llava_encoder import llava_encoder
 from mmft.layouts.rules import Rule
-from mmft.own_code import code_of, require_code
+from mmft.layouts.small_files import Contents
 from mmft.plain_json import model_json
 from mmft.registry import MODELS
+from mmft.user_code import code_of, require_code
 
 __all__ = ['Native']
 

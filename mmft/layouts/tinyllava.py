@@ -15,11 +15,11 @@ from typing import Any
 from mmft.errors import CheckpointError
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout, refuse
-from mmft.layouts.contents import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.language import family_of, family_of_keys, language_model
 from mmft.layouts.llava_encoder import image_processor, llava_encoder, unpadded
 from mmft.layouts.projectors import connector_rules, dense_name, dense_type
 from mmft.layouts.rules import Rule
+from mmft.layouts.small_files import Contents, llm_ids, older_config, plain_config
 from mmft.layouts.vision import KNOWN_TOWERS, tower_ignored, tower_rules, vision_tower
 from mmft.models.language.family import held_by
 from mmft.models.normalizer import TOWER_PIXELS

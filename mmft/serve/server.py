@@ -137,8 +137,8 @@ class _Server:
             return ProcessorCounter(self.directory) if self.served.architecture in HF_NATIVE else None
 
     def _allowed(self, counter: Any = None) -> Any:
-        from mmft.data.kept_encoder import stored_background
         from mmft.data.pictures.transparency import as_colour
+        from mmft.data.stored_encoder import stored_background
         from mmft.serve.gateway.intake.prompt_count import session_length, text_config
         from mmft.serve.gateway.settings import GatewaySettings
 

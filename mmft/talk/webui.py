@@ -25,7 +25,16 @@ from mmft.talk.conversation_page import page
 from mmft.talk.examples import Example, Examples
 from mmft.talk.side_by_side import Conversation, Turn, check_pictures
 from mmft.talk.webui_host import PRIVATE, copied, guards, no_proxy_to_loopback, private_folder, small_copy
-from mmft.talk.webui_text import WORDS, error_html, head, left_out_html, messages_of, sampling_of, told_apart, verdict
+from mmft.talk.webui_text import (
+    WORDS,
+    distinguished,
+    error_html,
+    head,
+    left_out_html,
+    messages_of,
+    sampling_of,
+    verdict,
+)
 from mmft.words import count_of
 
 __all__ = ['WebUI']
@@ -71,7 +80,7 @@ class WebUI:
         if names is not None and len(names) != len(answerers):
             raise ConfigError(count_of(len(names), 'name'), expected=f'{len(answerers)}, one for each model')
         self.answerers, self.examples, self.system = list(answerers), examples, system
-        self.names = list(names) if names is not None else told_apart([answerer.name for answerer in answerers])
+        self.names = list(names) if names is not None else distinguished([answerer.name for answerer in answerers])
         self.settings = {'max_new_tokens': 512, 'temperature': 0.0, 'top_p': 1.0, 'seed': None, **(settings or {})}
         # Not begun, this asks nobody: it only checks the settings.
         self.answerers[0].stream([{'role': 'user', 'content': 'x'}], **self.settings).close()

@@ -14,8 +14,17 @@ from mmft.talk.conversation_page import dataset_says, mark
 from mmft.talk.side_by_side import Reply, Turn
 from mmft.words import count_of
 
-__all__ = ['WORDS', 'error_html', 'head', 'left_out_html', 'literal', 'messages_of', 'sampling_of', 'told_apart',
-           'verdict']  # fmt: skip
+__all__ = [
+    'WORDS',
+    'distinguished',
+    'error_html',
+    'head',
+    'left_out_html',
+    'literal',
+    'messages_of',
+    'sampling_of',
+    'verdict',
+]  # fmt: skip
 
 # Only what Markdown is sure to take as code; of the rest too much is escaped rather than too little. (A bar ends a cell
 # of a table, code or not; `marked` lets tildes close a fence of backticks.)
@@ -103,10 +112,10 @@ def error_html(error: object) -> str:
     return html.escape(str(error)).replace('\n', '<br>')
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def distinguished(names: Sequence[str]) -> list[str]:
     """The names, with numbers where they are the same.
 
-    >>> told_apart(['food', 'food'])
+    >>> distinguished(['food', 'food'])
     ['food (1)', 'food (2)']
     """
     return [f'{name} ({number})' if names.count(name) > 1 else name for number, name in enumerate(names, 1)]

@@ -19,7 +19,7 @@ import mmft
 from mmft.engine.run_folder import read_checkpoint
 from mmft.errors import CheckpointError, MMFTError
 from mmft.export.inputs import TrainingCheckpoint
-from mmft.export.stored import stored_tensors
+from mmft.export.lazy_tensors import stored_tensors
 from mmft.files.tensors import TensorDirectory, TensorFiles
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.helpers import GOLDEN

@@ -12,7 +12,7 @@ from transformers import LlavaNextProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mmft.data.pictures.anyres import AnyResTiler, select_best_resolution
-from mmft.data.pictures.images import CenterCrop, PadSquare, load_image
+from mmft.data.pictures.tilers import CenterCrop, PadSquare, load_image
 from mmft.data.pictures.tiling import native
 from mmft.errors import ConfigError, DataError
 from mmft.geometry import arranged_tokens

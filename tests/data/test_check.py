@@ -14,7 +14,7 @@ from mmft.data.check import KINDS, source_of, survey
 from mmft.data.check.page import choose, page
 from mmft.data.check.report import histogram, text, to_json
 from mmft.data.encoder import ChatEncoder
-from mmft.data.pictures.images import AnyResTiler, DynamicTiler
+from mmft.data.pictures.tilers import AnyResTiler, DynamicTiler
 from mmft.data.records.dataset import ChatDataset
 from mmft.data.text.templates import build_template
 from mmft.errors import ConfigError

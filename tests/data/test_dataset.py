@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from mmft.data.batches.collate import PadCollator
 from mmft.data.batches.sampler import EpochBatchSampler
 from mmft.data.encoder import ChatEncoder
-from mmft.data.pictures.images import DynamicTiler
+from mmft.data.pictures.tilers import DynamicTiler
 from mmft.data.records.dataset import ChatDataset
 from mmft.errors import ConfigError, DataError
 from mmft.evaluation.answers import question_of

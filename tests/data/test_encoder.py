@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmft.data import ChatEncoder
-from mmft.data.pictures.images import DynamicTiler
+from mmft.data.pictures.tilers import DynamicTiler
 from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
 from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mmft.data.encoder import ChatEncoder
-from mmft.data.pictures.images import ImageProcessor
+from mmft.data.pictures.tilers import ImageProcessor
 from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmft.data.batches.collate import PadCollator
 from mmft.data.encoder import ChatEncoder
-from mmft.data.pictures.images import Resize
+from mmft.data.pictures.tilers import Resize
 from mmft.data.text.templates import ChatTemplate, build_template
 from mmft.data.text.text_encoder import TextEncoder
 from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer

@@ -11,7 +11,7 @@ from PIL import Image
 from mmft.data.pictures.loading import load_image
 from mmft.data.pictures.portable import portable
 from mmft.errors import DataError
-from tests.data.test_pillow_rules import CHUNKS, ROWS
+from tests.data.test_pillow_settings import CHUNKS, ROWS
 from tests.data.test_transparency import png
 from tests.export.tiny import picture
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mmft.data.encoder import ChatEncoder
-from mmft.data.pictures.images import Resize
+from mmft.data.pictures.tilers import Resize
 from mmft.data.text.conversation import check_conversation
 from mmft.data.text.templates import ChatTemplate, build_template, register_template
 from mmft.data.text.templates.jinja import to_jinja
@@ -49,7 +49,7 @@ def conversation(template):
     """Two rounds with pictures, or what a template for captions takes."""
     if template.caption_only:
         return talk('<image>\nWhat is it?', 'A dog 是 x')
-    return talk('Look: <image>\n是?', 'A dog. x', '<image><image> Both?', ' Yes')
+    return talk('RecordCheck: <image>\n是?', 'A dog. x', '<image><image> Both?', ' Yes')
 
 
 def pictures(messages):

@@ -15,8 +15,8 @@ from PIL import Image
 from mmft.data import ChatDataset
 from mmft.data.check import source_of, survey
 from mmft.data.check.report import text, to_json
-from mmft.data.pictures.images import CenterCrop, DynamicTiler, PadSquare, Resize
 from mmft.data.pictures.loading import image_size, is_spoilt_without_alpha, load_image, to_rgb
+from mmft.data.pictures.tilers import CenterCrop, DynamicTiler, PadSquare, Resize
 from mmft.data.pictures.transparency import as_colour
 from mmft.errors import ConfigError, DataError
 from tests.export.tiny import make_encoder

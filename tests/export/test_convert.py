@@ -18,7 +18,7 @@ import mmft
 from mmft.checkpoint import TensorDirectory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert, gate
-from mmft.export.stored import stored_tensors
+from mmft.export.lazy_tensors import stored_tensors
 from tests.export.tiny import (
     LORA,
     logits,

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from mmft.checkpoint import TensorDirectory
 from mmft.errors import CheckpointError, ConfigError
+from mmft.export.lazy_tensors import materialise, stored_pickle, stored_safetensors, stored_tensors
 from mmft.export.shards import ShardWriter, parse_size
-from mmft.export.stored import materialise, stored_pickle, stored_safetensors, stored_tensors
 from mmft.export.weights import run_in_threads
 
 

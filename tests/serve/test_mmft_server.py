@@ -15,13 +15,13 @@ import mmft
 from mmft.cli.main import main
 from mmft.export import convert
 from mmft.export.cache import cached_export
-from mmft.own_code import allow_code
 from mmft.serve.backends.choose import mmft_command
 from mmft.serve.backends.mmft_server import MmftServer
 from mmft.serve.gateway.dialects import MmftDialect
 from mmft.serve.gateway.intake.prompt_count import EncoderCounter, ProcessorCounter
 from mmft.serve.gateway.intake.request import ChatRequest
 from mmft.talk.local_answerer import LocalAnswerer
+from mmft.user_code import allow_code
 from tests.export.tiny import make_base, make_checkpoint, make_encoder, model_config, picture
 from tests.serve.running import data_url, eventually, question, running
 from tests.serve.test_serve import Server
@@ -162,7 +162,7 @@ def test_the_model_itself_stops_when_its_client_goes(made, monkeypatch):
 
 
 def test_code_that_was_not_allowed_is_named(made, capsys, monkeypatch):
-    monkeypatch.setattr('mmft.own_code.OWN_CODE.modules', {})
+    monkeypatch.setattr('mmft.user_code.USER_CODE.modules', {})
     assert main(['serve', str(made[0]), '--port', '0', '--backend', 'mmft']) == 1
     assert '--allow-code served_parts' in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from mmft.talk.conversation_page import page
 from mmft.talk.examples import Example, Examples
 from mmft.talk.side_by_side import Conversation, Reply, Turn, check_pictures
 from mmft.talk.webui_host import parse_auth
-from mmft.talk.webui_text import left_out_html, literal, messages_of, sampling_of, told_apart, verdict
+from mmft.talk.webui_text import distinguished, left_out_html, literal, messages_of, sampling_of, verdict
 from tests.talk.fakes import Said, save_picture, save_records
 
 
@@ -365,8 +365,8 @@ def test_the_line_below_the_chats():
 
 
 def test_names_sampling_and_passwords(tmp_path):
-    assert told_apart(['a', 'b']) == ['a', 'b']
-    assert told_apart(['a', 'a']) == ['a (1)', 'a (2)']
+    assert distinguished(['a', 'b']) == ['a', 'b']
+    assert distinguished(['a', 'a']) == ['a (1)', 'a (2)']
     assert sampling_of(64, 0, 1, ' 7 ')['seed'] == 7
     assert sampling_of(64, 0.5, 1, None)['seed'] is None
     with pytest.raises(DataError, match='seed'):

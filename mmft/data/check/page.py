@@ -15,7 +15,7 @@ from PIL import Image
 from mmft import pages
 from mmft.data.check.report import Histogram, different_answers, histogram, span, too_long
 from mmft.data.check.survey import Part, Survey
-from mmft.data.pictures.images import AnyResTiler
+from mmft.data.pictures.tilers import AnyResTiler
 from mmft.data.text.label_mask import describe
 from mmft.errors import DataError
 from mmft.pages import both

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.pictures.images import MAX_PIXELS
+from mmft.data.pictures.tilers import MAX_PIXELS
 from mmft.data.records.mixture import SetSpec, read_meta
 from mmft.data.records.options import check_options
 from mmft.errors import ConfigError

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.data.check.look import KINDS, Look, Problem, look
+from mmft.data.check.record import KINDS, Problem, RecordCheck, check_record
 from mmft.data.check.sources import Source
 from mmft.data.convert.output import progress
 from mmft.data.records.subset import Subset
@@ -147,7 +147,7 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
     return Survey(parts, groups, *limits, decode)
 
 
-def _count(part: Part, found: Look) -> None:
+def _count(part: Part, found: RecordCheck) -> None:
     part.tokens.append(found.tokens)
     part.trained.append(found.trained)
     part.tiles.append(found.tiles)
@@ -204,7 +204,7 @@ class _Seen:
         self.records: dict[bytes, tuple[Part, int]] = {}
         self.pictures: dict[str, dict[str, tuple[Part, int]]] = {}
 
-    def add(self, s: int, part: Part, i: int, found: Look) -> None:
+    def add(self, s: int, part: Part, i: int, found: RecordCheck) -> None:
         line = part.subset.file.line(i)
         if found.key is not None:
             first = self.ids.setdefault((s, found.key), i)
@@ -249,12 +249,12 @@ class _Looks(Dataset):
     def rows(self) -> Iterable[tuple[int, int]]:
         return ((s, i) for s, subset in enumerate(self.subsets) for i in range(len(subset.file)))
 
-    def __getitem__(self, n: int) -> Look:
+    def __getitem__(self, n: int) -> RecordCheck:
         s = bisect.bisect_right(self.ends, n)
-        return look(self.subsets[s], n - (self.ends[s - 1] if s else 0), self.decode)
+        return check_record(self.subsets[s], n - (self.ends[s - 1] if s else 0), self.decode)
 
 
-def _all(looks: _Looks, workers: int | None) -> Iterable[Look]:
+def _all(looks: _Looks, workers: int | None) -> Iterable[RecordCheck]:
     if workers is None:
         cores = cpu_count()
         workers = min(16, cores) if len(looks) >= _PARALLEL_FROM and cores > 1 else 0

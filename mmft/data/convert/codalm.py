@@ -22,7 +22,7 @@ from typing import Any
 from PIL import ImageDraw
 
 from mmft.data.convert.output import Output, chat_record, progress, require
-from mmft.data.pictures.images import image_size, load_image
+from mmft.data.pictures.tilers import image_size, load_image
 from mmft.data.records.annotations import read_json
 from mmft.errors import ConfigError, DataError
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmft.data.convert.output import Output, chat_record, progress
 from mmft.data.convert.pictures import PICTURE_ENDINGS
-from mmft.data.pictures.images import image_size
+from mmft.data.pictures.tilers import image_size
 from mmft.data.records.annotations import read_json
 from mmft.data.records.splits import split_apart
 from mmft.errors import ConfigError, DataError

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.data.convert.output import Output
-from mmft.data.pictures.images import image_size
+from mmft.data.pictures.tilers import image_size
 from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.balanced_split import split_balanced
 from mmft.data.records.subset import inside

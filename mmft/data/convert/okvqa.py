@@ -18,7 +18,7 @@ from typing import Any
 
 from mmft.data.convert.output import Output, chat_record, progress, require
 from mmft.data.convert.pictures import Pictures
-from mmft.data.pictures.images import image_size
+from mmft.data.pictures.tilers import image_size
 from mmft.data.records.annotations import read_json
 from mmft.errors import ConfigError, DataError
 

@@ -16,7 +16,7 @@ from PIL import Image
 from mmft.checks import check_counts
 from mmft.data.pictures.loading import MAX_PIXELS, load_image
 from mmft.errors import DataError
-from mmft.own_code import name_of
+from mmft.user_code import name_of
 
 __all__ = ['ImageProcessor']
 

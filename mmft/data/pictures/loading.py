@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from mmft.data.pictures.pillow_rules import own_rules
+from mmft.data.pictures.pillow_settings import pillow_settings
 from mmft.data.pictures.transparency import WHITE, Colour, as_colour, flattened, scaled_key, without_alpha
 from mmft.errors import DataError, first_line
 from mmft.words import clipped
@@ -74,7 +74,7 @@ def load_image(
     with _header(source, max_pixels) as (image, name):
         turn = _UPRIGHT.get(_orientation(image))
         try:
-            with own_rules(max_pixels):
+            with pillow_settings(max_pixels):
                 image.load()
             rgb = to_rgb(image, colour)
             rgb = rgb if turn is None else rgb.transpose(turn)
@@ -210,7 +210,7 @@ def _open_file(path: str, name: str) -> IO[bytes]:
 def _identify(stream: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     expected = 'a picture file (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)'
     try:
-        with own_rules(max_pixels):
+        with pillow_settings(max_pixels):
             image = Image.open(stream)
     except UnidentifiedImageError:
         head = b''

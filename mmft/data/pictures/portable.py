@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmft.data.pictures.loading import MAX_PIXELS, load_image
-from mmft.data.pictures.pillow_rules import own_rules
+from mmft.data.pictures.pillow_settings import pillow_settings
 from mmft.data.pictures.transparency import WHITE
 
 __all__ = ['portable', 'portable_kind']
@@ -39,7 +39,7 @@ def portable(
     """
     upright = load_image(source, background=background)
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    with own_rules(MAX_PIXELS), Image.open(io.BytesIO(data)) as image:
+    with pillow_settings(MAX_PIXELS), Image.open(io.BytesIO(data)) as image:
         kind, same = portable_kind(image)
     if same and kind == 'png':
         data = _without_metadata(data)

@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmft.checks import count_in_environment
-from mmft.data.pictures.images import MAX_PIXELS
+from mmft.data.pictures.tilers import MAX_PIXELS
 from mmft.data.records.formats import Record
 from mmft.data.records.mixture import SetSpec, mix, read_meta
 from mmft.data.records.options import check_options

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmft.checks import is_number, is_whole
-from mmft.data.pictures.images import MAX_PIXELS
+from mmft.data.pictures.tilers import MAX_PIXELS
 from mmft.errors import ConfigError
 from mmft.words import clipped
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmft.data.pictures.images import MAX_PIXELS, image_size
 from mmft.data.pictures.paths import inside
+from mmft.data.pictures.tilers import MAX_PIXELS, image_size
 from mmft.data.records.annotations import AnnotationFile
 from mmft.data.records.formats import Record, answers_of, format_names, parse_record
 from mmft.data.records.mixture import SetSpec

@@ -20,9 +20,9 @@ from mmft.engine.judging.val_cfg import validation_problems
 from mmft.engine.judging.weights import missing_weights, weight_problems
 from mmft.engine.plain import plain_dict, plain_value
 from mmft.errors import ConfigError
-from mmft.own_code import resolve_code
 from mmft.plain_json import config_json
 from mmft.registry import COLLATORS, DATASETS, SAMPLERS
+from mmft.user_code import resolve_code
 from mmft.words import did_you_mean
 
 __all__ = ['KNOWN_KEYS', 'Problems', 'find_problems', 'validate_config']

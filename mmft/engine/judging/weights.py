@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.checkpoint.load import open_pretrained
-from mmft.checkpoint.misfits import misfits
+from mmft.checkpoint.mismatches import mismatches
 from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, is_own_part
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.build import plain_pretrained
@@ -94,7 +94,7 @@ def check_base(cfg: Config, model: VLM) -> None:
     if not pretrained or any(_missing_base(cfg)):
         return
     opened = open_pretrained(pretrained, plain_value(cfg.model))
-    problems = [*misfits(model, opened.layout, opened.tensors)]
+    problems = [*mismatches(model, opened.layout, opened.tensors)]
     if problems:
         more = f'\n  ... and {len(problems) - 8} more' if len(problems) > 8 else ''
         raise ConfigError(

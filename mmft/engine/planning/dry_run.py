@@ -191,7 +191,7 @@ def _bad(dataset: Any) -> str:
 
 
 def _summary(size: int, source: Any, records: Sequence[Any], processor: Any, per_tile: int, encoder: Any) -> str:
-    from mmft.data.pictures.images import image_size
+    from mmft.data.pictures.tilers import image_size
 
     tiles, lengths = [], []
     for record in records:

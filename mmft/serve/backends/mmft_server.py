@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import uvicorn
 
-    from mmft.own_code import allow_code
+    from mmft.user_code import allow_code
 
     sys.path.extend(args.code_path)
     try:

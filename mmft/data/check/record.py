@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmft.data.pictures.images import image_size, load_image
 from mmft.data.pictures.loading import is_spoilt_without_alpha
+from mmft.data.pictures.tilers import image_size, load_image
 from mmft.data.pictures.transparency import WHITE
 from mmft.data.records.formats import Record
 from mmft.data.records.subset import Subset
@@ -17,7 +17,7 @@ from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
 from mmft.words import count_of
 
-__all__ = ['KINDS', 'Look', 'Problem', 'look']
+__all__ = ['KINDS', 'Problem', 'RecordCheck', 'check_record']
 
 KINDS = {
     'file': 'an annotation file or image root that cannot be opened',
@@ -59,7 +59,7 @@ class Problem:
 
 
 @dataclass(slots=True)
-class Look:
+class RecordCheck:
     """What is known of a record.
 
     Attributes:
@@ -85,13 +85,13 @@ class Look:
     notes: list[Problem] = field(default_factory=list)
 
 
-def look(subset: Subset, i: int, decode: bool = True) -> Look:
-    """Look at record ``i``.
+def check_record(subset: Subset, i: int, decode: bool = True) -> RecordCheck:
+    """RecordCheck at record ``i``.
 
     Args:
         decode: decode the pictures and look at the labels; else picture headers and token counts only.
     """
-    found = Look()
+    found = RecordCheck()
     try:
         record = subset.record(i)
     except DataError as error:
@@ -113,7 +113,7 @@ def look(subset: Subset, i: int, decode: bool = True) -> Look:
     return found
 
 
-def _transparent(subset: Subset, paths: list[str], found: Look) -> None:
+def _transparent(subset: Subset, paths: list[str], found: RecordCheck) -> None:
     """Pictures that are another one without their alpha."""
     colour = WHITE if subset.encoder is None else subset.encoder.background
     for path in paths:
@@ -130,7 +130,7 @@ def _transparent(subset: Subset, paths: list[str], found: Look) -> None:
             found.notes.append(Problem('transparent', what))
 
 
-def _sizes(subset: Subset, record: Record, found: Look) -> Iterator[tuple[int, int]]:
+def _sizes(subset: Subset, record: Record, found: RecordCheck) -> Iterator[tuple[int, int]]:
     """Of the pictures whose headers are good; each bad one is a problem of its own."""
     for path in record.images:
         try:
@@ -149,7 +149,7 @@ def _named(error: DataError) -> DataError:
     return DataError(f'{error.file}: {error.bare}', expected=error.expected, fix=error.fix)
 
 
-def _decode(subset: Subset, paths: list[str], found: Look) -> None:
+def _decode(subset: Subset, paths: list[str], found: RecordCheck) -> None:
     known = {problem.what.partition(': ')[0] for problem in found.problems}
     for path in paths:
         if path not in known:
@@ -159,7 +159,7 @@ def _decode(subset: Subset, paths: list[str], found: Look) -> None:
                 found.problems.append(Problem.of('picture', _named(error)))
 
 
-def _encode(subset: Subset, record: Record, sizes: list[tuple[int, int]], decode: bool, found: Look) -> None:
+def _encode(subset: Subset, record: Record, sizes: list[tuple[int, int]], decode: bool, found: RecordCheck) -> None:
     encoder = subset.encoder
     try:
         found.tokens = encoder.num_tokens(record.messages, sizes)

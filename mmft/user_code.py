@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
 from mmft.errors import CheckpointError, ConfigError, first_line
-from mmft.registry import OWN_CODE, registered_name, registries
+from mmft.registry import USER_CODE, registered_name, registries
 from mmft.words import clipped
 
 __all__ = ['allow_code', 'code_of', 'how_to_import', 'name_of', 'require_code', 'resolve_code']
@@ -50,7 +50,7 @@ def allow_code(modules: str | Iterable[str], where: str = 'allow_code') -> None:
     for name in [modules] if isinstance(modules, str) else modules:
         if not _is_module_name(name):
             raise ConfigError(f'{where} {clipped(repr(name))}', expected="a module of your own: 'mypackage.towers'")
-        OWN_CODE.modules[name] = _import(name, where)
+        USER_CODE.modules[name] = _import(name, where)
 
 
 def require_code(named: Any, where: Any) -> None:
@@ -68,7 +68,7 @@ def require_code(named: Any, where: Any) -> None:
         raise CheckpointError(
             f'{where}: code = {clipped(repr(named))}', expected="names of modules, such as ['mypackage.towers']"
         )
-    if missing := [name for name in names if name not in OWN_CODE.modules]:
+    if missing := [name for name in names if name not in USER_CODE.modules]:
         flags = ' '.join(f'--allow-code {name}' for name in missing)
         raise CheckpointError(
             f'{where} has parts that are not of mmft: it asks to import {", ".join(missing)}',
@@ -86,7 +86,7 @@ def code_of(*values: Any) -> list[str]:
 def name_of(part: Any) -> str | None:
     """The ``type`` by which a class is found: as registered, or as a config names it; None where it is not."""
     name = registered_name(part)
-    return name or (path if OWN_CODE.get(path := _path(part)) is part else None)
+    return name or (path if USER_CODE.get(path := _path(part)) is part else None)
 
 
 def resolve_code(cfg: Config) -> Config:
@@ -116,7 +116,7 @@ def resolve_code(cfg: Config) -> Config:
     if problems := [*_unwritable(content, '')]:
         raise ConfigError.gather(problems)
     wanted = [*dict.fromkeys([*wanted, *code_of(content)])]
-    OWN_CODE.modules.update({name: sys.modules[name] for name in wanted})
+    USER_CODE.modules.update({name: sys.modules[name] for name in wanted})
     if lost := set(wanted) - set(settings['imports']):
         settings['imports'] += [name for name in wanted if name in lost]
         cfg.custom_imports = settings
@@ -216,7 +216,7 @@ def _name(kind: Any, where: str) -> Any:
             expected='a class or function at the top of a module',
             fix='move it there, and import it in the config',
         )
-    OWN_CODE.named[path] = part
+    USER_CODE.named[path] = part
     return path
 
 
@@ -287,7 +287,7 @@ def _named(kind: str, load: bool = False) -> Iterator[Any]:
             registry.import_from_location()
         if kind in registry.module_dict:
             yield registry.module_dict[kind]
-    if (own := OWN_CODE.get(kind)) is not None:
+    if (own := USER_CODE.get(kind)) is not None:
         yield own
 
 

@@ -10,10 +10,10 @@ from mmft.layouts import NameTable
 from mmft.models.buffers import tensors_of
 from mmft.models.vlm import VLM
 
-__all__ = ['misfits']
+__all__ = ['mismatches']
 
 
-def misfits(model: VLM, layout: NameTable, tensors: TensorSource) -> Iterator[str]:
+def mismatches(model: VLM, layout: NameTable, tensors: TensorSource) -> Iterator[str]:
     """What ``fill`` would refuse: tensors missing, left over or of other shapes.
 
     Args:

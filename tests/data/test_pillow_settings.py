@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from mmft.data.pictures.loading import image_size, load_image
-from mmft.data.pictures.pillow_rules import own_rules
+from mmft.data.pictures.pillow_settings import pillow_settings
 from mmft.errors import DataError
 from tests.data.test_transparency import encoded, png
 
@@ -84,7 +84,7 @@ def test_threads_do_not_restore_each_others_limits():
     inside, over = threading.Event(), threading.Event()
 
     def first():
-        with own_rules(10):
+        with pillow_settings(10):
             inside.set()
             over.wait(20)
             assert not ImageFile.LOAD_TRUNCATED_IMAGES
@@ -95,7 +95,7 @@ def test_threads_do_not_restore_each_others_limits():
         with ThreadPoolExecutor(1) as threads:
             other = threads.submit(first)
             inside.wait(20)
-            with own_rules(500_000_000):
+            with pillow_settings(500_000_000):
                 assert limits() == (False, 500_000_000, PngImagePlugin.MAX_TEXT_MEMORY)
             assert not ImageFile.LOAD_TRUNCATED_IMAGES
             over.set()

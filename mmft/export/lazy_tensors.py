@@ -24,8 +24,8 @@ from mmft.files.tensors import TensorSource
 
 __all__ = [
     'DTYPE_NAMES',
-    'Computed',
-    'Stored',
+    'ComputedTensor',
+    'StoredTensor',
     'materialise',
     'stored_pickle',
     'stored_safetensors',
@@ -42,7 +42,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file.
 
     Attributes:
@@ -104,7 +104,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedTensor:
     """A tensor that its source makes from others, such as the merged weights of an old adapter directory."""
 
     source: TensorSource
@@ -118,7 +118,7 @@ class Computed:
         return self.source[self.name]
 
 
-def stored_safetensors(path: Path) -> dict[str, Stored]:
+def stored_safetensors(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file."""
     with open(path, 'rb') as file:
         (length,) = struct.unpack('<Q', file.read(8))
@@ -130,12 +130,12 @@ def stored_safetensors(path: Path) -> dict[str, Stored]:
         if entry['dtype'] not in _DTYPES:
             raise CheckpointError(f'{path}: {name} is of type {entry["dtype"]}', expected=f'one of {sorted(_DTYPES)}')
         start = 8 + length + entry['data_offsets'][0]
-        found[name] = Stored(path, start, _DTYPES[entry['dtype']], tuple(entry['shape']))
+        found[name] = StoredTensor(path, start, _DTYPES[entry['dtype']], tuple(entry['shape']))
     return found
 
 
 def stored_pickle(path: Path) -> Any:
-    """What ``torch.save`` wrote to ``path``, with a ``Stored`` in place of every tensor.
+    """What ``torch.save`` wrote to ``path``, with a ``StoredTensor`` in place of every tensor.
 
     Raises:
         CheckpointError: missing, damaged, or holding more than tensors and plain values.
@@ -154,7 +154,7 @@ def stored_pickle(path: Path) -> Any:
     return _map_tensors(content, lambda tensor: _stored(path, tensor))
 
 
-def _stored(path: Path, tensor: Tensor) -> Stored:
+def _stored(path: Path, tensor: Tensor) -> StoredTensor:
     if tensor.layout != torch.strided or tensor.untyped_storage()._checkpoint_offset is None:
         raise CheckpointError(
             f'{path} holds a tensor without plain values, or is in the format of before torch 1.6',
@@ -163,12 +163,12 @@ def _stored(path: Path, tensor: Tensor) -> Stored:
         )
     offset = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * tensor.dtype.itemsize
     stride = None if tensor.is_contiguous() else tuple(tensor.stride())
-    return Stored(path, offset, tensor.dtype, tuple(tensor.shape), stride)
+    return StoredTensor(path, offset, tensor.dtype, tuple(tensor.shape), stride)
 
 
 def materialise(content: Any) -> Any:
-    """``content`` with every ``Stored`` read."""
-    return _map_tensors(content, Stored.read, Stored)
+    """``content`` with every ``StoredTensor`` read."""
+    return _map_tensors(content, StoredTensor.read, StoredTensor)
 
 
 def _map_tensors(value: Any, change: Any, kind: type = Tensor) -> Any:
@@ -181,14 +181,14 @@ def _map_tensors(value: Any, change: Any, kind: type = Tensor) -> Any:
     return value
 
 
-def stored_tensors(tensors: TensorSource) -> dict[str, Stored | Computed]:
+def stored_tensors(tensors: TensorSource) -> dict[str, StoredTensor | ComputedTensor]:
     """Where each tensor of a source lies."""
     files: dict[Path, Mapping[str, Any]] = {}
-    found: dict[str, Stored | Computed] = {}
+    found: dict[str, StoredTensor | ComputedTensor] = {}
     for name in tensors:
         origin = tensors.origin(name)
         if origin is None:
-            found[name] = Computed(tensors, name, *tensors.meta(name))
+            found[name] = ComputedTensor(tensors, name, *tensors.meta(name))
             continue
         file, key = origin
         if file not in files:

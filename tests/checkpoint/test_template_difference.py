@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from mmft.checkpoint.other_template import other_template
+from mmft.checkpoint.template_difference import template_difference
 from mmft.cli.main import main
 from mmft.data import ChatEncoder, load_tokenizer
 from mmft.data.text.tokenizers import add_special_tokens
@@ -75,7 +75,7 @@ def test_of_a_language_model(name, place, directory):
     path = directory(kind, jinja, place)
     tokenizer = load_tokenizer(path)
     add_special_tokens(tokenizer)
-    found, message = other_template(ChatEncoder(tokenizer, template), path)
+    found, message = template_difference(ChatEncoder(tokenizer, template), path)
     assert bool(message) is (level is not None)
     assert level in (None, found)
     assert [word for word in (*words, str(path)) if level is not None and word not in message] == []
@@ -95,9 +95,9 @@ def test_published_bases_are_left_in_peace(tmp_path):
     for path, jinja in ((internvl, INTERNLM_2), (llava, LLAVA_15)):
         (path / 'encoder.json').unlink()
         (path / 'chat_template.jinja').write_text(jinja)
-    assert other_template(make_encoder('InternLM2'), internvl)[1] == ''
-    assert other_template(llava_encoder('Llama'), llava)[1] == ''
-    level, message = other_template(make_encoder('InternLM2', template='internvl2_5'), internvl)
+    assert template_difference(make_encoder('InternLM2'), internvl)[1] == ''
+    assert template_difference(llava_encoder('Llama'), llava)[1] == ''
+    level, message = template_difference(make_encoder('InternLM2', template='internvl2_5'), internvl)
     assert (level, 'internvl2_5' in message) == (logging.WARNING, True)
 
 
@@ -105,10 +105,10 @@ def test_an_internvl_of_transformers(tmp_path):
     path = make_base(tmp_path / 'InternVL3', model_config('Qwen2'), 'hf', encoder=make_encoder('Qwen2'))
     (path / 'encoder.json').unlink()
     (path / 'chat_template.jinja').write_text(INTERNVL_3)
-    level, message = other_template(make_encoder('Qwen2', template='internvl2_5'), path)
+    level, message = template_difference(make_encoder('Qwen2', template='internvl2_5'), path)
     assert (level, 'default system message' in message) == (logging.INFO, True)
-    assert other_template(make_encoder('Qwen2', template='chatml_newline'), path)[1] == ''
-    assert other_template(make_encoder('Qwen2'), path)[0] == logging.WARNING
+    assert template_difference(make_encoder('Qwen2', template='chatml_newline'), path)[1] == ''
+    assert template_difference(make_encoder('Qwen2'), path)[0] == logging.WARNING
 
 
 def test_a_run_a_dry_run_and_a_look_at_the_data_say_it(tmp_path, directory, capsys, caplog):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmft.data.pictures.images import DynamicTiler, ImageProcessor, PadSquare, Resize, candidate_grids, load_image
+from mmft.data.pictures.tilers import DynamicTiler, ImageProcessor, PadSquare, Resize, candidate_grids, load_image
 from mmft.data.pictures.tiling import native
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS

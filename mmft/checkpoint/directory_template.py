@@ -27,12 +27,12 @@ from mmft.words import clipped
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
 
-__all__ = ['check_kept', 'own_template']
+__all__ = ['check_stored', 'directory_template']
 
 logger = logging.getLogger('mmft')
 
 
-def own_template(usual: Any, tokenizer: Any, directory: Path, files: Sequence[str]) -> ChatTemplate:
+def directory_template(usual: Any, tokenizer: Any, directory: Path, files: Sequence[str]) -> ChatTemplate:
     """The template of a directory.
 
     Args:
@@ -60,7 +60,7 @@ def _candidates(foreign: ForeignTemplate, usual: ChatTemplate) -> Iterator[ChatT
     yield from sorted(map(build_template, list(TEMPLATES.module_dict)), key=lambda template: template.strip)
 
 
-def check_kept(encoder: ChatEncoder, directory: Path) -> None:
+def check_stored(encoder: ChatEncoder, directory: Path) -> None:
     """Log a warning if a directory's ``encoder.json`` and its chat template in Jinja do not write the same."""
     foreign = read_jinja(directory, encoder.tokenizer)
     if foreign is None or foreign.file == 'tokenizer_config.json' or encoder.template.caption_only:

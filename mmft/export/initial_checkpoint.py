@@ -12,7 +12,7 @@ from mmft.checkpoint.build import build_meta
 from mmft.checkpoint.load import build_opened
 from mmft.engine.init_from import InitFrom
 from mmft.export.inputs import TrainingCheckpoint
-from mmft.export.stored import Computed
+from mmft.export.lazy_tensors import ComputedTensor
 from mmft.models.buffers import tensors_of
 from mmft.models.lora import is_lora_key
 from mmft.models.tuning import apply_tune
@@ -21,10 +21,12 @@ from mmft.registry import MODELS
 if TYPE_CHECKING:
     from mmft.export.inputs import Base
 
-__all__ = ['started']
+__all__ = ['initial_checkpoint']
 
 
-def started(cfg: Mapping[str, Any], model_config: Mapping[str, Any], base: Base | None) -> TrainingCheckpoint:
+def initial_checkpoint(
+    cfg: Mapping[str, Any], model_config: Mapping[str, Any], base: Base | None
+) -> TrainingCheckpoint:
     """What ``init_from`` brings, in the form of a checkpoint of a training that has not begun.
 
     It needs the memory of the model: LoRA of other programs is merged into the base's weights.
@@ -47,5 +49,5 @@ def started(cfg: Mapping[str, Any], model_config: Mapping[str, Any], base: Base 
         with torch.device('meta'):
             tune = apply_tune(build_meta(model_config), dict(cfg.get('tune') or {}))
     tensors = values | adapters
-    state = {name: Computed(tensors, name, value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+    state = {name: ComputedTensor(tensors, name, value.dtype, tuple(value.shape)) for name, value in tensors.items()}
     return TrainingCheckpoint(Path(start.path), state, {'tune': tune, 'initialised': sorted(values)}, None)

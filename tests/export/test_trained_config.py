@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmft.errors import CheckpointError
-from mmft.export.same_model import check_trained_model
+from mmft.export.trained_config import check_trained_model
 from mmft.plain_json import config_json
 
 CONFIG = {

@@ -1,4 +1,4 @@
-"""``KeptEncoder``: how an encoder is kept, in a checkpoint's dict or as files of a directory."""
+"""``StoredEncoder``: how an encoder is kept, in a checkpoint's dict or as files of a directory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mmft.data.text.tokenizers import load_tokenizer, save_tokenizer, tokenizer_
 from mmft.errors import CheckpointError
 from mmft.file_names import ENCODER_FILE, PROCESSOR_FILES
 from mmft.json_files import read_json, write_json
-from mmft.own_code import code_of, name_of, require_code
 from mmft.registry import ENCODERS
+from mmft.user_code import code_of, name_of, require_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
     from typing_extensions import Self
 
-__all__ = ['KeptEncoder', 'stored_background']
+__all__ = ['StoredEncoder', 'stored_background']
 
 FORMAT = 1  # of to_dict and encoder.json
 
 
-class KeptEncoder(TextEncoder, ABC):
+class StoredEncoder(TextEncoder, ABC):
     """A ``TextEncoder`` that is built again from its config and its tokenizer's files.
 
     Attributes:
@@ -95,7 +95,7 @@ class KeptEncoder(TextEncoder, ABC):
         require_code(state.get('code'), where)
         own = ('format', 'type', 'code', 'tokenizer')
         kind = ENCODERS.get(state['type']) if state.get('type') else cls
-        if not isinstance(kind, type) or not issubclass(kind, KeptEncoder):
+        if not isinstance(kind, type) or not issubclass(kind, StoredEncoder):
             raise CheckpointError(f'{where}: {ENCODERS.unknown(state["type"])}')
         settings = {**kind.BEFORE, **{key: value for key, value in state.items() if key not in own}}
         try:

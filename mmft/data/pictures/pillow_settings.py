@@ -1,4 +1,4 @@
-"""``own_rules``: how Pillow is set while mmft opens and decodes pictures.
+"""``pillow_settings``: how Pillow is set while mmft opens and decodes pictures.
 
 Its limits are variables of its modules, for the whole process. Threads that each set and restored them would restore
 what another one had set: the first that comes sets them here, the last that goes restores them.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageFile, PngImagePlugin
 
-__all__ = ['own_rules']
+__all__ = ['pillow_settings']
 
 
 class _Rules:
@@ -42,7 +42,7 @@ _RULES = _Rules()  # one for the process, as what it guards
 
 
 @contextlib.contextmanager
-def own_rules(max_pixels: int) -> Iterator[None]:
+def pillow_settings(max_pixels: int) -> Iterator[None]:
     """A picture that breaks off is refused, and what mmft's own limits allow is not.
 
     - Some libraries (lmdeploy 0.18, when it is imported) tell Pillow to fill the rest of a picture with grey.

@@ -12,7 +12,7 @@ import mmft
 from mmft.engine.init_from import InitFrom
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert
-from mmft.files.names import unwrapped
+from mmft.files.tensor_names import unwrapped
 from mmft.models import VLM
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.export.tiny_llava import llava_config, llava_encoder

@@ -19,10 +19,10 @@ from mmft.words import clipped
 if TYPE_CHECKING:
     from mmft.data.encoder import ChatEncoder
 
-__all__ = ['other_template']
+__all__ = ['template_difference']
 
 
-def other_template(encoder: ChatEncoder, directory: Path) -> tuple[int, str]:
+def template_difference(encoder: ChatEncoder, directory: Path) -> tuple[int, str]:
     """What to say where an encoder's template is not the one that its tokenizer's directory comes with.
 
     Args:

@@ -16,8 +16,8 @@ from mmft.cli.configs import load_config
 from mmft.cli.main import main
 from mmft.data.check import KINDS
 from mmft.errors import CheckpointError, ConfigError
-from mmft.own_code import allow_code, code_of, require_code, resolve_code
-from mmft.registry import IMAGE_PROCESSORS, MODELS, OWN_CODE, PROJECTORS, VISION_TOWERS
+from mmft.registry import IMAGE_PROCESSORS, MODELS, PROJECTORS, USER_CODE, VISION_TOWERS
+from mmft.user_code import allow_code, code_of, require_code, resolve_code
 from tests.engine.tiny import write_tiny
 
 PARTS = """
@@ -29,7 +29,7 @@ from mmengine.visualization import LocalVisBackend
 from mmft.data import ChatDataset, ChatEncoder
 from mmft.data.batches.collate import PadCollator
 from mmft.data.batches.sampler import EpochBatchSampler
-from mmft.data.pictures.images import DynamicTiler
+from mmft.data.pictures.tilers import DynamicTiler
 from mmft.models.projectors.linear import Linear
 from mmft.registry import IMAGE_PROCESSORS, PROJECTORS
 from subprocess import Popen
@@ -87,14 +87,26 @@ def package(tmp_path, monkeypatch):
         return f'{name}.parts'
 
     yield make
-    for table in (PROJECTORS.module_dict, IMAGE_PROCESSORS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+    for table in (
+        PROJECTORS.module_dict,
+        IMAGE_PROCESSORS.module_dict,
+        USER_CODE.named,
+        USER_CODE.modules,
+        sys.modules,
+    ):
         for name in [name for name in table if name.lower().startswith('zz')]:
             del table[name]
 
 
 def forget(module):
     """As in a new process."""
-    for table in (PROJECTORS.module_dict, IMAGE_PROCESSORS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+    for table in (
+        PROJECTORS.module_dict,
+        IMAGE_PROCESSORS.module_dict,
+        USER_CODE.named,
+        USER_CODE.modules,
+        sys.modules,
+    ):
         for name in [name for name in table if name.lower().startswith(module.partition('.')[0])]:
             del table[name]
 
@@ -400,7 +412,7 @@ def tower(tmp_path, monkeypatch):
     built = kind()
     built.norm.running_mean.normal_()
     yield name, f'{name.title()}Tower', built
-    for table in (VISION_TOWERS.module_dict, OWN_CODE.named, OWN_CODE.modules, sys.modules):
+    for table in (VISION_TOWERS.module_dict, USER_CODE.named, USER_CODE.modules, sys.modules):
         for key in [key for key in table if key.lower().startswith('zz')]:
             del table[key]
 
