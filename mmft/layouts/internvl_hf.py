@@ -18,7 +18,7 @@ from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
-from mmft.layouts.language import by_class, is_tied, language_model
+from mmft.layouts.language import by_class, is_tied, language_model, not_held
 from mmft.layouts.rules import Rule
 from mmft.layouts.small_files import Contents, text_config
 from mmft.layouts.vision import side_of
@@ -68,8 +68,7 @@ class InternVLHF(Layout):
         kinds = {family.model_type: kind for kind, family in held if family.tensors == AS_COMPUTED}
         kind = kinds.get(text.get('model_type'))
         if kind is None:
-            what = f'text_config.model_type = {text.get("model_type")!r}'
-            raise CheckpointError(what, expected=f'one of {sorted(kinds)}')
+            raise not_held('text_config.model_type', text.get('model_type'), kinds)
         _check_fixed(config, vision)
         keys = [] if directory is None else list(directory.tensors)
         tie = is_tied(config, kind, keys)

@@ -1,4 +1,4 @@
-"""OpenGVLab's own layout (``InternVLChatModel``): InternVL2 as published, read as data, its Python files ignored.
+"""OpenGVLab's own layout (``InternVLChatModel``): InternVL2 to 3.5 as published, read as data, Python files ignored.
 
 Sources: ``configuration_internvl_chat.py`` and ``modeling_internvl_chat.py`` of OpenGVLab/InternVL.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mmft.backends import Support
-from mmft.errors import CheckpointError, ConfigError
+from mmft.errors import ConfigError
 from mmft.files.directory import ModelDirectory
 from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
-from mmft.layouts.language import has_head, language_model, llm_rules, published_config
+from mmft.layouts.language import has_head, language_model, llm_rules, not_held, published_config
 from mmft.layouts.rules import Rule
 from mmft.layouts.small_files import Contents, llm_ids
 from mmft.layouts.vision import INTERNVIT_DEFAULTS
@@ -33,7 +33,7 @@ _AUTO_MAP = {
 
 
 class InternVLOfficial(Layout):
-    """The layout of OpenGVLab/InternVL2-* directories.
+    """The layout of OpenGVLab/InternVL2-*, InternVL2_5-*, InternVL3-* and InternVL3_5-* directories.
 
     Args:
         model: mmft's ``model`` dict.
@@ -54,9 +54,7 @@ class InternVLOfficial(Layout):
         kinds = {family.architecture: kind for kind, family in held_by('internvl_official').items()}
         kind = kinds.get((llm.get('architectures') or [None])[0])
         if kind is None:
-            raise CheckpointError(
-                f'llm_config.architectures = {llm.get("architectures")}', expected=f'one of {sorted(kinds)}'
-            )
+            raise not_held('llm_config.architectures', llm.get('architectures'), kinds)
         tie = bool(llm.get('tie_word_embeddings')) and directory is not None
         tower = {key: vision.get(key, default) for key, default in INTERNVIT_DEFAULTS.items()}
         model = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 __all__ = ['NOT_THE_MODEL', 'by_class', 'family_of', 'family_of_keys', 'family_of_name', 'has_head', 'is_tied',
-           'language_model', 'llm_rules', 'older_rope', 'published_config']  # fmt: skip
+           'language_model', 'llm_rules', 'not_held', 'older_rope', 'published_config']  # fmt: skip
 
 NOT_THE_MODEL = {
     'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
@@ -65,6 +65,22 @@ def family_of_keys(keys: Iterable[str]) -> str | None:
         if family.marks and all(any(key.endswith(mark) for key in found) for mark in family.marks)
     ]
     return max(marked)[1] if marked else None
+
+
+def not_held(where: str, name: Any, known: Iterable[str]) -> CheckpointError:
+    """The error for a language model that a layout does not hold.
+
+    Args:
+        where: the entry of ``config.json``.
+        name: its value.
+        known: those that the layout holds.
+    """
+    experts = any(word in str(name).lower() for word in ('moe', 'gptoss', 'gpt_oss'))
+    return CheckpointError(
+        f'{where} = {name!r}' + (', a mixture of experts' if experts else ''),
+        expected=f'one of {sorted(known)}',
+        fix='take a dense size, such as InternVL3.5-8B, -14B or -38B' if experts else '',
+    )
 
 
 def has_head(kind: str, keys: Iterable[str]) -> bool:
