@@ -18,8 +18,11 @@ from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN
 
 TOKENIZERS = ('llama_nonlegacy', 'phi3_rstrip', 'phi3_norstrip', 'llama_legacy', 'qwen2')
-TEMPLATES = ('vicuna_v1', 'chatml', 'chatml_newline', 'plain', 'llava_llama_2', 'mistral', 'llama3')
-ADDED = ('<|im_start|>', '<|im_end|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', '<ref>', '</s>')
+TEMPLATES = ('vicuna_v1', 'chatml', 'chatml_newline', 'plain', 'llava_llama_2', 'mistral', 'llama3', 'phi3')
+ADDED = (
+    '<|im_start|>', '<|im_end|>', '<|start_header_id|>', '<|end_header_id|>', '<|eot_id|>', '<ref>', '</s>',
+    '<|system|>', '<|user|>', '<|assistant|>', '<|end|>',
+)  # fmt: skip
 QUESTIONS = (
     '<image>', '<image>\nWhat?', 'What? <image>', 'a<image>b<image>', '<image><image>', '<image><s> and </s>',
     '<image> </s>x', '<image><ref>dish', '<image>  two', '<ref><image><ref>',

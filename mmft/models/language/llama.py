@@ -11,7 +11,7 @@ __all__ = ['Llama']
 
 @LANGUAGE_MODELS.register_module()
 class Llama(CausalLM):
-    """Llama and everything of its shape (Vicuna, TinyLlama, Yi).
+    """Llama and everything of its shape (Vicuna, TinyLlama, Yi, Llama 3).
 
     >>> import torch
     >>> llm = Llama(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
@@ -24,8 +24,13 @@ class Llama(CausalLM):
         model_type='llama',
         marks=('mlp.gate_proj.weight',),
         template='vicuna_v1',
-        # LLaVA-1.6-34B speaks ChatML. Of the Llama 3s LLaVA-NeXT's have a system message, XTuner's none.
-        dialects={'<|im_start|>': ('chatml', 'chatml'), '<|eot_id|>': ('llama3', 'llava_llama_3')},
+        # LLaVA-1.6-34B speaks ChatML. Of the Llama 3s LLaVA-NeXT's have a system message, XTuner's none. XTuner splits
+        # the packed weights of Phi-3, which is then a Llama.
+        dialects={
+            '<|im_start|>': ('chatml', 'chatml'),
+            '<|eot_id|>': ('llama3', 'llava_llama_3'),
+            '<|end|>': ('phi3', 'phi3'),
+        },
         internvl_template='internvl2_5',
         layouts=(*INTERNVL, *LLAVA, 'llava_official'),
     )

@@ -21,7 +21,7 @@ class Phi3(CausalLM):
         marks=('mlp.gate_up_proj.weight',),
         rope={'longrope': 'su'},
         linear_layers=('qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj'),
-        template='phi3-chat',
+        template='phi3',
         internvl_template='phi3-chat',
         layouts=(*INTERNVL, 'llava_hf'),
         turbomind='TurboMind has no Phi3',

@@ -48,3 +48,16 @@ LLAMA_3 = register_template(
     ),
     also=('llama3_chat',),
 )
+register_template(
+    ChatTemplate(  # of Microsoft's Phi-3-*-instruct; XTuner's llava-phi-3 has it as it is
+        'phi3',
+        system_message=None,
+        system=('<|system|>\n', '<|end|>\n'),
+        user=('<|user|>\n', '<|end|>\n'),
+        assistant='<|assistant|>\n',
+        end='<|end|>',
+        tail='\n',
+        stop=('<|endoftext|>',),
+    ),
+    also=('phi3_chat',),  # XTuner's name; phi3-chat is InternVL's
+)
