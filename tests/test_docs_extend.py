@@ -55,6 +55,7 @@ def test_the_page_trains_resumes_exports_and_answers(project):
     folder, after, said = project
     assert said.rstrip().endswith('a red cup')
     assert 'resumed' in said
+    assert re.search(r'validation after iter 30 .*exact_match 1\.0000, colour 1\.0000', said)
     done = shell(folder, f'cat > after.py <<END\n{after}\nEND\npython after.py')
     assert (done.stdout.strip(), done.returncode) == ('a blue cup', 0), done.stderr
 
@@ -75,7 +76,6 @@ def test_the_frozen_tower_is_the_one_of_the_file(project):
     end = load_file(folder / 'exported' / 'shop' / 'model.safetensors')
     assert any(name.endswith('running_var') for name in start)
     assert all(torch.equal(end[f'vision.{name}'], value) for name, value in start.items())
-    assert end['projector.norm.num_batches_tracked'] == 30
 
 
 def test_unasked_nothing_of_it_is_imported(project):
