@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from mmft import quiet  # noqa: F401  before everything that it holds back
+from mmft import moved, quiet  # noqa: F401  before everything that they are for
 
 __version__ = '0.1.0'
 

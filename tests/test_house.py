@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # A package may import from its own level and from those below it; models and data never import each other.
 LEVELS = [{'registry', 'user_code', 'structures', 'errors', 'backends', 'checks', 'disk', 'file_names', 'geometry',
-           'gguf_files', 'json_files', 'machine', 'missing', 'pages', 'plain_json', 'ports', 'python_text', 'quiet',
-           'words'},
+           'gguf_files', 'json_files', 'machine', 'missing', 'moved', 'pages', 'plain_json', 'ports', 'python_text',
+           'quiet', 'words'},
           {'models', 'data'}, {'files'}, {'layouts'}, {'checkpoint'}, {'evaluation'}, {'engine'}, {'export'}, {'talk'},
           {'serve', 'compare'}, {'cli'}]  # fmt: skip
 # peft's second file is a class on its own, so that the first can be imported without peft.
