@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 
-.PHONY: help install demo demo-llava test lint format bench clean
+.PHONY: help install demo demo-llava test test-real lint format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: install  ## the whole test-suite
 	$(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore=,$(LIVE))
 	$(PY) -m pytest -n 2 --dist loadfile $(LIVE) || \
 	  $(PY) -m pytest --last-failed --last-failed-no-failures none $(LIVE)
+
+test-real: install  ## train a LLaVA on a real small language model and public emoji (downloads 430 MB, some minutes)
+	$(PY) -m tests.real.emoji
 
 lint: install  ## ruff, as pre-commit runs it
 	$(PY) -m ruff check .
