@@ -16,10 +16,14 @@ from mmft.models.tuning import part_of
 from mmft.registry import OPTIM_WRAPPERS, OPTIMIZERS
 
 __all__ = ['OptimWrapper', 'build_optim_wrapper', 'build_optimizer', 'check_state', 'group_of', 'param_groups',
-           'trained_parameters']  # fmt: skip
+           'part_options', 'trained_parameters']  # fmt: skip
 
 _FUSED = ('Adam', 'AdamW')  # torch's: one pass over weights and moments instead of ten, on CPUs too
-PART_OPTIONS = ('lr', 'lr_mult', 'weight_decay')
+
+
+def part_options(part: str) -> tuple[str, ...]:
+    """What ``paramwise_cfg.parts`` can set of a part."""
+    return ('lr', 'lr_mult', 'weight_decay', *(['layer_decay'] if part == 'vision' else []))
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -119,8 +123,9 @@ class OptimWrapper(MMEngineOptimWrapper):
         parameter.data.copy_(value)
 
     def get_lr(self) -> dict[str, list[float]]:
-        """``lr/<part>`` of every group."""
-        return {f'lr/{group["part"]}': [group['lr']] for group in reversed(self.optimizer.param_groups)}
+        """``lr/<part>``: of a part with layer-wise rates the highest."""
+        groups = sorted(self.optimizer.param_groups, key=lambda group: group['lr'])
+        return {f'lr/{group["part"]}': [group['lr']] for group in groups}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and scaler."""
@@ -197,7 +202,7 @@ def param_groups(
         weight_decay: default decay.
         parts: per part (``vision``, ``projector``, ``llm``, ``lora`` for all adapters or ``llm.lora`` for those of one
             part) its own ``lr`` (or ``lr_mult``) and ``weight_decay``. An adapter without settings takes those of its
-            part.
+            part. ``vision`` may have a ``layer_decay``: see ``_layer_rates``.
 
     Raises:
         ConfigError: ``parts`` names a part that is not trained, or an unknown option.
@@ -210,19 +215,20 @@ def param_groups(
         )
     _check_parts(parts, {group_of(name) for name in trained})
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    groups: dict[str, dict[str, Any]] = {}
+    scales = _layer_rates(model, (parts.get('vision') or {}).get('layer_decay', 1.0))
+    groups: dict[tuple, dict[str, Any]] = {}
     for name, parameter in trained.items():
         part = group_of(name)
         options = _options(part, parts)
         decays = parameter.squeeze().ndim > 1 and id(parameter) not in tables and not _is_table(name)
-        key = part if decays else f'{part}.no_decay'
+        scale = scales.get(id(parameter), 1.0)
         group = groups.setdefault(
-            key,
+            (part, decays, scale),
             {
                 'params': [],
                 'names': [],
                 'part': part,
-                'lr': options.get('lr', lr * options.get('lr_mult', 1.0)),
+                'lr': options.get('lr', lr * options.get('lr_mult', 1.0)) * scale,
                 'weight_decay': options.get('weight_decay', weight_decay) if decays else 0.0,
             },
         )
@@ -234,6 +240,19 @@ def param_groups(
 def _is_table(name: str) -> bool:
     """Whether a parameter that no module holds as its weight is a table by its name, such as ``position_embedding``."""
     return 'embed' in name.removesuffix('.default').rpartition('.')[2]
+
+
+def _layer_rates(model: nn.Module, decay: float) -> dict[int, float]:
+    """The factor of each tower parameter's rate, by its id: ``decay ** (L - i)`` in block i of L, counted from 0.
+
+    All else, the embeddings in front of the blocks, has ``decay ** (L + 1)``. Source: ``trainer_monkey_patch.py`` of
+    OpenGVLab/InternVL (``VIT_LAYER_DECAY_RATE``).
+    """
+    if decay == 1.0:
+        return {}
+    layers = model.vision.layers
+    scales = {id(p): decay ** (len(layers) + 1) for p in model.vision.parameters()}
+    return scales | {id(p): decay ** (len(layers) - i) for i, layer in enumerate(layers) for p in layer.parameters()}
 
 
 def _options(part: str, parts: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
@@ -251,10 +270,9 @@ def _check_parts(parts: Mapping[str, Mapping[str, float]], trained: set[str]) ->
                 expected=f'one of {sorted(known)}',
                 fix='open the part in `tune`, or take its learning rate out',
             )
-        wrong = set(options) - set(PART_OPTIONS)
-        if wrong:
+        if wrong := sorted(set(options) - set(part_options(part))):
             raise ConfigError(
-                f'optim_wrapper.paramwise_cfg.parts.{part}: unknown {sorted(wrong)}', expected=f'some of {PART_OPTIONS}'
+                f'optim_wrapper.paramwise_cfg.parts.{part}: unknown {wrong}', expected=f'some of {part_options(part)}'
             )
 
 

@@ -35,6 +35,7 @@ INTERNVL = ('internvl2_40b', 'internvl2_llama3_76b', *(f'internvl2_5_{size}b' fo
 INTERNVL += tuple(f'internvl3_{size}b' for size in (1, 2, 8, 9, 14, 38))
 INTERNVL += tuple(f'internvl3_5_{size}b' for size in (1, 2, 4, 8, 14, 38))
 REQUIRED |= {f'{base}_food_{kind}' for base in INTERNVL for kind in ('full', 'lora')}
+REQUIRED |= {f'internvl2_{size}_{stage}' for size in ('2b', '8b') for stage in ('mlp', 'joint')}
 REQUIRED |= {f'llava15_{size}_{kind}' for size in ('7b', '13b') for kind in ('align', 'full', 'lora', 'qlora')}
 REQUIRED |= {f'llava15_7b_{task}_lora' for task in ('okvqa', 'boxes', 'codalm')}
 BASES = sorted(path for path in (ROOT / '_base_' / 'models').glob('*.py') if path.stem not in ('internvl2', 'llava'))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,21 @@ def test_adapters_are_a_group_of_their_own() -> None:
         assert (group['part'], group['lr']) == ('llm.lora', lr)
 
 
+def test_layer_wise_rates_of_the_tower() -> None:
+    """``trainer_monkey_patch.py`` of OpenGVLab/InternVL: rate ** (layers + 2 - layer - 1), embeddings are layer 0."""
+    tower = {'hidden_size': 8, 'num_hidden_layers': 3, 'num_attention_heads': 2, 'intermediate_size': 8}
+    model = nn.ModuleDict({'vision': InternViT(**tower, image_size=56), 'llm': nn.Linear(4, 8)})
+    groups = param_groups(model, 1e-3, 0.1, parts={'vision': {'layer_decay': 0.9, 'lr_mult': 0.5}})
+    got = {name: group['lr'] for group in groups for name in group['names']}
+    assert set(got) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, lr in got.items():
+        number = re.search(r'layers\.(\d+)', name)
+        layer = int(number[1]) + 1 if number else 0
+        assert lr == pytest.approx(0.5e-3 * 0.9 ** (3 + 2 - layer - 1) if name.startswith('vision') else 1e-3), name
+    wrapper = OptimWrapper(torch.optim.AdamW(groups))
+    assert wrapper.get_lr() == {'lr/vision': [pytest.approx(0.45e-3)], 'lr/llm': [1e-3]}
+
+
 def test_adam_works_in_one_pass_unless_told_otherwise() -> None:
     def built(**optimizer):
         return build_optimizer(ToyVLM(), {'optimizer': {'lr': 0.1, **optimizer}})
@@ -83,6 +99,8 @@ def test_wrong_parts_are_refused() -> None:
         param_groups(ToyVLM(), 1e-3, parts={'vision': {'lr': 1e-5}})
     with pytest.raises(ConfigError, match=r"unknown \['learning_rate'\]"):
         param_groups(ToyVLM(), 1e-3, parts={'llm': {'learning_rate': 1e-5}})
+    with pytest.raises(ConfigError, match=r"llm: unknown \['layer_decay'\]"):
+        param_groups(ToyVLM(), 1e-3, parts={'llm': {'layer_decay': 0.9}})
     with pytest.raises(ConfigError, match='custom_keys'):
         build_optim_wrapper(
             ToyVLM(), {'optimizer': {'type': 'AdamW', 'lr': 1e-3}, 'paramwise_cfg': {'custom_keys': {}}}

@@ -49,6 +49,8 @@ def change(cfg: Any, name: str, value: Any) -> None:
         ('optim_wrapper.paramwise_cfg.parts.llm', 1e-4, 'parts.llm = 0.0001; expected a dict'),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mul', 1, "llm.lr_mul: unknown; did you mean 'lr_mult'?"),
         ('optim_wrapper.paramwise_cfg.parts.llm.lr_mult', -1, 'parts.llm.lr_mult = -1; expected a number above 0'),
+        ('optim_wrapper.paramwise_cfg.parts.llm.layer_decay', 0.9, 'parts.llm.layer_decay: unknown'),
+        ('optim_wrapper.paramwise_cfg.parts.vision.layer_decay', 1.1, 'expected a number above 0, at most 1'),
         ('train_dataloader.shuffle', True, 'train_dataloader.shuffle: train_dataloader.sampler decides that'),
         ('train_dataloader.pin_memry', True, "train_dataloader.pin_memry: unknown; did you mean 'pin_memory'?"),
         ('train_dataloader.prefetch_factor', 2, 'train_dataloader: it cannot be built: ValueError: prefetch_factor'),

@@ -20,7 +20,7 @@ from mmft.engine.hooks import CheckpointHook
 from mmft.engine.hooks.defaults import build_hook, merged_hooks
 from mmft.engine.judging.common import attempt, is_positive, part_problems
 from mmft.engine.judging.val_cfg import best_problems
-from mmft.engine.optim import PART_OPTIONS, build_optimizer
+from mmft.engine.optim import build_optimizer, part_options
 from mmft.engine.plain import plain_dict, plain_value
 from mmft.engine.schedule import build_schedulers, schedule_problems
 from mmft.engine.strategies import strategy_of
@@ -168,17 +168,20 @@ def _parts(paramwise: Any) -> Iterator[str]:
         if str(part).split('.')[0] not in TRAINED:
             yield f'{key}.parts.{part}: no such part{did_you_mean(part, TRAINED)}; expected one of {TRAINED}'
         if not isinstance(options, Mapping):
-            yield f'{key}.parts.{part} = {options!r}; expected a dict with some of {PART_OPTIONS}'
+            yield f'{key}.parts.{part} = {options!r}; expected a dict with some of {part_options(str(part))}'
             continue
         for name, value in options.items():
-            if name not in PART_OPTIONS:
-                near = did_you_mean(name, PART_OPTIONS)
-                yield f'{key}.parts.{part}.{name}: unknown{near}; expected some of {PART_OPTIONS}'
+            if name not in (known := part_options(str(part))):
+                near = did_you_mean(name, known)
+                yield f'{key}.parts.{part}.{name}: unknown{near}; expected some of {known}'
                 continue
-            fits, bound = (
-                (is_number(value, least=0), 'from') if name == 'weight_decay' else (is_positive(value), 'above')
-            )
-            yield from value_problem(f'{key}.parts.{part}.{name}', value, fits, f'a number {bound} 0')
+            if name == 'layer_decay':
+                fits, wanted = is_positive(value) and value <= 1, 'a number above 0, at most 1'
+            elif name == 'weight_decay':
+                fits, wanted = is_number(value, least=0), 'a number from 0'
+            else:
+                fits, wanted = is_positive(value), 'a number above 0'
+            yield from value_problem(f'{key}.parts.{part}.{name}', value, fits, wanted)
 
 
 def _schedule(cfg: Config) -> Iterator[str]:
