@@ -60,7 +60,8 @@ def same_value(one: Any, other: Any) -> bool:
 
 
 def _settings_of(merge: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return {'type': 'AnyResMerge', 'unpad': True, 'newline': True, **merge} if merge else None
+    default = {'type': 'AnyResMerge', 'unpad': True, 'newline': True, 'shrink_to': None}
+    return {**default, **merge} if merge else None
 
 
 def _differences(part: str, config: Any, stored: Any, name: str, where: Any) -> Iterator[str]:

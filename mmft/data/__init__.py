@@ -17,6 +17,7 @@ _LAZY = {
     'DynamicTiler': 'mmft.data.pictures.tilers',
     'EpochBatchSampler': 'mmft.data.batches.sampler',
     'ImageProcessor': 'mmft.data.pictures.tilers',
+    'OneVisionTiler': 'mmft.data.pictures.tilers',
     'PackCollator': 'mmft.data.batches.collate',
     'PadCollator': 'mmft.data.batches.collate',
     'PadSquare': 'mmft.data.pictures.tilers',

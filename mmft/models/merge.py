@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmft.checks import check_counts
 from mmft.errors import ShapeError
-from mmft.geometry import arranged_tokens, kept_cells, merge_mode, token_side
+from mmft.geometry import arranged_tokens, kept_cells, merge_mode, shrunk, token_side
 from mmft.registry import MERGES
 from mmft.words import count_of
 
@@ -30,17 +30,19 @@ class AnyResMerge(nn.Module):
         unpad: leave out the rows or columns that show padding only.
         newline: end each row with a learnt token (and a base that stands alone). Both True is ``spatial_unpad``, both
             False ``spatial``; no image processor counts the tokens of the other two pairs.
+        shrink_to: tiles to which a larger plane is shrunk, bilinearly (LLaVA-OneVision: 9; see ``geometry.shrunk``);
+            None: none is. ``OneVisionTiler`` counts them.
 
     >>> merge = AnyResMerge(8)
     >>> merge(torch.zeros(5, 9, 8), [(80, 40)], [(2, 2)]).shape  # base 9; 3 of 6 rows hold a 2:1 picture (4 are kept)
     torch.Size([37, 8])
     """
 
-    def __init__(self, dim: int, unpad: bool = True, newline: bool = True) -> None:
+    def __init__(self, dim: int, unpad: bool = True, newline: bool = True, shrink_to: int | None = None) -> None:
         super().__init__()
-        check_counts('AnyResMerge', dim=dim)
+        check_counts('AnyResMerge', dim=dim, **({} if shrink_to is None else {'shrink_to': shrink_to}))
         # Whether rows end with a token is kept apart: under ZeRO-3 a look at the weight gathers it, on this rank alone.
-        self.dim, self.unpad, self.newline = dim, unpad, newline
+        self.dim, self.unpad, self.newline, self.shrink_to = dim, unpad, newline, shrink_to
         self.image_newline = nn.Parameter(torch.randn(dim) * dim**-0.5) if newline else None
 
     @property
@@ -67,7 +69,7 @@ class AnyResMerge(nn.Module):
     ) -> list[int]:
         """Tokens of each picture, from its size and grid."""
         return [
-            arranged_tokens(size, grid, tokens_per_tile, self.unpad, self.newline)
+            arranged_tokens(size, grid, tokens_per_tile, self.unpad, self.newline, self.shrink_to)
             for size, grid in zip(sizes, grids, strict=True)
         ]
 
@@ -104,6 +106,7 @@ class AnyResMerge(nn.Module):
             if self.unpad:
                 left, top, right, bottom = kept_cells(*size, columns * side, rows * side)
                 plane = plane[top:bottom, left:right]
+            plane = _resized(plane, *shrunk(plane.shape[1], plane.shape[0], side, self.shrink_to))
         else:
             plane = tiles.new_zeros(1, 0, tiles.shape[-1])
         if self.image_newline is not None:
@@ -111,6 +114,15 @@ class AnyResMerge(nn.Module):
             ends = self.image_newline.to(plane.dtype).expand(len(plane), 1, -1)
             plane = torch.cat([plane, ends], dim=1)
         return plane.flatten(0, 1)
+
+
+def _resized(plane: Tensor, across: int, down: int) -> Tensor:
+    """(rows,columns,Dl) -> (down,across,Dl)."""
+    if plane.shape[:2] == (down, across):
+        return plane
+    # Contiguous, as in the original: another order in memory is another kernel, and rounds otherwise.
+    channels = plane.permute(2, 0, 1).contiguous()[None]
+    return nn.functional.interpolate(channels, (down, across), mode='bilinear')[0].permute(1, 2, 0)
 
 
 def merge_tokens(

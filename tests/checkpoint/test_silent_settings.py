@@ -41,6 +41,8 @@ def test_merge() -> None:
     with pytest.raises(ConfigError, match=r'model\.merge = None, but base says'):
         check_same(MODEL, {**MODEL, **merge}, 'base')
     check_same({**MODEL, **merge}, {**MODEL, 'merge': {'type': 'AnyResMerge', 'unpad': True, 'newline': True}}, 'base')
+    with pytest.raises(ConfigError, match='shrink_to'):
+        check_same({**MODEL, **merge}, {**MODEL, 'merge': {'type': 'AnyResMerge', 'shrink_to': 9}}, 'base')
 
 
 def test_the_longest_input_matters_where_rope_is_scaled_by_it() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LlavaNextProcessor
+from transformers import LlavaNextProcessor, LlavaOnevisionConfig, LlavaOnevisionProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from mmft.data.pictures.anyres import AnyResTiler, select_best_resolution
+from mmft.data.pictures.anyres import AnyResTiler, OneVisionTiler, select_best_resolution
 from mmft.data.pictures.tilers import CenterCrop, PadSquare, load_image
 from mmft.data.pictures.tiling import native
 from mmft.errors import ConfigError, DataError
@@ -111,6 +112,68 @@ def test_counts_of_transformers():
         assert tiler.num_tokens(width, height, 576) == counter._get_number_of_features(height, width, 336, 336) - 1
 
 
+SHAPES = [(w, h) for w in (1, 3, 40, 384, 500, 777, 1024, 3000) for h in (1, 2, 55, 300, 385, 899, 1700, 5000)]
+
+
+def test_onevision_counts_as_transformers():
+    tiler, config = OneVisionTiler(), LlavaOnevisionConfig()
+    assert [list(pair[::-1]) for pair in tiler.grid_pinpoints] == config.image_grid_pinpoints
+    counter = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
+    counter.num_image_tokens, counter.vision_aspect_ratio = 729, config.vision_aspect_ratio
+    counter.image_processor = type('', (), {'image_grid_pinpoints': config.image_grid_pinpoints})
+    rng = np.random.default_rng(4)
+    for width, height in [*SHAPES, *np.exp(rng.uniform(0, 9, (300, 2))).astype(int).tolist()]:
+        want = counter._get_number_of_features(height, width, 384, 384)
+        assert tiler.num_tokens(width, height, 729) == want
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 50), (500, 3), (57, 55), (640, 480), (1000, 100), (333, 334)])
+def test_onevision_pixels_of_transformers(size):
+    """A picture alone is tiled, each of several is one padded tile."""
+    tiler, image = OneVisionTiler(tile_size=56, mean=OPENAI_CLIP_MEAN), noise(*size)
+    pinpoints = [list(pair[::-1]) for pair in tiler.grid_pinpoints]
+    theirs = LlavaOnevisionImageProcessorPil(
+        size={'height': 56, 'width': 56}, image_mean=OPENAI_CLIP_MEAN, image_std=OPENAI_CLIP_STD,
+        image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    for count, tiles in ((1, tiler.num_tiles(*size)), (2, 1), (5, 1)):
+        ours = NORMALIZE(tiler(image, tiler.share(count)))
+        want = theirs([[image] * count])['pixel_values'][0]
+        assert ours.shape == want.shape == (tiles, 3, 56, 56)
+        torch.testing.assert_close(ours, torch.as_tensor(want), atol=1e-5, rtol=0)
+
+
+def test_onevision_most_tokens():
+    """What the memory plan counts: no picture has more, and some have as many."""
+    tiler = OneVisionTiler()
+    most = tiler.most_tokens(729)
+    assert sorted(most) == tiler.tile_counts()
+    found = dict.fromkeys(most, 0)
+    for width, height in [
+        *SHAPES,
+        *((w, 2304) for w in range(384, 2304, 7)),
+        *((2304, h) for h in range(384, 2304, 7)),
+    ]:
+        tiles, tokens = tiler.num_tiles(width, height), tiler.num_tokens(width, height, 729)
+        assert tokens <= most[tiles]
+        found[tiles] = max(found[tiles], tokens)
+    assert max(most.values()) == 8829
+    assert max(found.values()) > 8600
+    assert (most[2], most[5]) == (729 + 27 * 28, 729 + 108 * 28)  # a tile, and four on top of each other
+    assert tiler.most_tokens(729, 1) == {1: 730}
+
+
+def test_onevision_with_fewer_tiles():
+    tiler = OneVisionTiler(tile_size=14, max_tiles=4)
+    assert max(tiler.tile_counts()) == 5
+    assert tiler.num_tiles(2000, 2000) == 5
+    assert [tiler.share(count) for count in (0, 1, 2)] == [None, None, 1]
+    alone, image = OneVisionTiler(tile_size=14, max_tiles=1), noise(90, 30)
+    assert alone.tile_counts() == [alone.num_tiles(90, 30)] == [1]
+    assert torch.equal(alone(image), tiler(image, 1))
+    assert torch.equal(alone(image), PadSquare(14, (0.5, 0.5, 0.5))(image))
+
+
 def test_pictures_that_share_tiles():
     tiler = AnyResTiler(tile_size=14, max_tiles=4)
     assert tiler.grid(30, 30) == (2, 2)
@@ -129,6 +192,9 @@ def test_a_tiler_is_its_config():
     config = {'type': 'AnyResTiler', 'grid_pinpoints': [[28, 14], [14, 28]], 'tile_size': 14, 'mode': 'flat',
               'max_tiles': 6}  # fmt: skip
     assert IMAGE_PROCESSORS.build(dict(config)).to_dict() == config
+    config = {'type': 'OneVisionTiler', 'grid_pinpoints': [[28, 14], [14, 28]], 'tile_size': 14, 'max_tiles': 2,
+              'shrink_to': 3, 'mean': [0.5, 0.25, 0.0]}  # fmt: skip
+    assert IMAGE_PROCESSORS.build(dict(config)).to_dict() == config
 
 
 @pytest.mark.parametrize(
@@ -145,6 +211,15 @@ def test_a_tiler_is_its_config():
 def test_settings_that_cannot_work(arguments, words):
     with pytest.raises(ConfigError, match=words):
         AnyResTiler(**arguments)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [({'shrink_to': 0}, 'shrink_to 0'), ({'mean': [0.5, 2, 0]}, 'mean'), ({'grid_pinpoints': [[384, 700]]}, '=384')],
+)
+def test_settings_of_onevision_that_cannot_work(arguments, words):
+    with pytest.raises(ConfigError, match=f'OneVisionTiler: (?s:.*){words}'):
+        OneVisionTiler(**arguments)
 
 
 def test_a_line_is_not_enlarged_until_it_fills_the_memory():

@@ -19,7 +19,9 @@ LLM = dict(type='Llama', vocab_size=1024, num_hidden_layers=2, **SIZES)
 CLIP = dict(type='CLIP', num_hidden_layers=3, image_size=28, **SIZES)
 QFORMER = dict(type='QFormer', num_queries=5, num_hidden_layers=1, **SIZES)
 ENCODER = dict(type='ChatEncoder', template='internlm2-chat', tokenizer=str(TOKENIZER))
-ANYRES, RESIZE = (dict(image_processor=dict(type=kind, tile_size=28)) for kind in ('AnyResTiler', 'Resize'))
+ANYRES, ONEVISION, RESIZE = (
+    dict(image_processor=dict(type=kind, tile_size=28)) for kind in ('AnyResTiler', 'OneVisionTiler', 'Resize')
+)
 
 
 def config(tmp_path: Path, model: dict | None = None, **changes: Any) -> Config:
@@ -53,6 +55,12 @@ def test_a_good_config_passes(tmp_path: Path) -> None:
         ({}, {'tune': dict(llm=dict(type='lora', targets=['q_prj']))}, 'q_prj'),
         ({}, {'encoder': ANYRES}, "puts tiles together as 'flat'"),
         ({'merge': dict(type='AnyResMerge')}, {'encoder': RESIZE}, "puts tiles together as 'spatial_unpad'"),
+        (
+            {'merge': dict(type='AnyResMerge')},
+            {'encoder': ONEVISION},
+            'counts with shrink_to=9, but model.merge has',
+        ),
+        ({'merge': dict(type='AnyResMerge', shrink_to=9)}, {'encoder': ANYRES}, 'counts with shrink_to=None'),
         ({'merge': dict(type='AnyResMerge', newline=False)}, {}, 'unpad=True with newline=False, which no mode'),
         ({'merge': dict(type='AnyResMerge', unpad=False)}, {'encoder': ANYRES}, 'unpad=False with newline=True'),
         ({'llm': {**LLM, 'hidden_act': 'glu'}}, {}, "model.llm: Llama: transformers refuses this config: 'glu'"),

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from mmft.data.pictures.anyres import AnyResTiler
+from mmft.data.pictures.anyres import AnyResTiler, OneVisionTiler
 from mmft.errors import ConfigError, ShapeError
 from mmft.geometry import MERGE_MODES, arranged_tokens
 from mmft.models import VLM
@@ -203,3 +204,37 @@ def test_the_order_of_transformers():
             SimpleNamespace(config=config), features, [size[::-1] for size in sizes], 'default', merge.image_newline
         )
         assert torch.equal(merge(torch.cat(features), sizes, grids), torch.cat(want))
+
+
+@pytest.mark.parametrize('shrink_to', [1, 4, 9])
+def test_the_order_and_shrinking_of_onevision(shrink_to):
+    """``LlavaOnevisionModel.pack_image_features``, bit for bit, with pictures that stand among others too."""
+    tiler = OneVisionTiler(tile_size=SIDE, shrink_to=shrink_to)
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(image_size=SIDE, patch_size=PATCH),
+        image_grid_pinpoints=[list(pair[::-1]) for pair in tiler.grid_pinpoints],  # (height, width) there
+    )
+    merge, rng = AnyResMerge(8, shrink_to=shrink_to), torch.Generator().manual_seed(3)
+    shorter = 0
+    for round_ in range(30):
+        limit = tiler.share(1 + round_ % 2)
+        sizes = [tuple(size) for size in torch.randint(1, 400, (3, 2), generator=rng).tolist()]
+        grids = [tiler.grid(*size, limit) for size in sizes]
+        features = [torch.rand(tiler.num_tiles(*size, limit), 16, 8, generator=rng) for size in sizes]
+        want, _ = LlavaOnevisionModel.pack_image_features(
+            SimpleNamespace(config=config), features, [size[::-1] for size in sizes], merge.image_newline,
+            f'anyres_max_{shrink_to}',
+        )  # fmt: skip
+        assert torch.equal(merge(torch.cat(features), sizes, grids), torch.cat(want))
+        counts = [tiler.num_tokens(*size, 16, limit) for size in sizes]
+        assert merge.num_tokens(sizes, grids, 16) == counts == [len(tokens) for tokens in want]
+        shorter += sum(arranged_tokens(*pair, 16) > len(it) for *pair, it in zip(sizes, grids, want, strict=True))
+    assert shorter > 5
+
+
+def test_gradients_pass_through_what_is_shrunk():
+    merge, features = AnyResMerge(8, shrink_to=1), torch.rand(5, 16, 8, requires_grad=True)
+    merge(features, [(80, 80)], [(2, 2)]).sum().backward()
+    assert (features.grad > 0).all()
+    with pytest.raises(ConfigError, match='AnyResMerge: shrink_to 0'):
+        AnyResMerge(8, shrink_to=0)

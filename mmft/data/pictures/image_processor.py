@@ -94,6 +94,10 @@ class ImageProcessor(ABC):
         """Language-model tokens of a picture of width x height pixels."""
         return self.num_tiles(width, height, max_tiles) * tokens_per_tile
 
+    def most_tokens(self, tokens_per_tile: int, max_tiles: int | None = None) -> dict[int, int]:
+        """Every number of tiles that a picture can become -> the most tokens that so many tiles are."""
+        return {tiles: tiles * tokens_per_tile for tiles in self.tile_counts(max_tiles)}
+
     def from_bytes(self, data: bytes, max_tiles: int | None = None, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """Tiles (T,3,S,S) uint8 of an encoded picture (JPEG, PNG, ...) of at most ``max_pixels``, on white."""
         return self(load_image(data, max_pixels), max_tiles)

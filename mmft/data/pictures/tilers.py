@@ -1,7 +1,7 @@
 """Image processors: a picture becomes the square tiles that a vision tower takes.
 
-``DynamicTiler`` (InternVL), ``AnyResTiler`` (LLaVA-NeXT, in a file of its own), and three that make one tile of every
-picture: ``Resize``, ``PadSquare`` and ``CenterCrop``.
+``DynamicTiler`` (InternVL), ``AnyResTiler`` and ``OneVisionTiler`` (LLaVA-NeXT and OneVision, in a file of their own),
+and three that make one tile of every picture: ``Resize``, ``PadSquare`` and ``CenterCrop``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmft.checks import check_counts, is_number
-from mmft.data.pictures.anyres import AnyResTiler
+from mmft.checks import check_counts
+from mmft.data.pictures.anyres import AnyResTiler, OneVisionTiler
 from mmft.data.pictures.image_processor import ImageProcessor
 from mmft.data.pictures.loading import MAX_PIXELS, image_size, load_image, to_rgb
+from mmft.data.pictures.padding import padded_square, padding
 from mmft.data.pictures.tiling import Place, cut_tiles, place_tiles
 from mmft.errors import ConfigError, DataError
 from mmft.registry import IMAGE_PROCESSORS
@@ -28,6 +29,7 @@ __all__ = [
     'CenterCrop',
     'DynamicTiler',
     'ImageProcessor',
+    'OneVisionTiler',
     'PadSquare',
     'Resize',
     'image_size',
@@ -173,25 +175,10 @@ class PadSquare(_OneTile):
 
     def __init__(self, tile_size: int = 448, mean: Sequence[float] = (0.485, 0.456, 0.406)) -> None:
         super().__init__(tile_size)
-        three = isinstance(mean, Sequence) and len(mean) == 3
-        if not three or not all(is_number(value, least=0) and value <= 1 for value in mean):
-            raise ConfigError(f'PadSquare: mean {mean!r}', expected='three numbers from 0 to 1')
-        self.mean = tuple(float(value) for value in mean)
-        self.colour = tuple(int(value * 255) for value in self.mean)
+        self.mean, self.colour = padding('PadSquare', mean)
 
     def __call__(self, image: Image.Image, max_tiles: int | None = None) -> torch.Tensor:
-        image, side = to_rgb(image), max(image.size)
-        if side * side > 4 * MAX_PIXELS:
-            raise DataError(
-                f'a picture of {image.width}x{image.height} pixels, which padding would make {side}x{side}',
-                expected=f'at most {4 * MAX_PIXELS:,} pixels after padding',
-                fix='shrink the picture',
-            )
-        if image.width != image.height:
-            square = Image.new('RGB', (side, side), self.colour)
-            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-            image = square
-        return cut_tiles(image, 1, 1, self.tile_size)
+        return cut_tiles(padded_square(to_rgb(image), self.colour), 1, 1, self.tile_size)
 
     def to_dict(self) -> dict[str, Any]:
         return {'type': 'PadSquare', 'tile_size': self.tile_size, 'mean': list(self.mean)}

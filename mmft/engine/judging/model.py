@@ -160,3 +160,8 @@ def _pictures(processor: ImageProcessor, model: VLM) -> Iterator[str]:
             f'encoder.image_processor: {type(processor).__name__}(mode={mode!r}) counts the tokens, but the model puts '
             f'tiles together as {merge!r} (model.merge); the two must be alike'
         )
+    elif model.merge is not None and (shrink_to := getattr(processor, 'shrink_to', None)) != model.merge.shrink_to:
+        yield (
+            f'encoder.image_processor: {type(processor).__name__} counts with shrink_to={shrink_to}, but model.merge '
+            f'has shrink_to={model.merge.shrink_to}; the two must be alike (None with AnyResTiler)'
+        )

@@ -117,9 +117,9 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     yield _data(cfg, processor, per_tile, encoder)
     yield from _validation_data(cfg, encoder)
     yield from notes
-    most, largest = cfg.encoder.get('max_length'), max(picture_tokens(processor, per_tile).items())
-    if most and largest[1] >= most:
-        picture = f'a picture of {count_of(largest[0], "tile")}'
+    most, counts = cfg.encoder.get('max_length'), picture_tokens(processor, per_tile)
+    if most and max(counts.values()) >= most:
+        picture = f'a picture of {count_of(max(counts, key=lambda tiles: (counts[tiles], tiles)), "tile")}'
         yield f'encoder.max_length = {most:,} is too short for {picture}: such samples are errors'
     counted = cfg.optim_wrapper.get('accumulative_counts', 1)
     gpus = made.setting.sharding.gpus

@@ -92,13 +92,7 @@ def picture_tokens(processor: Any, per_tile: int, max_tiles: int | None = None) 
     """Tiles that a picture can become -> the most tokens that so many tiles are."""
     if processor is None:
         return {0: 0}
-    counts = {tiles: tiles * per_tile for tiles in processor.tile_counts(max_tiles)}
-    for width, height in getattr(processor, 'grid_pinpoints', ()):
-        tiles = processor.num_tiles(width, height, max_tiles)
-        tokens = processor.num_tokens(width, height, per_tile, max_tiles)
-        # Tiles that are put together: a picture that fills its grid loses nothing and has most tokens.
-        counts[tiles] = max(tokens, counts[tiles]) if not processor.arranges else tokens
-    return counts
+    return processor.most_tokens(per_tile, max_tiles)
 
 
 def largest_load(cfg: Config, model: VLM, samples: int | None = None, max_tiles: int | None = None) -> Load:
