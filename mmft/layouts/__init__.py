@@ -12,8 +12,10 @@ from mmft.files.reading import reading
 from mmft.layouts.base import Layout
 from mmft.layouts.internvl_hf import InternVLHF
 from mmft.layouts.internvl_official import InternVLOfficial
-from mmft.layouts.llava_hf import LlavaHF, LlavaNextHF
+from mmft.layouts.llava_hf import LlavaHF
+from mmft.layouts.llava_next_hf import LlavaNextHF
 from mmft.layouts.llava_official import LlavaOfficial
+from mmft.layouts.llava_onevision_hf import LlavaOnevisionHF
 from mmft.layouts.native import Native
 from mmft.layouts.rules import NameTable, Rule, Step
 from mmft.layouts.small_files import Contents
@@ -22,12 +24,12 @@ from mmft.words import clipped
 
 __all__ = [
     'LAYOUTS', 'LAYOUT_NAMES', 'Contents', 'InternVLHF', 'InternVLOfficial', 'Layout', 'LlavaHF', 'LlavaNextHF',
-    'LlavaOfficial', 'NameTable', 'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_in', 'layout_of',
-    'matches_any',
+    'LlavaOfficial', 'LlavaOnevisionHF', 'NameTable', 'Native', 'Rule', 'Step', 'TinyLlava', 'layout_for', 'layout_in',
+    'layout_of', 'matches_any',
 ]  # fmt: skip
 
 _FORMATS: tuple[type[Layout], ...] = (
-    InternVLHF, InternVLOfficial, LlavaHF, LlavaNextHF, LlavaOfficial, TinyLlava, Native,
+    InternVLHF, InternVLOfficial, LlavaHF, LlavaNextHF, LlavaOnevisionHF, LlavaOfficial, TinyLlava, Native,
 )  # fmt: skip
 
 LAYOUTS: dict[str, type[Layout]] = {cls.architecture: cls for cls in _FORMATS}

@@ -1,11 +1,12 @@
-"""transformers' own layouts of LLaVA: ``LlavaForConditionalGeneration`` and ``LlavaNextForConditionalGeneration``.
+"""transformers' own layout of LLaVA: ``LlavaForConditionalGeneration``; ``llava_next_hf.py`` and
+``llava_onevision_hf.py`` have its kin.
 
 Names are those that llava-hf's directories and LMDeploy use (``vision_tower.vision_model.*``,
 ``language_model.model.*``); those of newer transformers (``model.language_model.*``) are read as well.
 
 What the classes have no place for is put elsewhere (``adjustments``) or refused.
 
-Sources: ``transformers/models/{llava,llava_next}`` 5.23; LMDeploy 0.18, ``lmdeploy/vl/model/llava_hf.py`` and
+Sources: ``transformers/models/llava`` 5.23; LMDeploy 0.18, ``lmdeploy/vl/model/llava_hf.py`` and
 ``lmdeploy/pytorch/models/llava.py``.
 """
 
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
 from mmft.files.directory import ModelDirectory, first_key
-from mmft.geometry import LLAVA_NEXT_GRIDS
 from mmft.layouts.adjust import Adjustment
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.language import by_class, family_of, is_tied, language_model
@@ -30,19 +30,17 @@ from mmft.layouts.small_files import Contents, plain_config, text_config
 from mmft.layouts.vision import tower_ignored, tower_rules, vision_tower
 from mmft.models.language.family import held_by
 from mmft.models.normalizer import TOWER_PIXELS
-from mmft.registry import IMAGE_PROCESSORS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mmft.data.encoder import ChatEncoder
 
-__all__ = ['LlavaHF', 'LlavaNextHF']
+__all__ = ['NO_LLAVA', 'LlavaHF']
 
 _PROJECTOR = {'linear_1': 'mlp.0', 'linear_2': 'mlp.2'}
-_PINPOINTS = [(336 * a, 336 * b) for a, b in LLAVA_NEXT_GRIDS]  # which LlavaNextConfig takes as (height, width)
 _ROWS = 64  # tables that grow, grow to a multiple of this: what tensor parallelism and kernels like to divide
-_NO_LLAVA = 'TurboMind has no LLaVA'
+NO_LLAVA = 'TurboMind has no LLaVA'
 _FINAL_NORM = 'llm.lm.model.norm.weight'
 _ACTIVATIONS = ('gelu', 'gelu_pytorch_tanh', 'relu', 'silu')
 
@@ -62,6 +60,7 @@ class LlavaHF(Layout):
     option = 'hf'
     model_type, processor = 'llava', 'Llava'  # how transformers' names of its other classes begin
     tilers: tuple[str, ...] = ('PadSquare', 'Resize', 'CenterCrop')
+    feature_layer, feature_strategy, text_type = -2, 'default', 'llama'  # where ``config.json`` says none
     chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json')
     zeros = ('llm.lm.lm_head.bias',)  # of Phi: transformers' LLaVA has a head without bias
 
@@ -74,13 +73,16 @@ class LlavaHF(Layout):
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> LlavaHF:
         where = 'config.json' if directory is None else str(directory.path)
-        vision, text = vision_tower(config['vision_config'], where), config['text_config']
-        layer = config.get('vision_feature_layer', -2)
+        vision, text = (
+            vision_tower(config['vision_config'], where),
+            {'model_type': cls.text_type, **config['text_config']},
+        )
+        layer = config.get('vision_feature_layer', cls.feature_layer)
         if not isinstance(layer, int):
             raise CheckpointError(f'{where}: vision_feature_layer = {layer}', expected='one layer')
         if config.get('multimodal_projector_bias') is False:
             raise CheckpointError(f'{where}: a projector without bias', expected='multimodal_projector_bias = true')
-        strategy = config.get('vision_feature_select_strategy', 'default')
+        strategy = config.get('vision_feature_select_strategy', cls.feature_strategy)
         if strategy not in ('default', 'full'):
             what = f'{where}: vision_feature_select_strategy = {strategy!r}'
             raise CheckpointError(what, expected="'default' or 'full'")
@@ -88,20 +90,21 @@ class LlavaHF(Layout):
         if vision['type'] == 'SigLIP':
             feature = {'drop_first': strategy == 'default'}
         keys = [] if directory is None else list(directory.tensors)
-        tie = is_tied(config, family_of({'model_type': 'llama', **text}) or 'Llama', keys)
+        tie = is_tied(config, family_of(text) or 'Llama', keys)
         model = {
             'type': 'VLM',
             'vision': {**vision, 'select_layer': layer, **feature},
             'projector': {'type': 'MLP', 'depth': 2, 'act': config.get('projector_hidden_act', 'gelu')},
-            'llm': language_model({'model_type': 'llama', **text}, where, tie=tie),
+            'llm': language_model(text, where, tie=tie),
             'image_token_id': first_key(config, 'image_token_id', 'image_token_index'),
             **_pixels(vision['type'], directory),
-            **cls._merge(),
+            **cls._merge(config),
         }
         return cls(model, config)
 
     @classmethod
-    def _merge(cls) -> dict[str, Any]:
+    def _merge(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """``merge`` of the ``model`` dict, as ``config.json`` says it."""
         return {}
 
     @classmethod
@@ -158,7 +161,7 @@ class LlavaHF(Layout):
     @classmethod
     def support(cls) -> list[Support]:
         clip, others = ('clip_vision_model',), ('siglip_vision_model', 'dinov2')
-        row = partial(Support, cls.option, cls.architecture, turbomind=_NO_LLAVA)
+        row = partial(Support, cls.option, cls.architecture, turbomind=NO_LLAVA)
         return [
             *(row(name, kinds, clip, pytorch=family.pytorch) for name, kinds, family in by_class(held_by('llava_hf'))),
             row(towers=others, pytorch="LMDeploy's LLaVA has no other tower than CLIP"),
@@ -182,14 +185,15 @@ class LlavaHF(Layout):
         problems = []
         if kind is not None and kind not in self.tilers:
             problems.append(f'it prepares pictures as {" or ".join(self.tilers)} do; the encoder has {kind}')
-        if kind == 'PadSquare' and [int(255 * m) for m in tiler['mean']] != [int(255 * m) for m in model.pixel_mean]:
+        if 'mean' in tiler and [int(255 * m) for m in tiler['mean']] != [int(255 * m) for m in model.pixel_mean]:
             problems.append(
                 f"it pads with the model's pixel_mean {list(model.pixel_mean)}; the encoder with {tiler['mean']}"
             )
-        if kind == 'AnyResTiler' and (tiler['mode'] != 'spatial_unpad' or tiler['max_tiles'] is not None):
+        mode = tiler.get('mode', 'spatial_unpad')
+        if 'grid_pinpoints' in tiler and (mode != 'spatial_unpad' or tiler['max_tiles'] is not None):
             problems.append(
                 'it arranges the tiles as spatial_unpad, however many; the encoder has '
-                f'mode={tiler["mode"]!r}, max_tiles={tiler["max_tiles"]}'
+                f'mode={mode!r}, max_tiles={tiler["max_tiles"]}'
             )
         if side != model.vision.image_size and model.vision.tower.config.model_type != 'dinov2':
             problems.append(f'it takes tiles of {model.vision.image_size} px only; the encoder cuts {side} px')
@@ -286,41 +290,6 @@ class LlavaHF(Layout):
             **contents.transparency,
             **sizes,
         }
-
-
-class LlavaNextHF(LlavaHF):
-    """llava-hf's LLaVA-NeXT (1.6): AnyRes tiles, their padding cut off, a newline after each row."""
-
-    architecture = 'LlavaNextForConditionalGeneration'
-    model_type, processor = 'llava_next', 'LlavaNext'
-    tilers = ('AnyResTiler',)
-
-    @classmethod
-    def support(cls) -> list[Support]:
-        why = "LMDeploy 0.18's LLaVA-NeXT fails under transformers 5"
-        return [Support(cls.option, cls.architecture, turbomind=_NO_LLAVA, pytorch=why)]
-
-    @classmethod
-    def _merge(cls) -> dict[str, Any]:
-        return {'merge': {'type': 'AnyResMerge', 'unpad': True, 'newline': True}}
-
-    @classmethod
-    def _merge_problems(cls, merge: dict[str, Any] | None) -> list[str]:
-        if merge and merge.get('unpad', True) and merge.get('newline', True):
-            return []
-        return ['tiles that are not merged with unpad and newline: it does nothing else']
-
-    def _image_processor(self, directory: ModelDirectory) -> dict[str, Any]:
-        # transformers counts (height, width), and its list stands in this order where the config names none.
-        pairs = self.options.get('image_grid_pinpoints') or _PINPOINTS
-        pairs = [[width, height] for height, width in pairs]
-        side = self._model['vision']['image_size']
-        return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': 'spatial_unpad'}
-
-    def _sizes(self, contents: Contents) -> dict[str, Any]:
-        # transformers counts (height, width).
-        processor = IMAGE_PROCESSORS.build(contents.tiler or {'type': 'AnyResTiler'})
-        return {'image_grid_pinpoints': [[height, width] for width, height in processor.grid_pinpoints]}
 
 
 def _feature_layer(vision: nn.Module) -> int:

@@ -10,6 +10,7 @@ from transformers import (
     LlamaConfig,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
+    LlavaOnevisionForConditionalGeneration,
     MistralConfig,
     PhiConfig,
     Qwen2Config,
@@ -18,7 +19,8 @@ from transformers import (
 
 import mmft
 from mmft.checkpoint import TensorDirectory, read_layout
-from mmft.layouts import layout_for
+from mmft.errors import CheckpointError
+from mmft.layouts import LAYOUTS, layout_for
 from mmft.registry import IMAGE_PROCESSORS
 from tests.checkpoint.test_llava import convert
 
@@ -80,11 +82,77 @@ def test_llava_next(tmp_path):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
+def save_onevision(directory, pinpoints=None, **options):
+    vision = SiglipVisionConfig(intermediate_size=32, vision_use_head=False, **TOWER)
+    pinpoints = pinpoints or [[28 * rows, 28 * columns] for rows in range(1, 7) for columns in range(1, 7)]
+    options = {'image_grid_pinpoints': pinpoints, 'vision_aspect_ratio': 'anyres_max_4', **options}
+    return save(LlavaOnevisionForConditionalGeneration, directory, vision, Qwen2Config(**TEXT), **options)
+
+
+@pytest.mark.parametrize('sizes', [[(50, 30)], [(40, 300)], [(300, 40)], [(160, 150)], [(2, 1)], [(50, 30), (30, 90)]])
+def test_llava_onevision(tmp_path, sizes):
+    """What is large is shrunk, several pictures are a tile each."""
+    theirs = save_onevision(tmp_path)
+    ours, _ = mmft.load(tmp_path)
+    assert (ours.merge.shrink_to, ours.vision.select_layer, len(ours.vision.layers)) == (4, -1, 3)
+    processor = IMAGE_PROCESSORS.build(read_layout(tmp_path).encoder_config(tmp_path)['image_processor'])
+    limit = processor.share(len(sizes))
+    grids = [processor.grid(*size, limit) for size in sizes]
+    tiles = [torch.randn(processor.num_tiles(*size, limit), 3, 28, 28) for size in sizes]
+    given = {'image_sizes': torch.tensor(sizes), 'image_grids': torch.tensor(grids)}
+    text = torch.arange(1, 9)
+    slots = torch.full((sum(processor.num_tokens(*size, 16, limit) for size in sizes),), IMAGE)
+    ids = torch.cat([text, slots, text])[None]
+    inputs = {
+        'input_ids': ids,
+        'attention_mask': torch.ones_like(ids),
+        'pixel_values': torch.nn.utils.rnn.pad_sequence(tiles, batch_first=True),
+        'image_sizes': given['image_sizes'].flip(1),
+        'batch_num_images': torch.tensor([len(sizes)]),
+    }
+    with torch.no_grad():
+        got = ours(ids, pixel_values=torch.cat(tiles), mode='tensor', **given)
+        torch.testing.assert_close(got, theirs(**inputs).logits, atol=1e-5, rtol=1e-5)
+        made = ours.generate(ids, torch.cat(tiles), max_new_tokens=5, do_sample=False, pad_token_id=0, **given)
+        want = theirs.generate(**inputs, max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert made.tolist() == want[:, ids.shape[1] :].tolist()
+
+
+def test_onevision_config_of_the_published_directories():
+    """What llava-hf's older files leave out is the class's default."""
+    tower = {'model_type': 'siglip_vision_model', 'hidden_size': 1152, 'image_size': 384, 'intermediate_size': 4304,
+             'num_attention_heads': 16, 'num_hidden_layers': 26, 'patch_size': 14,
+             'vision_use_head': False}  # fmt: skip
+    text = {'model_type': 'qwen2', 'hidden_size': 896, 'intermediate_size': 4864, 'num_attention_heads': 14,
+            'num_hidden_layers': 24, 'num_key_value_heads': 2, 'rope_theta': 1000000.0, 'vocab_size': 152000,
+            'tie_word_embeddings': True}  # fmt: skip
+    config = {'vision_config': tower, 'text_config': text, 'image_token_index': 151646, 'tie_word_embeddings': False}
+    layout = LAYOUTS['LlavaOnevisionForConditionalGeneration'].from_config(config)
+    model = layout.model_config
+    assert model['merge'] == {'type': 'AnyResMerge', 'unpad': True, 'newline': True, 'shrink_to': 9}
+    assert (model['vision']['select_layer'], model['vision']['num_hidden_layers']) == (-1, 26)
+    assert (model['llm']['type'], model['llm']['tie_word_embeddings']) == ('Qwen2', True)
+    assert model['pixel_mean'] == (0.5, 0.5, 0.5)
+    tiler = IMAGE_PROCESSORS.build(layout._image_processor(None))
+    assert tiler.to_dict() == IMAGE_PROCESSORS.build({'type': 'OneVisionTiler'}).to_dict()
+
+
+@pytest.mark.parametrize('aspect', ['anyres', 'pad', 'anyres_max_0', 9])
+def test_onevision_that_arranges_pictures_otherwise(aspect):
+    config = {'vision_config': {}, 'text_config': {}, 'vision_aspect_ratio': aspect}
+    with pytest.raises(CheckpointError, match=f"vision_aspect_ratio = '?{aspect}"):
+        LAYOUTS['LlavaOnevisionForConditionalGeneration']._merge(config)
+
+
 @pytest.mark.parametrize('form', ['llava-hf', 'transformers', 'inner'])
-def test_names_of_all_versions_there_and_back(tmp_path, form):
+@pytest.mark.parametrize('cls', [LlavaNextForConditionalGeneration, LlavaOnevisionForConditionalGeneration])
+def test_names_of_all_versions_there_and_back(tmp_path, cls, form):
     """llava-hf's files, those that transformers writes today, and the names inside its model."""
-    vision = CLIPVisionConfig(intermediate_size=32, **TOWER)
-    model = save(LlavaNextForConditionalGeneration, tmp_path, vision, LlamaConfig(**TEXT), image_grid_pinpoints=GRID)
+    if cls is LlavaNextForConditionalGeneration:
+        vision = CLIPVisionConfig(intermediate_size=32, **TOWER)
+        model = save(cls, tmp_path, vision, LlamaConfig(**TEXT), image_grid_pinpoints=GRID)
+    else:
+        model = save_onevision(tmp_path)
     layout = layout_for('hf', read_layout(tmp_path).model_config)
     stored = TensorDirectory(tmp_path)
     written = convert(layout.to_theirs(ours := convert(layout.to_ours(stored), stored)), ours)

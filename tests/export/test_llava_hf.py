@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
 import mmft
 from mmft.errors import ConfigError
@@ -17,7 +18,17 @@ from mmft.export import convert
 from mmft.models.language.family import held_by
 from tests.export import tiny
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, picture
-from tests.export.tiny_llava import ANYRES, CLIP_MEAN, CLIP_STD, PINPOINTS, llava_config, llava_encoder
+from tests.export.tiny_llava import (
+    ANYRES,
+    CLIP_MEAN,
+    CLIP_STD,
+    ONEVISION,
+    ONEVISION_PARTS,
+    PINPOINTS,
+    PIXELS,
+    llava_config,
+    llava_encoder,
+)
 
 QUESTION = 'What dish is it? 这是什么菜？'
 LLMS = list(held_by('llava_hf'))
@@ -37,6 +48,8 @@ def through_transformers(out, model, sample):
     if sample.image_grids:
         places['image_sizes'] = torch.tensor([(height, width) for width, height in sample.image_sizes])
     pixels = model.data_preprocessor.normalize(sample.pixel_values)
+    if theirs.config.model_type == 'llava_onevision':
+        places['batch_num_images'] = torch.tensor([len(sample.num_tiles)])
     ids = sample.input_ids[None]
     with torch.no_grad():
         got = theirs(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels, **places).logits[0]
@@ -60,8 +73,7 @@ def exports_right(tmp_path, config, encoder, images, **options):
     ours = model.data_preprocessor.normalize(sample.pixel_values)
     theirs = inputs['pixel_values']
     if theirs.dim() == 5:
-        tiles = [encoder.image_processor.num_tiles(*image.size) for image in images]
-        theirs = torch.cat([each[:count] for each, count in zip(theirs, tiles, strict=True)])
+        theirs = torch.cat([each[:count] for each, count in zip(theirs, sample.num_tiles, strict=True)])
     # torchvision's bicubic against Pillow's: a grey level here and there, two where a picture is enlarged.
     assert (theirs - ours).abs().max() <= 2.1 / 255 / min(model.pixel_std)
     return tmp_path / 'out', model
@@ -141,6 +153,71 @@ def test_llava_next_counts_as_we_do(tmp_path):
     sizes = [(w, h) for w in range(1, 1200, 67) for h in range(1, 1200, 71)]
     theirs = processor._get_num_multimodal_tokens([(h, w) for w, h in sizes])['num_image_tokens']
     assert theirs == [encoder.image_processor.num_tokens(w, h, 16) for w, h in sizes]
+
+
+@pytest.mark.parametrize(
+    'sizes',
+    [[(130, 60)], [(60, 300)], [(500, 400)], [(3, 2)], [(130, 60), (60, 150), (90, 90)]],
+    ids=['wide', 'tall', 'large', 'tiny', 'several'],
+)
+@pytest.mark.parametrize(('kind', 'tower', 'layer'), [('Qwen2', 'SigLIP', -1), ('Qwen3', 'CLIP', -2)])
+def test_llava_onevision(kind, tower, layer, sizes, tmp_path):
+    parts = {**ONEVISION_PARTS, 'tower': tower, 'vision': {'select_layer': layer}}
+    processor = {**ONEVISION, 'mean': PIXELS[tower]['pixel_mean']}
+    config, encoder = llava_config(kind, **parts), llava_encoder(kind, image_processor=processor)
+    images = [picture(*size) for size in sizes]
+    out, _ = exports_right(tmp_path, config, encoder, images)
+    config = json.loads((out / 'config.json').read_text())
+    assert config['architectures'] == ['LlavaOnevisionForConditionalGeneration']
+    assert (config['vision_aspect_ratio'], config['vision_feature_layer']) == ('anyres_max_4', layer)
+    assert torch.equal(load_file(out / 'model.safetensors')['image_newline'], mmft.load(out)[0].merge.image_newline)
+
+
+def exact_onevision(directory):
+    """The processor, with Pillow's pixels: of its part for videos there is torchvision's only."""
+    processor = AutoProcessor.from_pretrained(directory)
+    processor.image_processor = AutoImageProcessor.from_pretrained(directory, backend='pil')
+    return processor
+
+
+def test_llava_onevision_counts_as_we_do(tmp_path):
+    config, encoder = llava_config('Qwen2', **ONEVISION_PARTS), llava_encoder('Qwen2', image_processor=ONEVISION)
+    processor = AutoProcessor.from_pretrained(make_base(tmp_path / 'out', config, 'hf', encoder=encoder))
+    assert isinstance(processor, LlavaOnevisionProcessor)
+    sizes = [(w, h) for w in range(1, 1200, 67) for h in range(1, 1200, 71)]
+    theirs = processor._get_num_multimodal_tokens([(h, w) for w, h in sizes])['num_image_tokens']
+    assert theirs == [encoder.image_processor.num_tokens(w, h, 16) for w, h in sizes]
+
+
+def test_turns_and_generation_of_onevision(tmp_path):
+    """A picture in each turn: both are one tile. The newest class generates what we do."""
+    encoder = llava_encoder('Qwen2', image_processor=ONEVISION)
+    cfg, path, model = trained(tmp_path, llava_config('Qwen2', **ONEVISION_PARTS), encoder)
+    convert(cfg, path, tmp_path / 'out', check='none')
+    processor = exact_onevision(tmp_path / 'out')
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / 'out').eval()
+    for images in ([picture(150, 100)], [picture(150, 100), picture(40, 90)]):
+        turns, history = [], []
+        for number, image in enumerate(images):
+            turns.append(
+                {'role': 'user', 'content': [{'type': 'image', 'image': image}, {'type': 'text', 'text': 'What?'}]}
+            )
+            history.append({'role': 'user', 'content': '<image>\nWhat?'})
+            if number < len(images) - 1:
+                turns.append({'role': 'assistant', 'content': [{'type': 'text', 'text': 'Rice rolls.'}]})
+                history.append({'role': 'assistant', 'content': 'Rice rolls.'})
+        inputs = processor.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors='pt'
+        )
+        sample = encoder(history, images, add_generation_prompt=True)
+        assert inputs['input_ids'][0].tolist() == sample.input_ids.tolist()
+        pixels = model.data_preprocessor.normalize(sample.pixel_values)
+        torch.testing.assert_close(inputs['pixel_values'].flatten(0, 1), pixels, atol=1e-5, rtol=0)
+        made = theirs.generate(**inputs, max_new_tokens=5)
+        arranged = {'image_sizes': torch.tensor(sample.image_sizes), 'image_grids': torch.tensor(sample.image_grids)}
+        stop = {'eos_token_id': encoder.stop_token_ids, 'pad_token_id': encoder.pad_token_id, 'do_sample': False}
+        want = model.generate(sample.input_ids[None], sample.pixel_values, max_new_tokens=5, **arranged, **stop)
+        assert made[0, inputs['input_ids'].shape[1] :].tolist() == want[0].tolist()
 
 
 def test_turns_and_generation(tmp_path):
@@ -225,6 +302,12 @@ REFUSED = {
     ),
     'a larger tile': ({'image_processor': {'type': 'Resize', 'tile_size': 70}, 'tokens_per_tile': 25}, {}, '70 px'),
     'a deeper MLP': ({}, {'projector': {'depth': 3}}, 'two layers'),
+    'OneVision in fewer tiles': ({'image_processor': {**ONEVISION, 'max_tiles': 2}}, ONEVISION_PARTS, 'max_tiles=2'),
+    'OneVision in another colour': (
+        {'image_processor': {**ONEVISION, 'mean': [0, 0, 0]}},
+        ONEVISION_PARTS,
+        'pixel_mean',
+    ),
     'a linear projector': ({}, {'projector': {'type': 'Linear', 'depth': 2}}, 'Linear'),
 }
 

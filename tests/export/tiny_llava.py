@@ -24,6 +24,9 @@ FAMILY = {
 }
 PINPOINTS = [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
 ANYRES = {'type': 'AnyResTiler', 'grid_pinpoints': PINPOINTS, 'tile_size': 56}
+ONEVISION = {'type': 'OneVisionTiler', 'tile_size': 56, 'shrink_to': 4}
+ONEVISION_PARTS = {'tower': 'SigLIP', 'vision': {'select_layer': -1}, 'merge': {'type': 'AnyResMerge', 'shrink_to': 4}}
+"""Of ``llava_config``: SigLIP's last block, and a plane shrunk to what 4 tiles are."""
 PIXELS = {
     'CLIP': {'pixel_mean': CLIP_MEAN, 'pixel_std': CLIP_STD},
     'SigLIP': {'pixel_mean': [0.5] * 3, 'pixel_std': [0.5] * 3},

@@ -28,7 +28,7 @@ from mmft.models.tuning import apply_tune
 from mmft.serve.backends.support import support_table
 from mmft.structures import IGNORE_INDEX
 from tests.export.tiny import make_encoder, model_config, random_model
-from tests.export.tiny_llava import ANYRES, FAMILY, PIXELS, llava_config, llava_encoder
+from tests.export.tiny_llava import ANYRES, FAMILY, ONEVISION, ONEVISION_PARTS, PIXELS, llava_config, llava_encoder
 
 __all__ = ['CASES', 'LESSONS', 'Case', 'Lesson', 'Made', 'make', 'table', 'write_table']
 
@@ -39,6 +39,7 @@ TOWERS = {'clip_vision_model': 'CLIP', 'siglip_vision_model': 'SigLIP', 'dinov2'
 ANY = {  # which language model stands for a row that takes any
     'LlavaForConditionalGeneration': ('Llama',),
     'LlavaNextForConditionalGeneration': ('Llama', 'Mistral'),
+    'LlavaOnevisionForConditionalGeneration': ('Qwen2',),
     'LlavaLlamaForCausalLM': ('Llama',),
     'LlavaMistralForCausalLM': ('Mistral',),
     'TinyLlavaForConditionalGeneration': ('StableLM',),
@@ -133,6 +134,8 @@ def build(case: Case) -> tuple[dict[str, Any], ChatEncoder]:
     }
     if case.row.architecture.startswith('LlavaNext'):
         more['merge'], processor = {'type': 'AnyResMerge'}, ANYRES
+    if case.row.architecture.startswith('LlavaOnevision'):
+        more['merge'], processor = ONEVISION_PARTS['merge'], {**ONEVISION, 'mean': processor['mean']}
     return llava_config(case.llm, case.tower, llm=llm, **more), llava_encoder(case.llm, processor)
 
 
@@ -163,15 +166,15 @@ def teach(model: VLM, encoder: ChatEncoder) -> None:
 
 
 @functools.cache
-def _taught(llm: str, tower: str, merged: bool) -> tuple[dict[str, Any], VLM, ChatEncoder]:
+def _taught(llm: str, tower: str, merged: str) -> tuple[dict[str, Any], VLM, ChatEncoder]:
     config, encoder = build(next(c for c in CASES if (c.llm, c.tower, _merged(c)) == (llm, tower, merged)))
     model = random_model(config)
     teach(model, encoder)
     return config, model, encoder
 
 
-def _merged(case: Case) -> bool:
-    return case.row.architecture.startswith('LlavaNext')
+def _merged(case: Case) -> str:
+    return next((kind for kind in ('LlavaNext', 'LlavaOnevision') if case.row.architecture.startswith(kind)), '')
 
 
 def make(case: Case, root: Path) -> Made:

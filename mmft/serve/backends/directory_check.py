@@ -25,13 +25,14 @@ ENGINES = ('turbomind', 'pytorch', 'transformers')
 LMDEPLOY = frozenset({'turbomind', 'pytorch'})
 ALL = frozenset(ENGINES)
 
-INTERNVL, LLAVA, LLAVA_NEXT, INTERNVL_CHAT = (
+INTERNVL, LLAVA, LLAVA_NEXT, ONEVISION, INTERNVL_CHAT = (
     'InternVLForConditionalGeneration',
     'LlavaForConditionalGeneration',
     'LlavaNextForConditionalGeneration',
+    'LlavaOnevisionForConditionalGeneration',
     'InternVLChatModel',
 )
-HF_NATIVE = (INTERNVL, LLAVA, LLAVA_NEXT)
+HF_NATIVE = (INTERNVL, LLAVA, LLAVA_NEXT, ONEVISION)
 _EXPORT_AGAIN = 'export it again with mmft pth_to_hf'
 _CHAT_KEYS = {
     '': ('auto_map', 'force_image_size', 'downsample_ratio', 'dynamic_image_size', 'min_dynamic_patch',
@@ -310,5 +311,6 @@ _BY_CLASS: dict[str, list[Callable[[ServedDirectory], Iterator[Problem]]]] = {
     INTERNVL: [_hf_native, _internvl],
     LLAVA: [_hf_native, _llava],
     LLAVA_NEXT: [_hf_native, _llava],
+    ONEVISION: [_hf_native, _llava],
     INTERNVL_CHAT: [_internvl_chat],
 }
