@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mmft.data.batches.collate import PackCollator, PadCollator
+from mmft.engine.loops import trained_weight
 from mmft.errors import ConfigError, ShapeError
 from mmft.registry import COLLATORS
 from mmft.structures import IGNORE_INDEX, Sample
+from tests.helpers import golden_tensors
 
 
 def sample(ids, tiles=0, side=4, **meta):
@@ -103,3 +105,39 @@ def test_labels_must_fit():
 def test_registered():
     assert isinstance(COLLATORS.build(dict(type='PackCollator')), PackCollator)
     assert COLLATORS.build(dict(type='PadCollator'), default_args=dict(pad_token_id=5)).pad_token_id == 5
+
+
+@pytest.mark.parametrize('reduction', ['sample', 'square'])
+def test_weights_of_tokens_are_the_originals(reduction):
+    """``packed_collate_fn`` of OpenGVLab/InternVL wrote these; ``test_internvl_golden.py`` has its losses with them."""
+    rows, packed = (golden_tensors(case, 'inputs') for case in ('internvl2_internlm2', 'internvl_packed_forward'))
+    samples = [Sample(ids, labels) for ids, labels in zip(rows['input_ids'], rows['labels'], strict=True)]
+    starts = (packed['position_ids'][0] == 0).nonzero().flatten()[:3].tolist()
+    parts = [slice(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    parts[-1] = slice(starts[-1], int((packed['labels'][0] != IGNORE_INDEX).nonzero().max()) + 1)
+    in_a_row = [Sample(packed['input_ids'][0, part], packed['labels'][0, part]) for part in parts]
+    for collator, given, want in ((PadCollator, samples, rows), (PackCollator, in_a_row, packed)):
+        batch = collator(loss_reduction=reduction)(given)
+        trained = batch['labels'] != IGNORE_INDEX
+        assert batch['loss_weight'].shape == batch['labels'].shape
+        kept = want[f'loss_weight_{reduction}'][want['labels'] != IGNORE_INDEX]
+        torch.testing.assert_close(batch['loss_weight'][trained], kept)
+        # What a step divides by: a sample counts for one, or for the square root of its trained tokens.
+        counts = [int((s.labels != IGNORE_INDEX).sum()) for s in given]
+        total = len(counts) if reduction == 'sample' else sum(n**0.5 for n in counts)
+        assert trained_weight(batch) == pytest.approx(total)
+
+
+def test_by_default_every_token_counts_alike():
+    for collator in (PadCollator, PackCollator):
+        assert 'loss_weight' not in collator()([sample([1, 2, 3])])
+        with pytest.raises(ConfigError, match=r"loss_reduction='mean'"):
+            collator(loss_reduction='mean')
+
+
+@pytest.mark.parametrize('collator', [PadCollator, PackCollator])
+def test_a_sample_without_a_trained_token_weighs_nothing(collator):
+    nothing = Sample(torch.tensor([1, 2]), torch.full((2,), IGNORE_INDEX))
+    batch = collator(loss_reduction='square')([nothing, sample([1, 2, 3, 4]), None])
+    assert batch['loss_weight'].isfinite().all()
+    assert trained_weight(batch) == pytest.approx(2**0.5)

@@ -13,6 +13,9 @@ from mmft.structures import IGNORE_INDEX, Sample
 
 __all__ = ['PackCollator', 'PadCollator', 'pictures']
 
+LOSS_REDUCTIONS = {'token': 0.0, 'sample': -1.0, 'square': -0.5}
+"""What a trained token counts for, as a power of how many its sample has."""
+
 
 class _Collator:
     """What both have in common.
@@ -23,9 +26,17 @@ class _Collator:
     Args:
         pad_token_id: fills up rows; any id will do, masks are made from lengths.
         pad_to_multiple_of: makes L a multiple of this; None: no more than needed.
+        loss_reduction: ``token``: every trained token counts alike; ``sample``: every sample does, however long its
+            answers; ``square``: a sample counts for the square root of its trained tokens, as InternVL2.5 is trained.
+            Source: ``len2weight`` of OpenGVLab/InternVL, ``internvl_chat_finetune.py`` and ``dataset_packed.py``.
     """
 
-    def __init__(self, pad_token_id: int = 0, pad_to_multiple_of: int | None = None) -> None:
+    def __init__(
+        self, pad_token_id: int = 0, pad_to_multiple_of: int | None = None, loss_reduction: str = 'token'
+    ) -> None:
+        if loss_reduction not in LOSS_REDUCTIONS:
+            raise ConfigError(f'loss_reduction={loss_reduction!r}', expected=f'one of {list(LOSS_REDUCTIONS)}')
+        self.loss_reduction = loss_reduction
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise ConfigError(f'pad_to_multiple_of={pad_to_multiple_of}', expected='a whole number from 1, or None')
         self.pad_token_id, self.pad_to_multiple_of = pad_token_id, pad_to_multiple_of
@@ -34,7 +45,8 @@ class _Collator:
         """Collate.
 
         Returns:
-            A ``Batch`` and, under ``meta``, the ``meta`` dict of each sample with its ``num_tiles``.
+            A ``Batch`` and, under ``meta``, the ``meta`` dict of each sample with its ``num_tiles``; with another
+            ``loss_reduction`` than ``token`` also ``loss_weight`` (B,L) float32.
 
         Raises:
             ShapeError: tiles of different sizes or of different kinds, or labels that do not fit their tokens.
@@ -54,6 +66,10 @@ class _Collator:
 
     def _tokens(self, samples: list[Sample]) -> dict[str, torch.Tensor | None]:
         raise TypeError(f'{type(self).__name__} does not say how tokens are laid out')
+
+    def _weights(self, counts: torch.Tensor) -> torch.Tensor:
+        """What each trained token of samples with so many counts for."""
+        return counts.clamp(min=1).float() ** LOSS_REDUCTIONS[self.loss_reduction]
 
     def _padded(self, length: int) -> int:
         unit = self.pad_to_multiple_of or 1
@@ -81,12 +97,16 @@ class PadCollator(_Collator):
             input_ids[row, : len(sample)] = sample.input_ids
             labels[row, : len(sample)] = sample.labels
         position_ids = torch.arange(size[1])
-        return {
+        batch = {
             'input_ids': input_ids,
             'attention_mask': position_ids < lengths[:, None],
             'position_ids': position_ids.expand(size).clone(),
             'labels': labels,
         }
+        if self.loss_reduction != 'token':
+            counts = (labels[:, 1:] != IGNORE_INDEX).sum(1, keepdim=True)
+            batch['loss_weight'] = self._weights(counts).expand(size).clone()
+        return batch
 
 
 @COLLATORS.register_module()
@@ -103,12 +123,17 @@ class PackCollator(_Collator):
         labels = torch.cat([s.labels for s in samples])
         starts = torch.tensor([0, *map(len, samples[:-1])]).cumsum(0)
         labels[starts] = IGNORE_INDEX
-        return {
+        batch = {
             'input_ids': torch.cat([s.input_ids for s in samples])[None],
             'attention_mask': None,
             'position_ids': torch.cat([torch.arange(len(s)) for s in samples])[None],
             'labels': labels[None],
         }
+        if self.loss_reduction != 'token':
+            lengths = list(map(len, samples))
+            counts = torch.stack([(part != IGNORE_INDEX).sum() for part in labels.split(lengths)])
+            batch['loss_weight'] = self._weights(counts).repeat_interleave(torch.tensor(lengths))[None]
+        return batch
 
 
 def _nothing(pad_token_id: int, length: int = 1) -> Sample:
