@@ -1,6 +1,6 @@
 """Checks that the arguments of all kinds of parts share. Each reports every bad value at once, by the argument's name.
 
-torch takes many a wrong number in silence (a network of no layer, ``top_k=1.5``), and names no argument of the others.
+torch silently takes many a wrong number (a network of no layer, ``top_k=1.5``), and names no argument of the others.
 """
 
 from __future__ import annotations

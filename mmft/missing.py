@@ -1,4 +1,4 @@
-"""The error for a path at which there is nothing: names that are near it, and what to do with the name of a hub."""
+"""The error for a path at which there is nothing: similar names, and what to do with the name of a model on a hub."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _is_hub_name(path: Path) -> bool:
 
 
 def nearest(path: Path) -> list[str]:
-    """Directories and checkpoints whose names are near that of a path that does not exist."""
+    """Directories and checkpoints whose names are similar to that of a path that does not exist."""
     if os.path.isdir(path.parent):
         there = [p.name for p in listed(path.parent) if p.is_dir() or p.suffix == '.pth']
         return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]

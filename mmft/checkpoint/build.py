@@ -57,7 +57,7 @@ def build_meta(model_config: Mapping[str, Any]) -> VLM:
     """The model on the meta device: every shape, no memory.
 
     Raises:
-        ConfigError: a part that cannot be, or is larger than any: a number with some zeros too many.
+        ConfigError: an impossible part, or an absurdly large one (a number with a few zeros too many).
     """
     if deep := [*_too_deep(model_config, 'model')]:
         raise ConfigError(

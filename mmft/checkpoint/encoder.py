@@ -32,7 +32,7 @@ def tokenizer_directory(pretrained: str | Path | Mapping[str, Any] | None, base:
     found = pretrained.get('llm') if isinstance(pretrained, Mapping) else pretrained
     if not found or not Path(found).is_dir():
         return str(found or '')
-    with suppress(CheckpointError):  # of a base that is not there: whoever reads the weights says it
+    with suppress(CheckpointError):  # of a base that is not there: reading the weights reports it
         return str(next(filter(has_tokenizer, encoder_places(ModelDirectory(found, base))), found))
     return str(found)
 

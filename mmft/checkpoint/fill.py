@@ -77,9 +77,11 @@ def fill(
     if idle := idle_and_absent(layout, unread):
         logger.info(f'not in {where}, and never run, so zero: {count_of(len(idle), "tensor")}, such as {min(idle)}')
     zero |= idle
-    drawn = {name for name in missing if layout.may_be_random(name)} - zero
+    initialised = {name for name in missing if layout.may_be_random(name)} - zero
     problems += [
-        f'{name}: in the model, but not in the weights{_why(name)}' for name in missing if name not in zero | drawn
+        f'{name}: in the model, but not in the weights{_why(name)}'
+        for name in missing
+        if name not in zero | initialised
     ]
     problems += [
         f'{name}: other values than {tied[name]} in the weights, but the config ties them (tie_word_embeddings)'
@@ -91,12 +93,12 @@ def fill(
         slot = slots[name]
         value = torch.zeros(slot.shape, dtype=kind if slot.is_floating_point() else slot.dtype, device=device)
         assign(model, name, value)
-    _draw(model, model_config, drawn, kind, device)
+    _initialise(model, model_config, initialised, kind, device)
     _compute_buffers(model, model_config)
     if tied:
         model.llm.lm.tie_weights()
     model.to(device)
-    return drawn
+    return initialised
 
 
 def _refuse(problems: Sequence[str], where: Any) -> None:
@@ -111,7 +113,7 @@ def _why(name: str) -> str:
     return '. If the head is the embedding, say so: tie_word_embeddings=True in model.llm, or true in config.json'
 
 
-def _draw(
+def _initialise(
     model: VLM, model_config: Mapping[str, Any], names: Iterable[str], dtype: torch.dtype | None, device: torch.device
 ) -> None:
     """Give tensors the values that a new model of the config would have."""
@@ -133,7 +135,7 @@ def _kind(model: VLM, name: str, value: Tensor, dtype: torch.dtype | None) -> to
 
 
 def _compute_buffers(model: VLM, model_config: Mapping[str, Any]) -> None:
-    """Buffers that no file holds: as a part computes them anew by itself, the others as a new part has them."""
+    """Buffers that no file holds: recomputed by the part itself, the others as a new part has them."""
     model.vision.reset_buffers()
     model.llm.reset_buffers()
     fresh: dict[str, nn.Module] = {}

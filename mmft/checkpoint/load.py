@@ -90,8 +90,8 @@ def build_opened(
     with nullcontext() if model_config else reading(f'{opened.where}: the model that its config.json describes'):
         model = build_meta(config)
     kind = as_dtype(dtype) or main_dtype(opened.tensors)
-    drawn = fill(model, config, opened.layout, opened.tensors, kind, as_device(device), opened.where)
-    return model, drawn
+    initialised = fill(model, config, opened.layout, opened.tensors, kind, as_device(device), opened.where)
+    return model, initialised
 
 
 def build_pretrained(

@@ -5,7 +5,7 @@
 A directory holds just the part (CLIP, SigLIP, DINOv2, timm's, InternViT; a causal language model, which may also be a
 GGUF file; a projector or BLIP-2's Q-Former, which may also be one file), or a whole model, of which the part is taken.
 Parts that are not named start with random weights. ``vision`` takes a list where the tower is made of several. The
-weights of a part of one's own are a file, or a directory without need of a ``config.json``, under the names of its
+weights of a user's part are a file, or a directory, which needs no ``config.json``, under the names of its
 ``state_dict()``.
 
 On this layout's side a tensor is called by its part and its name there: ``vision/vision_model.post_layernorm.weight``.
@@ -196,7 +196,7 @@ def _holds_a_model(path: Path) -> bool:
 def _check_pixels(
     trained: Mapping[str, Any], tower: Mapping[str, Any], model_config: Mapping[str, Any], where: str
 ) -> None:
-    """Raise ``ConfigError`` where a model normalises pixels otherwise than the weights of its timm backbone want it."""
+    """Raise ``ConfigError`` where a model normalises pixels differently from the training of its timm backbone."""
     own = dict(zip(('pixel_mean', 'pixel_std'), timm_pixels(tower.get('model_name')), strict=True))
     for key, name in (('pixel_mean', 'mean'), ('pixel_std', 'std')):
         used, theirs = model_config.get(key) or own[key], trained.get(name)

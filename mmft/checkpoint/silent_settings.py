@@ -23,7 +23,7 @@ _SILENT = {
             'max_position_embeddings'),  # and what a family has beyond these
 }  # fmt: skip
 _FREE_OF_LENGTH = ('default', 'linear', None)
-"""Rope scalings that ask nothing of ``max_position_embeddings``, which may then differ."""
+"""Rope scalings that do not depend on ``max_position_embeddings``, which may then differ."""
 
 _REGISTRIES = {'vision': VISION_TOWERS, 'projector': PROJECTORS, 'llm': LANGUAGE_MODELS}
 

@@ -1,4 +1,4 @@
-"""Whether an encoder asks a model otherwise than the directory of its tokenizer would."""
+"""Whether an encoder prompts a model differently from the directory of its tokenizer."""
 
 from __future__ import annotations
 

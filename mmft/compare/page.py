@@ -53,8 +53,8 @@ def page(found: Comparison, most: int = 400) -> str:
 
 
 def _more(number: int) -> str:
-    said = pages.both(f'{number:,} more in the JSON file.', f'另有 {number:,} 条在 JSON 文件中。')
-    return f'<p class="more">{said}</p>' if number else ''
+    note = pages.both(f'{number:,} more in the JSON file.', f'另有 {number:,} 条在 JSON 文件中。')
+    return f'<p class="more">{note}</p>' if number else ''
 
 
 def verdict(found: Comparison) -> str:

@@ -51,7 +51,7 @@ class Question:
 
 @dataclass
 class Answers:
-    """What a model said to each question: its text, or None and why there is none.
+    """What a model answered to each question: its text, or None and why there is none.
 
     Attributes:
         ended: what ended the asking before the last question.
@@ -186,10 +186,10 @@ class _Workers:
 
 def _answer(answerer: Answerer, question: Question, settings: Mapping[str, Any], stop: threading.Event) -> str | None:
     """The answer, or None if ``stop`` came before its end."""
-    said = ''
+    answer = ''
     with contextlib.closing(answerer.stream(question.messages, question.images, **settings, stop=stop)) as pieces:
         for piece in pieces:
-            said += piece
+            answer += piece
             if stop.is_set():
                 return None
-    return said
+    return answer

@@ -302,6 +302,6 @@ class ChatEncoder(StoredEncoder):
 
 
 def _check_list(images: Any) -> None:
-    """One picture alone is a slip: the letters of its path would be counted as pictures."""
+    """A single picture is a mistake: the letters of its path would be counted as pictures."""
     if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Sequence):
         raise DataError(f'images is a {type(images).__name__}', expected='a list of pictures', fix='write [picture]')

@@ -48,7 +48,7 @@ class StoredEncoder(TextEncoder, ABC):
         return {**self._kept(), 'tokenizer': packed}
 
     def _kept(self) -> dict[str, Any]:
-        """The config; where it takes them, a class of one's own and the modules of parts that are not mmft's."""
+        """The config; where it takes them, a user's class and the modules of parts that are not mmft's."""
         config = self._config()
         if (kind := name_of(type(self))) not in (None, 'ChatEncoder'):
             config = {'type': kind, **config}

@@ -65,13 +65,13 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     if cfg.get('pretrained'):
         pretrained = plain_pretrained(cfg)
         opened = open_pretrained(pretrained, model_config)
-        model, drawn = build_opened(opened, model_config, dtype or 'auto')
+        model, initialised = build_opened(opened, model_config, dtype or 'auto')
         base = {'path': pretrained, 'fingerprint': fingerprint(opened.tensors)}
     else:
         model = MODELS.build(model_config)
         if dtype is not None:
             store_as_(model, dtype)
-        drawn = set(tensors_of(model))
+        initialised = set(tensors_of(model))
     rows, tune = model.llm.vocab_size, grown_tune(cfg, model)
     if model.llm.vocab_size > rows:
         logger.info(f'{count_of(model.llm.vocab_size - rows, "row")} added to token table and output head, which train')
@@ -80,9 +80,9 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     if start is not None:
         start.before_tune(model)
         if resumed is None:
-            _warn_of_random(start, drawn)
+            _warn_of_random(start, initialised)
     values = tensors_of(model)
-    values = {name: values[name].detach() for name in sorted(drawn | (start.filled if start else set()))}
+    values = {name: values[name].detach() for name in sorted(initialised | (start.filled if start else set()))}
     tune = apply_tune(model, tune)
     if start is not None:
         start.after_tune(model)
@@ -93,10 +93,10 @@ def build_model(cfg: Config, resumed: Mapping[str, Tensor] | None = None) -> Bui
     return BuiltModel(model, base, tune, {name: value for name, value in values.items() if name not in trained})
 
 
-def _warn_of_random(start: InitFrom, drawn: set[str]) -> None:
+def _warn_of_random(start: InitFrom, initialised: set[str]) -> None:
     """Says which tensors of the parts that ``init_from`` fills neither it nor the base holds."""
     parts = {part_of(name) for name in start.filled}
-    if left := sorted(name for name in drawn - start.filled if part_of(name) in parts):
+    if left := sorted(name for name in initialised - start.filled if part_of(name) in parts):
         logger.warning(
             f'{start.path} holds no values for {count_of(len(left), "tensor")} of the parts that start from it, such '
             f'as {left[0]}: randomly initialised'

@@ -1,4 +1,4 @@
-"""The one place for workarounds of other libraries. Each says what breaks, in which version, and why this is the cure.
+"""The one place for workarounds of other libraries. Each says what breaks, in which version, and why this fixes it.
 
 What must happen before anything else is imported is in mmft/quiet.py. tests/engine/test_compat.py fails when a library
 no longer needs its workaround: take it out then.
@@ -80,7 +80,7 @@ def leave_distributed() -> None:
     torch 2.12's gloo threads take the GIL to release the tensors of a finished collective. Python 3.11 ends a thread
     that asks for it while the interpreter ends, and in the middle of C++ that is SIGABRT ("terminate called without an
     active exception") at the end of a run that has gone well. Destroying the group joins its threads; but
-    DistributedDataParallel never lets go of it, and then only a pause, in which nothing holds the GIL, is left.
+    DistributedDataParallel never releases it, and then only a pause, in which nothing holds the GIL, is left.
     """
     import torch
 

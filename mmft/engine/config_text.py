@@ -11,7 +11,7 @@ __all__ = ['config_text']
 
 
 def config_text(cfg: Config) -> str:
-    """The text of a whole config; numbers without end, which ``repr`` writes as names, are calls.
+    """The text of a whole config; infinite numbers, which ``repr`` writes as names, are calls.
 
     >>> config_text(Config({'clip': float('-inf'), 'name': 'inf'}))
     "clip = -float('inf')\\nname = 'inf'\\n"

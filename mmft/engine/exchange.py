@@ -1,6 +1,6 @@
 """What the pictures are worth: the loss of samples with their own pictures beside that with each other's.
 
-A model that answers from the text alone can have a loss that looks well. Its pictures then change nothing, and this
+A model that answers from the text alone can have a loss that looks good. Its pictures then change nothing, and this
 shows it, whatever the loss of a good model would be.
 """
 
@@ -84,7 +84,7 @@ def exchange_pictures(samples: Sequence[Sample], image_token_id: int | None = No
 
 
 def with_pictures_of(sample: Sample, other: Sample, image_token_id: int | None) -> Sample | None:
-    """The text of one sample with the pictures of another, as the encoder would have made it; None where it cannot be.
+    """The text of one sample with the pictures of another, as the encoder would make it; None where that is impossible.
 
     Pictures of other sizes take other numbers of placeholders. A sample of more pictures gets the other's again.
     """

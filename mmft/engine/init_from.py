@@ -87,8 +87,8 @@ class InitFrom:
         source: as ``init_from`` of a config, or tensors under mmft's names.
         model_config: the config's ``model`` dict.
         base: ``{'path', 'fingerprint'}`` that the model starts from.
-        shapes_only: for a model on the meta device: whether all has a place is seen by names and shapes, and no values
-            are read.
+        shapes_only: for a model on the meta device: whether everything has a place is decided by names and shapes, and
+        no values are read.
     """
 
     def __init__(

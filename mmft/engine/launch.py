@@ -11,7 +11,7 @@ from mmft.errors import ConfigError
 __all__ = ['check_launched_alone']
 
 _LAUNCHED = (
-    # Who tells a process how many there are, under which names, and what to type to have it followed. srun's first: it
+    # Who tells a process how many there are, under which names, and the option that makes mmft follow. srun's first: it
     # may set PMI's, too; and of srun's the number of the step, where a job of many tasks runs a single one by hand.
     (('SLURM_STEP_NUM_TASKS', 'SLURM_NTASKS'), 'srun', '--launcher slurm'),
     (('OMPI_COMM_WORLD_SIZE',), 'mpirun', '--launcher mpi'),

@@ -1,4 +1,4 @@
-"""One run to a folder: a lock that the system takes back when its process ends, however it ends."""
+"""One run to a folder: a lock that the system releases when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LOCK = '.lock'
 
 
 class FolderLock:
-    """The lock of a run's folder, a file ``.lock`` in it that says who holds it. The file stays; it means nothing.
+    """The lock of a run's folder, a file ``.lock`` in it that says who holds it. The file stays behind.
 
     It is a POSIX record lock: processes that are forked (data workers) do not inherit it, and NFS knows it. One process
     does not lock itself out, so that a run may follow another in it.
 
     Args:
-        folder: must be there.
+        folder: must exist.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
@@ -67,7 +67,7 @@ class FolderLock:
         self._file = file
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release it."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -95,7 +95,7 @@ def check_resumable(
         path: the checkpoint.
         content: what is in it.
         here: what a checkpoint of this run says of how it is set up (``Runner.setup``).
-        warn: is told what differs and does no harm.
+        warn: called with harmless differences.
 
     Raises:
         CheckpointError: another base, other trained tensors, or a position in data of another order.
@@ -143,7 +143,7 @@ def _compare_backgrounds(
 
 
 def _malformed(content: Mapping[str, Any]) -> list[str]:
-    """What resuming needs of a checkpoint and is not of its kind."""
+    """Entries of a checkpoint that resuming needs and that are missing or of another type."""
     kinds = {'optimizer': dict, 'param_names': list, 'rng': list, 'position': dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key), kind)]
     kinds = {'config': dict, 'history': list, 'best': dict}

@@ -2,8 +2,8 @@
 
 Beside the files ``iter_N.pth`` and ``best.pth`` (``mmft/engine/training_state.py`` says what is in them)
 ``last_checkpoint`` names the file to resume: ``iter_4.pth``. When a run starts in a folder that holds checkpoints it
-says ``iter_4.pth RUN`` (this is what it continues) or ``none RUN`` (nothing of it is saved yet). No clock is asked,
-which a copy or a correction of the time sets wrong: ``meta.run`` tells which files are of one run.
+says ``iter_4.pth RUN`` (this is what it continues) or ``none RUN`` (nothing of it is saved yet). File times are not
+used, which a copy or a corrected clock changes: ``meta.run`` tells which files are of one run.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def link_atomic(source: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
         os.link(source, temporary)
         os.replace(temporary, target)
-    except OSError:  # no hard links here; what else it may be, writing says
+    except OSError:  # no hard links here; any other error shows in writing
         write_atomic(torch.load(source, map_location='cpu', weights_only=True), target)
         return
     fsync_path(target.parent)
@@ -118,7 +118,7 @@ def iteration_of(path: Path) -> int:
 def find_last(work_dir: str | os.PathLike) -> Path | None:
     """The checkpoint to resume: the one that ``last_checkpoint`` names; None where there is none.
 
-    A later one of the same run was written just before a kill that the pointer did not live to see: it wins. Others
+    A later one of the same run was written just before a kill, before the pointer was updated: it wins. Others
     with higher numbers belong to an earlier run in the same folder. A pointer that cannot be followed is passed over:
     the last checkpoint of the last run is taken.
     """
@@ -146,7 +146,7 @@ def read_pointer(work_dir: str | os.PathLike) -> tuple[str | None, str]:
 
 
 def point_to(work_dir: str | os.PathLike, name: str | None, run: str = '') -> None:
-    """Let ``last_checkpoint`` name a file; with ``run`` as what that run starts from, None for a start from nothing."""
+    """Make ``last_checkpoint`` name a file; with ``run`` as what that run starts from, None for nothing."""
     write_atomic(f'{name or _NOTHING_YET} {run}'.strip(), Path(work_dir) / POINTER)
 
 

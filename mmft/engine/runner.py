@@ -163,7 +163,7 @@ class Runner(mmengine.runner.Runner):
             raise refusal
 
     def train(self) -> nn.Module:
-        """Train, and give the folder back.
+        """Train, and release the folder.
 
         Raises:
             TrainingError: a data worker was killed, among others; torch's own error comes with a traceback of anything.
@@ -221,7 +221,7 @@ class Runner(mmengine.runner.Runner):
         super().register_hook(hook, own if priority is None else priority)
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """Named mmft, and also the way of what mmft's data says through ``logging`` (samples left out)."""
+        """Named mmft; it also receives what mmft's data reports through ``logging`` (samples left out)."""
         logger = super().build_logger(log_level, log_file, logger_name='mmft', **kwargs)
         without_colours(logger)
         logging.getLogger('mmft').handlers = list(logger.handlers)
@@ -312,7 +312,7 @@ class Runner(mmengine.runner.Runner):
         return path
 
     def load_or_resume(self) -> None:
-        """Continue the checkpoint that ``resume`` asks for. ``init_from`` was seen to when the model was built."""
+        """Continue the checkpoint that ``resume`` asks for. ``init_from`` was handled when the model was built."""
         if self._has_loaded:
             return
         self._has_loaded = True

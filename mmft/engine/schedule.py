@@ -61,7 +61,7 @@ def advance(schedulers: Sequence[_ParamScheduler], done: int) -> None:
     """Bring fresh schedulers to where they stand after ``done`` iterations.
 
     What a checkpoint says of them is not used: the rates are those of the config as it is now. mmengine's schedulers
-    make each rate from the one before, so they walk all the way, which gives the very numbers of an uninterrupted run.
+    make each rate from the one before, so they walk all the way: the same numbers as in an uninterrupted run.
     """
     for scheduler in schedulers:
         scheduler.optimizer._global_step = 0  # mmengine would warn that nothing was stepped yet

@@ -18,7 +18,7 @@ __all__ = ['ENDING', 'explained_end']
 logger = logging.getLogger('mmft')
 
 ENDING = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1', 'SIGHUP') if hasattr(signal, name))
-"""Signals by which schedulers and shells end a job; without a handler each ends the process without a word."""
+"""Signals by which schedulers and shells end a job; without a handler each ends the process silently."""
 
 
 @contextlib.contextmanager

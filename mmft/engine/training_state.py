@@ -72,7 +72,7 @@ def trained_state(model: nn.Module, optim: OptimWrapper) -> dict[str, Tensor]:
 
 
 def initialised_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a checkpoint holds beside the trained tensors, for the day when neither base nor ``init_from`` gives it."""
+    """What a checkpoint holds beside the trained tensors, since neither base nor ``init_from`` may provide it later."""
     return {name: content['state_dict'][name] for name in content['meta'].get('initialised') or ()}
 
 
@@ -87,7 +87,7 @@ def load_trained(model: nn.Module, optim: OptimWrapper, content: Mapping[str, An
     buffers = moving_buffers(model)
     if buffers and not buffers.keys() & state.keys():
         logger.warning(
-            f'{path} is of an mmft that kept no buffers: {len(buffers)}, such as {min(buffers)}, start afresh'
+            f'{path} is of an mmft that stored no buffers: {len(buffers)}, such as {min(buffers)}, start afresh'
         )
         buffers = {}
     own = trained_parameters(model)

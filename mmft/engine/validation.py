@@ -51,7 +51,7 @@ def _num_answers(sample: Sample) -> int:
 
 
 class _Spread:
-    """Samples with pictures from all over what comes by.
+    """Samples with pictures, spread evenly over a stream of samples.
 
     Args:
         most: how many are kept.
@@ -63,7 +63,7 @@ class _Spread:
         self.kept: list[Sample] = []
 
     def add(self, samples: Sequence[Sample]) -> None:
-        """Look at the next samples."""
+        """Take in the next samples."""
         for sample in samples:
             if self.seen % self.step == 0 and len(self.kept) < self.most and sample.pixel_values is not None:
                 self.kept.append(sample)
@@ -147,22 +147,22 @@ class ValLoop(BaseLoop):
         return float(loss), trained_weight(batch)
 
     def _exchange(self, model: nn.Module, samples: list[Sample]) -> dict[str, float]:
-        """The loss with own and with others' pictures, said; a collective call."""
+        """The loss with own and with others' pictures, logged; a collective call."""
         collate, token = self.dataloader.collate_fn.collate, getattr(model, 'image_token_id', None)
         exchange = measure(samples, token, lambda sample: self._loss(model, collate([sample])))
         if exchange is None:
             return {}
-        said = (
+        line = (
             f'{count_of(len(exchange.pairs), "sample")} with pictures: loss {exchange.own:.3f} with their own, '
             f"{exchange.exchanged:.3f} with each other's"
         )
         if exchange.nothing:
             self.runner.logger.warning(
-                f'{said}: the pictures change nothing. The model answers from the text alone: look at the projector '
+                f'{line}: the pictures change nothing. The model answers from the text alone: look at the projector '
                 f'(does it train, or where was it loaded from?), and whether the answers need the pictures'
             )
         else:
-            self.runner.logger.info(said)
+            self.runner.logger.info(line)
         return {'loss_own': exchange.own, 'loss_exchanged': exchange.exchanged}
 
     def _warn_of_one_answer(self) -> None:

@@ -52,12 +52,12 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     >>> [round(vqa_accuracy(answer, people), 2) for answer in ('a race', 'Ride', 'fun!', 'work')]
     [0.6, 0.9, 1.0, 0.0]
     """
-    said, given = _one_line(answer), [_one_line(reference) for reference in references]
+    answered, given = _one_line(answer), [_one_line(reference) for reference in references]
     if len(given) == 1:
         given *= 10
     if len(set(given)) > 1:
-        said, given = normalize_vqa(said), [normalize_vqa(reference) for reference in given]
-    agree = [reference == said for reference in given]
+        answered, given = normalize_vqa(answered), [normalize_vqa(reference) for reference in given]
+    agree = [reference == answered for reference in given]
     return sum(min((sum(agree) - own) / 3, 1.0) for own in agree) / len(agree) if agree else 0.0
 
 

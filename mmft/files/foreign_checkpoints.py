@@ -98,9 +98,9 @@ def foreign_content(path: Path) -> Any:
         with safe_globals([(_Left, name) for name in names]):
             return torch.load(path, 'cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever damage makes of a file
-        said = first_line(error)
+        reason = first_line(error)
         raise CheckpointError(
-            f'{path} cannot be read: {"it wants to run code" if "eights only" in said else said}',
+            f'{path} cannot be read: {"it wants to run code" if "eights only" in reason else reason}',
             expected='a whole file of torch.save, with tensors and plain values',
             fix='copy it again',
         ) from error

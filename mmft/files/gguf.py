@@ -52,14 +52,14 @@ class GGUFFile(TensorSource):
             load_gguf_checkpoint,
         )
 
-        said = load_gguf_checkpoint(str(self.path))['config']
-        config = AutoConfig.for_model(**said)
+        settings = load_gguf_checkpoint(str(self.path))['config']
+        config = AutoConfig.for_model(**settings)
         self.config: dict[str, Any] = config.to_dict()
         with torch.device('meta'):
             model = AutoModelForCausalLM.from_config(config)
         reader = GGUFReader(self.path)
         kind = reader.fields['general.architecture'].contents()
-        self._processor = TENSOR_PROCESSORS.get(kind, TensorProcessor)(config=said)
+        self._processor = TENSOR_PROCESSORS.get(kind, TensorProcessor)(config=settings)
         self._names = get_gguf_hf_weights_map(model, self._processor)
         if unknown := [tensor.name for tensor in reader.tensors if tensor.name not in self._names]:
             raise CheckpointError(

@@ -37,7 +37,7 @@ _TABLE = re.compile(r'(?:model\.)*(?:embed_tokens|embed_in)\.weight')
 
 def has_folders(path: Path) -> bool:
     """Whether a directory without weights of its own holds TinyLLaVA Factory's folders."""
-    # The language model's tells: a vision_tower/ may be anyone's, and a connector/ alone is a projector.
+    # The language model's folder decides: a vision_tower/ may be anyone's, and a connector/ alone is a projector.
     return not has_weights(path) and has_weights(path / 'language_model')
 
 

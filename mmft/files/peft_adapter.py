@@ -96,7 +96,7 @@ class MergedTensors(TensorSource):
         return self._base.meta(key)
 
     def probe(self, key: str) -> tuple[tuple[int, ...], Tensor]:
-        """Of a merged tensor: the base's values and the adapter's, which tell it as well and cost no merging."""
+        """Of a merged tensor: the base's values and the adapter's, which identify it as well, without merging."""
         shape, values = self._base.probe(key)
         if (adapter := self._adapters.get(key)) is None:
             return shape, values

@@ -1,4 +1,4 @@
-"""Where files of others are read: what junk in them does to the code that reads them becomes one error of ours."""
+"""Reading files of other programs: whatever malformed content does to the reading code becomes one error of mmft."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JUNK = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, Re
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """The block reads values of a file: null, text or a list where it should hold a number is the file's fault.
+    """The block reads values of a file: null, text or a list in the place of a number is reported as the file's fault.
 
     Args:
         what: the file, for the message.
@@ -37,7 +37,7 @@ def reading(what: str) -> Iterator[None]:
         raise
     except _JUNK as error:
         lacks = type(error) is KeyError
-        said = f'has no {clipped(error)}' if lacks else f'cannot be read: {clipped(first_line(error))}'
+        problem = f'has no {clipped(error)}' if lacks else f'cannot be read: {clipped(first_line(error))}'
         raise CheckpointError(
-            f'{what} {said}', expected='the file that was published with the weights', fix='download it again'
+            f'{what} {problem}', expected='the file that was published with the weights', fix='download it again'
         ) from error

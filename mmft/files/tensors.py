@@ -259,7 +259,7 @@ class Joined(TensorSource):
 def main_dtype(tensors: TensorSource) -> torch.dtype | None:
     """What ``dtype='auto'`` means: the one dtype that most bytes have; of a base of parts, of the language model's.
 
-    A model runs in one dtype. A LoRA run over a float16 base may hold its projector in bfloat16 all the same.
+    A model runs in one dtype. A LoRA run over a float16 base may still hold its projector in bfloat16.
     """
     llm = [key for key in tensors if key.startswith('llm/')]
     sizes: dict[torch.dtype, int] = {}

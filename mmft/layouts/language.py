@@ -105,9 +105,9 @@ def is_tied(config: Mapping[str, Any], kind: str, keys: Collection[str]) -> bool
         kind: mmft's type.
         keys: names of the directory's tensors; none where only its config is read.
     """
-    told = [at.get('tie_word_embeddings') for at in (config['text_config'], config)]
-    if any(value is not None for value in told) or not keys or has_head(kind, keys):
-        return any(told)
+    declared = [at.get('tie_word_embeddings') for at in (config['text_config'], config)]
+    if any(value is not None for value in declared) or not keys or has_head(kind, keys):
+        return any(declared)
     return bool(getattr(LANGUAGE_MODELS.get(kind).hf_config({}), 'tie_word_embeddings', False))
 
 

@@ -52,7 +52,7 @@ class VisionTower(nn.Module, ABC):
         return nn.ModuleList()
 
     def reset_buffers(self) -> None:
-        """Compute buffers that are in no checkpoint anew, after a build on the meta device. Most towers have none."""
+        """Recompute buffers that no checkpoint holds, after a build on the meta device. Most towers have none."""
 
 
 class Projector(nn.Module, ABC):

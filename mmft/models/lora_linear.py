@@ -2,7 +2,7 @@
 
 peft's layer makes three tensors of the output's size for every adapter (``B A x``, its scaled copy and the sum) and
 reads each again; here the base layer's output is the only one, and one matmul adds the scaled adapter to it (measured
-in docs/benchmarks.md). It is peft's layer in all else: parameters' names, merging, saving, DoRA, adapters switched off.
+in docs/benchmarks.md). All else is peft's: parameters' names, merging, saving, DoRA, adapters switched off.
 Imported by ``mmft/models/lora.py`` when adapters are made: importing peft takes a second.
 """
 

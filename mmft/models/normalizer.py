@@ -45,7 +45,7 @@ class TileNormalizer(BaseDataPreprocessor):
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def normalize(self, tiles: Tensor) -> Tensor:
-        """(N,3,S,S) uint8 -> float32; the very operations, in order, of torchvision's ToTensor and Normalize."""
+        """(N,3,S,S) uint8 -> float32; exactly the operations, in order, of torchvision's ToTensor and Normalize."""
         return tiles.float().div_(255).sub_(self.mean).div_(self.std) if tiles.dtype == torch.uint8 else tiles
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:

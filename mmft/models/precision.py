@@ -1,4 +1,4 @@
-"""Dtypes of a model: of all that a directory holds of it, and what computes where its weights are of two kinds."""
+"""Dtypes of a model: of all that a directory holds of it, and autocast where its weights have two dtypes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store_as_(model: nn.Module, dtype: torch.dtype) -> None:
 def mixed_autocast(model: nn.Module, device: torch.device) -> AbstractContextManager:
     """Autocast to the 16 bits of a model whose trained weights are float32, as ``apply_tune`` leaves them.
 
-    Nothing where all weights are of one kind, or the caller has autocast on.
+    Does nothing where all weights have one dtype, or the caller has autocast on.
     """
     kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     low = next((kind for kind in (torch.bfloat16, torch.float16) if kind in kinds), None)

@@ -17,9 +17,9 @@ __all__ = ['check_attention', 'refused_by']
 
 _PACKAGES = {'flash_attention_2': 'flash_attn', 'flash_attention_3': 'flash_attn_interface'}
 
-# KeyError: an activation or attention it does not know; AttributeError: a dtype that torch has not; ImportError: one
+# KeyError: an unknown activation or attention; AttributeError: a dtype that torch does not have; ImportError: one
 # whose package is missing; AssertionError: torch's, of a padding id beyond the table. Running out of memory is a
-# RuntimeError, and none of the config's doing.
+# RuntimeError, and not the config's fault.
 _REFUSALS = (AssertionError, AttributeError, ImportError, KeyError, TypeError, ValueError, ZeroDivisionError,
              StrictDataclassError)  # fmt: skip
 

@@ -176,7 +176,7 @@ def trainable_summary(model: VLM) -> dict[str, dict[str, int]]:
 
 
 def count_values(parameter: nn.Parameter) -> int:
-    """How many weights a parameter stands for, however it is kept."""
+    """How many weights a parameter stands for, however it is stored."""
     # An NF4 weight holds two values a byte; its quant_state knows the shape that it stands for.
     if (state := getattr(parameter, 'quant_state', None)) is not None:
         return math.prod(state.shape)

@@ -120,7 +120,7 @@ class VLM(BaseModel):
         """(N,3,S,S) normalised (or uint8) -> (N,Q,Dl)."""
         pixel_values = self.data_preprocessor.normalize(pixel_values)
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
-        # Pixels are float32; a tower of one's own need not think of weights in 16 bits.
+        # Pixels are float32; a user's tower need not handle 16-bit weights.
         kinds = (p.dtype for p in self.vision.parameters() if p.is_floating_point())
         with torch.set_grad_enabled(trained):
             patches = self.vision(pixel_values.to(next(kinds, pixel_values.dtype)))
@@ -182,7 +182,7 @@ class VLM(BaseModel):
         return embeds.masked_scatter(slots.unsqueeze(-1), features.to(embeds.dtype))
 
     def _must_touch_vision(self) -> bool:
-        """Whether a batch without pictures runs the tower all the same, over a blank tile.
+        """Whether a batch without pictures still runs the tower, over a blank tile.
 
         Ranks must run the same collectives: DDP's reducer hangs if one of them skips the tower, and so do ZeRO-3's
         gathers, in validation too. Behind a frozen language model a loss without pictures would have no gradient.
@@ -193,7 +193,7 @@ class VLM(BaseModel):
         return self.training and not (alone and any(p.requires_grad for p in self.llm.parameters()))
 
     def _unused_features(self, device: torch.device) -> Tensor:
-        # Not `self.device`: under ZeRO-3 a look at a weight outside its module gathers it, on this rank alone.
+        # Not `self.device`: under ZeRO-3 reading a weight outside its module gathers it, on this rank alone.
         side = self.vision.image_size
         alone = (torch.tensor([[side, side]]), torch.tensor([[0, 0]])) if self.merge is not None else ()
         # The sum of no row: in 16 bits that of all, or of the gradients that come back, may be inf, and 0 * inf is nan.
@@ -279,7 +279,7 @@ class VLM(BaseModel):
     ) -> Tensor:
         """Generated ids (B,new), without the prompt; prompts of a batch are padded on the left.
 
-        ``kwargs``: what there is of pictures as in ``forward``; all else as transformers' ``generate``.
+        ``kwargs``: pictures as in ``forward``; everything else as transformers' ``generate``.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

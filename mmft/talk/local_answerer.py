@@ -109,19 +109,19 @@ class LocalAnswerer(Answerer):
         used = self.encoder.num_tokens(messages, [image_size(image) for image in images], add_generation_prompt=True)
         room = self._room(used)
         most = settings['max_new_tokens'] if room is None else min(settings['max_new_tokens'], room)
-        said: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
-        watch = _Watch(said.put, stop)
+        events: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
+        watch = _Watch(events.put, stop)
 
         def work() -> None:
             try:
-                said.put(self._in_turn(messages, images, {**settings, 'max_new_tokens': most}, watch))
+                events.put(self._in_turn(messages, images, {**settings, 'max_new_tokens': most}, watch))
             except BaseException as error:  # raised again where the answer is read
-                said.put(error)
+                events.put(error)
 
         worker = threading.Thread(target=work, name=f'answer of {self.name}', daemon=True)
         worker.start()
         try:
-            yield from self._read(said, used, most)
+            yield from self._read(events, used, most)
         finally:
             watch.closed = True
             worker.join()
@@ -150,11 +150,11 @@ class LocalAnswerer(Answerer):
             self._busy.release()
 
     def _read(
-        self, said: queue.SimpleQueue[list[int] | str | BaseException], used: int, most: int
+        self, events: queue.SimpleQueue[list[int] | str | BaseException], used: int, most: int
     ) -> Iterator[Generated]:
         shown, ids = '', []
         while True:
-            news = said.get()
+            news = events.get()
             if isinstance(news, torch.OutOfMemoryError):
                 raise DataError(
                     f'no memory on {self.model.device} is left for this conversation',

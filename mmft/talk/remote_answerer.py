@@ -64,7 +64,7 @@ class RemoteAnswerer(Answerer):
         try:
             return [str(entry['id']) for entry in listed['data']]
         except (KeyError, TypeError) as error:
-            raise self._strange(listed) from error
+            raise self._unexpected(listed) from error
 
     def check(self) -> None:
         """Raise ``ServerError`` if nothing answers at the address, or not with this key; nothing is asked."""
@@ -142,7 +142,7 @@ class RemoteAnswerer(Answerer):
         except (OSError, HTTPException) as error:
             raise self._gone(error) from error
         except (ValueError, AttributeError) as error:
-            raise self._strange(line) from error
+            raise self._unexpected(line) from error
         if not finished:
             raise ServerError(
                 f'{self.url} closed the connection in mid-answer', fix='look at the log of the server, and ask again'
@@ -154,7 +154,7 @@ class RemoteAnswerer(Answerer):
             choices = event['choices']  # empty in the last event of some servers, which counts tokens
             return (choices[0][key].get('content') or '') if choices else ''
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise self._strange(event) from error
+            raise self._unexpected(event) from error
 
     def _open(self, path: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> HTTPResponse:
         data = None if body is None else json.dumps(body).encode()
@@ -174,7 +174,7 @@ class RemoteAnswerer(Answerer):
         try:
             return json.loads(text)
         except ValueError as error:
-            raise self._strange(text) from error
+            raise self._unexpected(text) from error
 
     def _refused(self, error: urllib.error.HTTPError) -> ServerError:
         try:
@@ -199,7 +199,7 @@ class RemoteAnswerer(Answerer):
             fix='start it (mmft serve DIR), or correct the address',
         )
 
-    def _strange(self, what: Any) -> ServerError:
+    def _unexpected(self, what: Any) -> ServerError:
         return ServerError(
             f'{self.url} answers {_short(what)}',
             expected="OpenAI's chat completions",

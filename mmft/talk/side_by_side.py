@@ -162,15 +162,15 @@ class Conversation:
         turns = [*self.turns, last]
         begin = max((number for number, turn in enumerate(turns) if turn.alone), default=0)
         for turn in turns[begin:]:
-            said = '' if turn is last else turn.replies[model].text
-            if turn is not last and (not said or turn.replies[model].error):
+            answer = '' if turn is last else turn.replies[model].text
+            if turn is not last and (not answer or turn.replies[model].error):
                 carried += turn.images
                 continue
             content = add_placeholders(turn.question, len(carried) + len(turn.images))
             messages.append(Message(role='user', content=content))
             shown, carried = [*shown, *carried, *turn.images], []
             if turn is not last:
-                messages.append(Message(role='assistant', content=said))
+                messages.append(Message(role='assistant', content=answer))
         return messages, shown
 
     def _write(

@@ -127,23 +127,23 @@ class Chat:
         images = [*self.images, *self.waiting]
         # Placeholders are kept with the turn, so that later pictures do not move into it.
         messages = prompt_messages(messages, len(images))
-        said, stopped = '', False
+        answer, stopped = '', False
         try:
             with contextlib.closing(self.answerer.stream(messages, images, **self.settings)) as pieces:
                 for piece in pieces:
-                    said += piece
+                    answer += piece
                     self.screen.piece(piece)
         except KeyboardInterrupt:
             if not self.screen.terminal:
                 raise
             stopped = True
         finally:
-            if said or stopped:
+            if answer or stopped:
                 self.screen.piece('\n')
         if stopped:
             self.screen.note('stopped')
-        if said:
-            self.messages = [*messages, Message(role='assistant', content=said)]
+        if answer:
+            self.messages = [*messages, Message(role='assistant', content=answer)]
             self.images, self.waiting = images, []
         elif not stopped:
             self.screen.piece('\n')

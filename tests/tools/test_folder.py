@@ -86,7 +86,7 @@ def test_own_wording(kit, root, tmp_path):
     [
         ({'questions': ['q'], 'answers': {'OK': ['y']}}, "answers for the classes ['OK']"),
         ({'questions': ['q'], 'answers': ['same']}, 'the same for all classes'),
-        ({'questions': ['Is it {name}?']}, 'tell the answer'),
+        ({'questions': ['Is it {name}?']}, 'give the answer away'),
         ({'questions': ['{nmaes}?']}, "names ['nmaes']"),
         ({'question': ['q']}, 'expected: {"questions"'),
         ({'questions': []}, 'expected: {"questions"'),

@@ -1,6 +1,6 @@
 """``EpochBatchSampler``: which samples form which batch, as a pure function of (seed, epoch, rank).
 
-Because nothing is drawn while iterating, a run resumes in the middle of an epoch by position alone: batch ``k`` is the
+Because iterating draws no random numbers, a run resumes in the middle of an epoch by position alone: batch ``k`` is the
 same whether or not the batches before it were loaded, with any number of workers.
 """
 

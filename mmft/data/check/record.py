@@ -86,10 +86,10 @@ class RecordCheck:
 
 
 def check_record(subset: Subset, i: int, decode: bool = True) -> RecordCheck:
-    """RecordCheck at record ``i``.
+    """Check record ``i``.
 
     Args:
-        decode: decode the pictures and look at the labels; else picture headers and token counts only.
+        decode: decode the pictures and check the labels; else picture headers and token counts only.
     """
     found = RecordCheck()
     try:

@@ -24,7 +24,7 @@ __all__ = ['Group', 'Part', 'Survey', 'survey']
 
 _PARALLEL_FROM = 200  # records; below, starting processes takes longer than the work
 _NO_SAMPLE = ('record', 'picture', 'length')  # kinds of problems of which no sample comes
-_MOST_ANSWERS = 20_000  # different answers that are told apart
+_MOST_ANSWERS = 20_000  # different answers that are counted separately
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Survey:
         parts: the files in the order of the config.
         groups: the problems, the most frequent first.
         max_length, too_long: of the encoder, None without one.
-        decoded: whether pictures were decoded and labels looked at.
+        decoded: whether pictures were decoded and labels checked.
     """
 
     parts: list[Part]
@@ -109,9 +109,9 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
     """Check every record.
 
     Args:
-        sources: what to look at.
+        sources: what to check.
         encoder: the config's; without one nothing is counted in tokens.
-        decode: decode pictures and look at labels; else headers and token counts, which is several times as fast.
+        decode: decode pictures and check labels; else headers and token counts, which is several times as fast.
         workers: processes; None: one for each core from a few hundred records on, at most 16.
     """
     notes = _Notes()
@@ -237,7 +237,7 @@ class _Seen:
 
 
 class _Looks(Dataset):
-    """The looks at the records of some sets, for a DataLoader to share out."""
+    """The checks of the records of some sets, for a DataLoader to share among its workers."""
 
     def __init__(self, subsets: Sequence[Subset], decode: bool) -> None:
         self.subsets, self.decode = list(subsets), decode

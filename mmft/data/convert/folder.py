@@ -275,7 +275,9 @@ def _split(pictures: list[_Picture], val: float, seed: int, grouped: bool, made:
 
 def _check_wording(wording: Wording, labels: Mapping[str, str]) -> None:
     if telling := [text for text in wording.questions if '{name}' in text]:
-        raise ConfigError(f'the questions {telling} tell the answer', expected='{names}, all of them, in questions')
+        raise ConfigError(
+            f'the questions {telling} give the answer away', expected='{names}, all of them, in questions'
+        )
     texts = [*wording.questions]
     if isinstance(wording.answers, Mapping):
         if wording.answers.keys() != labels.keys():

@@ -91,7 +91,7 @@ def convert(
 ) -> dict[str, Any]:
     """Read the release, split it by dishes and pictures, write ``train.jsonl``, ``val.jsonl`` and ``report.json``.
 
-    No dish and no picture is in both parts. Questions about several pictures bind these to no part: where they come to
+    No dish and no picture is in both parts. Questions about several pictures tie these to no part: where they come to
     lie on both sides, the question is left out and counted.
 
     Args:

@@ -128,7 +128,7 @@ def to_rgb(image: Image.Image, background: str | Sequence[int] | None = WHITE) -
         background: what shows through, as of ``load_image``.
 
     Raises:
-        DataError: float or 32-bit integer pixels, whose range nothing tells, or a mode without a conversion to RGB.
+        DataError: float or 32-bit integer pixels, whose range is unknown, or a mode without a conversion to RGB.
     """
     if image.has_transparency_data and image.mode not in _WITHOUT_ALPHA:
         colour: Colour | None = as_colour(background)

@@ -1,8 +1,8 @@
 """The path of a picture as records write it -> the file, inside the image root.
 
 Records that other programs wrote name pictures in many ways: as ``file://`` URLs, with the backslashes of Windows, or
-not at all, the picture itself standing in their place. What means a file of this machine is read; the rest is told
-apart, so that the error can say what it is.
+not at all, the picture itself standing in their place. What names a file on this machine is read; everything else is
+recognised, so that the error can say what it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Transparent pictures: laid on a background colour, as every viewer shows them, or stripped of their alpha.
 
-Below full transparency any colour may lie, since nobody sees it: black, the drawing's outline grown, noise. With the
+Below full transparency any colour may lie, since nobody sees it: black, a dilated outline, noise. With the
 alpha channel merely dropped, as the originals do, it becomes the picture.
 """
 

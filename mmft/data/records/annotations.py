@@ -1,7 +1,7 @@
 """An annotation file as a sequence of JSON objects: indexed by byte offsets, read one record at a time.
 
-Both ``.jsonl`` (one object a line) and ``.json`` (one array of objects) are told apart by their first character and
-answer to the same two calls, so that nothing above this file knows which one it reads. Only the offsets stay in
+Both ``.jsonl`` (one object a line) and ``.json`` (one array of objects) are distinguished by their first character and
+offer the same two calls, so that nothing above this file knows which one it reads. Only the offsets stay in
 memory. The file is opened for each read: workers that were forked or spawned share nothing, and threads are safe.
 """
 

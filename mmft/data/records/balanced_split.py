@@ -42,7 +42,7 @@ def split_balanced(
 
     Raises:
         ConfigError: ``share`` is not from 0 to 1.
-        DataError: the items that are not loose hang together, so nothing can be held out.
+        DataError: the items that are not loose are all connected, so nothing can be held out.
 
     >>> split_balanced([['a'], ['b'], ['b', 'a'], ['c']], 'xxyx', [False, False, True, False], share=0.34)[2]
     []
@@ -60,7 +60,7 @@ def split_balanced(
     best = min(_searches(spans, kinds, share, seed), key=lambda division: division.cost, default=None)
     if best is None:
         raise DataError(
-            f'all {len(links)} items hang together by what they share: none can be held out',
+            f'all {len(links)} items are connected by what they share: none can be held out',
             fix='convert the tasks one by one, or put all on one side with a val share of 0 or 1',
         )
     sides = [{best.held_out[atom] for atom in span} for span in spans]

@@ -293,7 +293,7 @@ class ChatDataset(Dataset):
 
 
 class _Scans(Dataset):
-    """The scans of some (set, record) rows, for a DataLoader to share out."""
+    """The scans of some (set, record) rows, for a DataLoader to share among its workers."""
 
     def __init__(self, subsets: list[Subset], rows: list[tuple[int, int]], check_pictures: bool) -> None:
         self.subsets, self.rows, self.check_pictures = subsets, rows, check_pictures

@@ -31,7 +31,7 @@ def check_options(
     max_pixels: Any = MAX_PIXELS,
     ignore_keys: Any = (),
 ) -> None:
-    """Refuse what is no option of a dataset.
+    """Refuse invalid options of a dataset.
 
     Args:
         where: what the options are of, for the message.

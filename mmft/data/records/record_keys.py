@@ -1,5 +1,5 @@
 """The keys of a record, its turns and their parts that no reader reads: those that change what is meant are refused,
-those that say nothing about it are known, and all others are reported, so that none goes by in silence."""
+those that say nothing about it are known, and all others are reported, so that none is ignored silently."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _MEANINGS = {
     'earlier turns': 'history',
 }
 REFUSED = {key: meaning for meaning, keys in _MEANINGS.items() for key in keys.split()}
-"""Key -> what it says. A record that holds one is no good without it."""
+"""Key -> what it says. A record that holds one is useless without it."""
 
 _MAYBE = {
     'part of the question': 'instruction prompt prompts query question input context passage document documents ocr '
@@ -80,7 +80,7 @@ _PART_KEYS = frozenset({'type', 'text', 'image', 'path', 'url', 'image_url'})
 def unread_keys(
     raw: Mapping[str, Any], turns_key: str, turn_keys: Collection[str], ignore: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """The keys that nothing reads and nobody knows, each as a phrase for a report.
+    """The unknown keys, which nothing reads, each as a phrase for a report.
 
     A key with nothing in it (``null``, ``''``, ``[]``, ``{}``: tables write every column of every row) counts as
     absent, and so does a weight of 1.

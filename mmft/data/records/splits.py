@@ -31,7 +31,7 @@ def split_apart(links: Sequence[Sequence[str]], share: float, seed: int = 0) -> 
 
     Raises:
         ConfigError: ``share`` is not from 0 to 1.
-        DataError: everything hangs together, so nothing can be held out.
+        DataError: everything is connected, so nothing can be held out.
 
     >>> split_apart([['a'], ['a', 'b'], ['c'], ['b']], share=0.25)
     ([0, 1, 3], [2])
@@ -52,7 +52,7 @@ def split_apart(links: Sequence[Sequence[str]], share: float, seed: int = 0) -> 
         held.update(min(groups, key=len))
     if not held:
         raise DataError(
-            f'all {len(links)} items hang together by what they share: none can be held out',
+            f'all {len(links)} items are connected by what they share: none can be held out',
             fix='convert the tasks one by one, or put all on one side with a val share of 0 or 1',
         )
     return [n for n in everything if n not in held], sorted(held)

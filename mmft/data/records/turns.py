@@ -189,5 +189,5 @@ def _image(value: Any) -> str:
 def _show(value: Any) -> str:
     try:
         return clipped(repr(value), 80)
-    except RecursionError:  # nested so deep that only the JSON reader came to its end
+    except RecursionError:  # nested so deep that only the JSON reader gets through
         return f'a {type(value).__name__} nested too deep'

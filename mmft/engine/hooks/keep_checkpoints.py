@@ -190,7 +190,7 @@ def _loss(validation: Mapping[str, Any]) -> float:
 
 
 def _is_own_best(runner: Any) -> bool:
-    """Whether the best checkpoint in the folder is of what this run continues: its record, or of the very run."""
+    """Whether the best checkpoint in the folder is of what this run continues: its record, or of the same run."""
     try:
         meta = read_checkpoint(Path(runner.work_dir) / BEST, mmap=True)['meta']
     except CheckpointError:

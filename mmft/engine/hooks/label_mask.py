@@ -16,7 +16,7 @@ __all__ = ['LabelMaskHook']
 
 @HOOKS.register_module()
 class LabelMaskHook(Hook):
-    """Shows what is trained: a wrong template or mask is seen here, before it costs a night."""
+    """Shows what is trained: a wrong template or mask is seen here, before it wastes a run."""
 
     def before_train(self, runner: Any) -> None:
         if runner.encoder is None or runner.iter or not is_main():

@@ -30,7 +30,7 @@ class MovedPartsHook(Hook):
     """Watches the first steps of a run.
 
     Every trained part has to move, and every block of it that trains; nothing that is frozen may. It then says which
-    blocks of each trained part moved and which did not: what ``from_layer`` opened, and what it left shut.
+    blocks of each trained part moved and which did not: what ``from_layer`` opened, and what it left frozen.
 
     A warm-up may begin with steps too small for float32, so a part has some iterations to move. Iterations without a
     picture, and float16 steps that the scaler leaves out, do not count; where these are nearly all, a warning ends the

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar on a terminal, lines elsewhere, and scalars for TensorBoard and its like."""
+"""The output of a run: a progress bar on a terminal, lines elsewhere, and scalars for TensorBoard and similar."""
 
 from __future__ import annotations
 
@@ -153,17 +153,17 @@ class ProgressHook(Hook):
         self.close()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self.stack.close()
         self.bar = None
 
 
 class _Validation:
-    """How far a validation is: a bar where there is one for training, else a line every half minute."""
+    """The progress of a validation: a bar where there is one for training, else a line every half minute."""
 
     def __init__(self, total: int, bar: bool, logger: logging.Logger) -> None:
         self.total, self.done, self.logger = total, 0, logger
-        self.started = self.said = time.perf_counter()
+        self.started = self.reported = time.perf_counter()
         self.bar: Any = None
         if bar:
             from tqdm import tqdm
@@ -177,14 +177,14 @@ class _Validation:
             self.bar.update(1)
             return
         now = time.perf_counter()
-        if now - self.said < SECONDS_BETWEEN_LINES or self.done == self.total:
+        if now - self.reported < SECONDS_BETWEEN_LINES or self.done == self.total:
             return
         left = timedelta(seconds=round((now - self.started) / self.done * (self.total - self.done)))
         self.logger.info(f'validating: {self.done:,} of {count_of(self.total, "batch", "batches")}, {left} left')
-        self.said = now
+        self.reported = now
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
 

@@ -1,4 +1,4 @@
-"""Samples without a picture, where only pictures reach what trains: said before the first step, and counted."""
+"""Samples without a picture, where only pictures reach what trains: reported before the first step, and counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TextOnlyHook(Hook):
     """Says what samples without a picture do for a run that trains the vision tower or the projector.
 
     With a frozen language model they give no gradient: their tokens count in the loss, and in what the sum of a step is
-    divided by, like everybody's, and nothing moves. Data without any picture can then train nothing.
+    divided by, like all others, and nothing moves. Data without any picture can then train nothing.
     """
 
     priority = 'LOW'

@@ -128,7 +128,7 @@ def _unknown_names(part: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _encoder(cfg: Config) -> Iterator[str]:
-    """Its type, settings and template. What a token of it is, its tokenizer has to say."""
+    """Its type, settings and template. Its tokens are checked with the tokenizer."""
     encoder = plain_value(cfg.get('encoder'))
     if encoder is None:
         return
@@ -151,7 +151,7 @@ def _tune(cfg: Config) -> Iterator[str]:
 
 
 def _pictures(processor: ImageProcessor, model: VLM) -> Iterator[str]:
-    """An image processor whose tiles the model does not take, or arranges otherwise."""
+    """An image processor whose tiles the model does not take, or arranges differently."""
     model.num_image_tokens(processor.tile_size)
     mode = getattr(processor, 'mode', 'flat')
     merge = 'flat' if model.merge is None else model.merge.mode

@@ -1,4 +1,4 @@
-"""Optional packages that a config needs and that are not installed: reported first of all, with what to type."""
+"""Optional packages that a config needs and that are not installed: reported first, with the command to type."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def loader_problems(key: str, loader: Mapping[str, Any]) -> list[str]:
         elif name not in known:
             problems.append(f'{key}.{name}: unknown{did_you_mean(name, [*_OURS, *known])}')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of more workers than cores: the run says so
+        warnings.simplefilter('ignore')  # more workers than cores: the run warns of it
         if not problems:
             attempt(key, lambda: DataLoader([0], batch_sampler=[[0]], **options), problems)
     return problems

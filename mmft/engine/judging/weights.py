@@ -33,16 +33,16 @@ __all__ = ['check_base', 'missing_weights', 'opened_start', 'weight_problems']
 
 
 def weight_problems(cfg: Config) -> Iterator[str]:
-    """Names in ``pretrained`` that mean nothing, and a tokenizer that nothing names."""
+    """Unknown names in ``pretrained``, and a tokenizer that nothing names."""
     pretrained, encoder = plain_pretrained(cfg), plain_value(cfg.get('encoder')) or {}
     for part in pretrained if isinstance(pretrained, dict) else ():
         if part not in PARTS:
             yield f'pretrained names the part {part!r}{did_you_mean(part, PARTS)}; expected some of {PARTS}'
     needed = isinstance(pretrained, dict) or encoder
     if needed and not _named_tokenizer(encoder) and not tokenizer_directory(pretrained):
-        said = 'names no llm whose tokenizer could be taken' if isinstance(pretrained, dict) else '= None has none'
+        given = 'names no llm whose tokenizer could be taken' if isinstance(pretrained, dict) else '= None has none'
         yield (
-            f'encoder.tokenizer is missing: pretrained {said}\n'
+            f'encoder.tokenizer is missing: pretrained {given}\n'
             '  to do:    set pretrained to the base weights, or encoder.tokenizer to a directory with a tokenizer '
             '(--cfg-options +encoder.tokenizer=PATH)'
         )
@@ -75,10 +75,10 @@ def _missing_base(cfg: Config) -> Iterator[str]:
         repo = repos.get(part) if isinstance(repos, dict) else repos
         repo = repo if isinstance(repo, (list, tuple)) else [repo] * len(places)
         for place, source in zip(places, repo, strict=False):
-            if lack := _lack(Path(place), part, own):
+            if problem := _missing_part(Path(place), part, own):
                 name = f'pretrained.{part}' if part else 'pretrained'
                 how = _how(cfg, place, source)
-                missing.append(f'     {name} = {place!r} {lack}\n     to do: {how}')
+                missing.append(f'     {name} = {place!r} {problem}\n     to do: {how}')
     if missing:
         yield f'base weights (relative to {Path.cwd()}):\n' + '\n'.join(missing)
 
@@ -142,7 +142,7 @@ def _command(cfg: Config) -> str:
     return f'`{command}`' + (' in a clone of mmft' if clone else '')
 
 
-def _lack(path: Path, part: str, own: bool = False) -> str:
+def _missing_part(path: Path, part: str, own: bool = False) -> str:
     """What keeps ``path`` from being read as the weights of ``part``; empty where nothing does.
 
     Args:
@@ -168,7 +168,7 @@ def _lacking_base(directory: ModelDirectory) -> str:
         below = directory.base_directory
     except MMFTError as error:
         return f'cannot be read: {error}'
-    return '' if below is None else _lack(below.path, '')
+    return '' if below is None else _missing_part(below.path, '')
 
 
 def _lacking_files(path: Path) -> str:
@@ -207,6 +207,6 @@ def _tokenizer(cfg: Config, pretrained: Any) -> Iterator[str]:
 
 
 def _resumes(cfg: Config) -> bool:
-    """Whether a checkpoint goes on, which holds what came from ``init_from``: the earlier run may be gone by then."""
+    """Whether a checkpoint is resumed, which holds what came from ``init_from``: the earlier run may be gone."""
     resume = cfg.get('resume', False)
     return bool(resume) and (isinstance(resume, str) or find_last(cfg.get('work_dir') or '.') is not None)

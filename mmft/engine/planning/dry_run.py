@@ -1,6 +1,6 @@
 """``mmft train CONFIG --dry-run``: what a config would train, how long its samples are and what memory a step takes.
 
-Everything is built on the meta device, in seconds and without weights. Data and tokenizer are looked at where they are.
+Everything is built on the meta device, in seconds and without weights. Data and tokenizer are read where they exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mmft.words import count_of, printable
 __all__ = ['Plan', 'make_plan', 'plan']
 
 SAMPLES_READ = 200
-CARDS = (12, 16, 24, 40, 48, 80, 141)
+GPU_SIZES = (12, 16, 24, 40, 48, 80, 141)
 GIB = 2**30
 MARGIN = 1.2
 """How much larger than its estimate a step may be: what tests/engine/test_memory.py allows it."""
@@ -111,8 +111,8 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
     processor, per_tile = image_processor(cfg, made.model)
     load = made.load
     if processor is not None:
-        told = _ranges(picture_tokens(processor, per_tile))
-        yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {told}'
+        ranges = _ranges(picture_tokens(processor, per_tile))
+        yield f'tokens: a tile of {processor.tile_size} px is {per_tile}; a picture is {ranges}'
     encoder, notes = _encoder(cfg, per_tile)
     yield _data(cfg, processor, per_tile, encoder)
     yield from _validation_data(cfg, encoder)
@@ -133,19 +133,19 @@ def _tokens(cfg: Config, made: Plan) -> Iterator[str]:
 def _run(cfg: Config) -> str:
     """How long it is, when it validates, and how it is started."""
     length, epochs = cfg.get('train_cfg') or {}, (cfg.get('train_cfg') or {}).get('max_epochs')
-    said = [count_of(epochs, 'epoch') if epochs else count_of(length.get('max_iters', 0), 'iteration')]
+    parts = [count_of(epochs, 'epoch') if epochs else count_of(length.get('max_iters', 0), 'iteration')]
     every = length.get('val_interval')
     if not cfg.get('val_dataloader') or every == 0:
-        said.append('no validation')
+        parts.append('no validation')
     elif every is None:
-        said.append('validation after each epoch' if epochs else 'validation once for each pass over the data')
+        parts.append('validation after each epoch' if epochs else 'validation once for each pass over the data')
     else:
-        said.append(f'validation every {count_of(every, "epoch" if epochs else "iteration")}, and at the end')
+        parts.append(f'validation every {count_of(every, "epoch" if epochs else "iteration")}, and at the end')
     if (launcher := cfg.get('launcher') or 'none') != 'none':
-        said.append(f'launcher {launcher}')
+        parts.append(f'launcher {launcher}')
     if cfg.get('tf32') is not None:
-        said.append(f'TF32 {"on" if cfg.tf32 else "off"}')
-    return ', '.join(said)
+        parts.append(f'TF32 {"on" if cfg.tf32 else "off"}')
+    return ', '.join(parts)
 
 
 def _ranges(counts: Mapping[int, int]) -> str:
@@ -246,8 +246,8 @@ def _memory(cfg: Config, made: Plan) -> Iterator[str]:
     )
     rows = [(f'  {name}', _gib(size)) for name, size in made.memory.rows().items() if size]
     yield _columns([*rows, ('  total', _gib(total))], right=(1,))
-    fits = [card for card in CARDS if total * MARGIN <= card * GIB]
-    yield f'fits a GPU of {fits[0]} GB, with a fifth to spare' if fits else f'fits no GPU of {CARDS[-1]} GB'
+    fits = [size for size in GPU_SIZES if total * MARGIN <= size * GIB]
+    yield f'fits a GPU of {fits[0]} GB, with a fifth to spare' if fits else f'fits no GPU of {GPU_SIZES[-1]} GB'
     if torch.cuda.is_available():
         free, whole = torch.cuda.mem_get_info()
         yield f'of the {_gib(whole)} of the GPU here {_gib(free)} are free'

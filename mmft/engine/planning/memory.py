@@ -25,7 +25,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of these (double quantisation)."""
 
 CUDA_BYTES = 3 * 2**29
-"""CUDA context, cuBLAS workspaces and what the allocator cannot use: about 1.5 GiB on cards of today."""
+"""CUDA context, cuBLAS workspaces and what the allocator cannot use: about 1.5 GiB on today's GPUs."""
 
 ZERO_BYTES = 2 * 2**30
 """Buckets of ZeRO's collectives, and with stage 3 the gathered weights of the blocks at work: about 2 GiB."""

@@ -162,8 +162,8 @@ def deepspeed_config(
     Raises:
         ConfigError: see ``check_deepspeed``.
     """
-    said = of_run(optim, batch_size)
-    own = check_deepspeed(setting, optim['optimizer'].get('type'), said)
+    settings_of_run = of_run(optim, batch_size)
+    own = check_deepspeed(setting, optim['optimizer'].get('type'), settings_of_run)
     zero = own.get('zero_optimization') or {}
     for key in [key for key in zero if zero[key] == 'auto']:
         del zero[key]
@@ -173,9 +173,9 @@ def deepspeed_config(
         # The loop passes micro-batches one by one and says which is the last of a step.
         'train_micro_batch_size_per_gpu': 1,
         'gradient_accumulation_steps': 1,
-        'gradient_clipping': said['gradient_clipping'],
-        'bf16': {'enabled': said['bf16.enabled']},
-        'fp16': {'enabled': said['fp16.enabled']},
+        'gradient_clipping': settings_of_run['gradient_clipping'],
+        'bf16': {'enabled': settings_of_run['bf16.enabled']},
+        'fp16': {'enabled': settings_of_run['fp16.enabled']},
         # torch's AdamW: DeepSpeed's own is compiled at the first run, for minutes.
         'zero_allow_untested_optimizer': True,
         'zero_force_ds_cpu_optimizer': False,

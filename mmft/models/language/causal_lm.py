@@ -73,7 +73,7 @@ class CausalLM(LanguageModel):
         Raises:
             ConfigError: invalid sizes, transformers refuses it, or the heads do not divide the width.
         """
-        # Before transformers sees them: it divides by some, and takes others in silence.
+        # Before transformers sees them: it divides by some, and silently takes others.
         counts = {key: config[key] for key in _COUNTS if key in config}
         optional = {key: config[key] for key in _COUNTS_OR_NONE if config.get(key) is not None}
         check_counts(cls.__name__, **counts, **optional)
@@ -101,7 +101,7 @@ class CausalLM(LanguageModel):
 
     @classmethod
     def config_names(cls) -> set[str]:
-        """What a config of this family may say. (transformers takes any name, also a misspelt one, in silence.)"""
+        """What a config of this family may say. (transformers silently takes any name, also a misspelt one.)"""
         known = {*AutoConfig.for_model(cls.family.hf_model_type).to_dict(), *cls.family.names}
         return {*known, 'type', 'attn_implementation', 'rope_theta', 'rope_scaling', 'partial_rotary_factor'}
 
@@ -177,14 +177,14 @@ class CausalLM(LanguageModel):
         return self.lm.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
 
     def reset_buffers(self) -> None:
-        """Compute buffers that are in no checkpoint (rope tables, Gemma's scale) anew, after a build on meta."""
+        """Recompute buffers that no checkpoint holds (rope tables, Gemma's scale), after a build on meta."""
         for module in self.lm.modules():
             stale = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
             for name in stale:
                 module._buffers[name] = torch.empty_like(module._buffers[name], device='cpu')
             if stale:
                 weights = list(module.parameters(recurse=False))
-                for weight in weights:  # transformers initialises a whole module, but leaves what bears this mark
+                for weight in weights:  # transformers initialises a whole module, but skips what carries this flag
                     weight._is_hf_initialized = True
                 self.lm._init_weights(module)
                 for weight in weights:

@@ -64,7 +64,7 @@ class Family:
         fields: what its own ``config.json`` holds, by transformers' names.
         silent: settings beyond those of every family that change the numbers and show in no tensor's shape.
         rope: transformers' names of rope scalings -> those of its own ``config.json``, where they differ.
-        rope_key: what calls the kind of a ``rope_scaling`` there.
+        rope_key: the key that names the kind of a ``rope_scaling`` there.
         tensors: how its own directories name its tensors.
         head: their name of the output head.
         linear_layers: what LoRA targets by default.

@@ -39,6 +39,6 @@ class InternLM3(CausalLM):
         """
         own = {name: bool(config.get(name)) for name in cls.family.names}
         if len(set(own.values())) > 1:
-            said = ', '.join(f'{name} = {value}' for name, value in own.items())
-            raise ConfigError(f'InternLM3: {said}', expected='the same for both', fix='set both to True or to False')
+            given = ', '.join(f'{name} = {value}' for name, value in own.items())
+            raise ConfigError(f'InternLM3: {given}', expected='the same for both', fix='set both to True or to False')
         return super().translate(config)

@@ -15,7 +15,7 @@ from mmft.registry import LANGUAGE_MODELS
 
 __all__ = ['MiniCPM']
 
-# Granite's name of each scale, and what it is in MiniCPM's words.
+# Granite's name of each scale, and what it is in MiniCPM's terms.
 _GRANITE_SCALES = ('embedding_multiplier', 'residual_multiplier', 'attention_multiplier', 'logits_scaling')
 _MINICPM_SCALES = {'scale_emb': 12.0, 'scale_depth': 1.4, 'dim_model_base': 256}
 
@@ -24,7 +24,7 @@ _MINICPM_SCALES = {'scale_emb': 12.0, 'scale_depth': 1.4, 'dim_model_base': 256}
 class MiniCPM(CausalLM):
     """MiniCPM (arXiv:2404.06395) as transformers' Granite: a Llama with three scales.
 
-    Args: as ``CausalLM``, and MiniCPM's own words, which become Granite's. The defaults are MiniCPM-2B's.
+    Args: as ``CausalLM``, and MiniCPM's own names, which become Granite's. The defaults are MiniCPM-2B's.
         scale_emb: the embeddings, and picture features with them, are multiplied by it.
         scale_depth: every residual branch is multiplied by ``scale_depth / sqrt(num_hidden_layers)``.
         dim_model_base: the last hidden state is divided by ``hidden_size / dim_model_base``.

@@ -14,7 +14,7 @@ __all__ = ['Identity']
 
 @PROJECTORS.register_module()
 class Identity(Projector):
-    """Gives its input out (``identity`` of LLaVA and TinyLLaVA).
+    """Returns its input (``identity`` of LLaVA and TinyLLaVA).
 
     Args:
         in_dim: Dv of the vision tower.

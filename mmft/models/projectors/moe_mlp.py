@@ -24,9 +24,9 @@ def balance_loss(probs: Tensor, experts: Tensor) -> Tensor:
 
     ``f_i`` is the share of all (token, choice) pairs that went to expert i, ``P_i`` the mean probability the router
     gave it (Switch Transformer, arXiv:2101.03961, equation 4, for k choices instead of one; the idea is Shazeer et
-    al.'s, arXiv:1701.06538). Even routing gives 1, the least there is where tokens go as the probabilities say
+    al.'s, arXiv:1701.06538). Even routing gives 1, the minimum where tokens follow the probabilities
     (``f = P``); all tokens at the same k experts give up to E/k. Only ``P`` has a gradient: it lowers the probability
-    of experts in proportion to how busy they are. A router that is quite sure of itself feels little of it.
+    of experts in proportion to how busy they are. A very confident router gets little gradient from it.
 
     Args:
         probs: (T,E) router probabilities of T tokens.
@@ -108,7 +108,7 @@ class MoEMLP(Projector):
         self.experts = nn.ModuleList(mlp(in_dim, out_dim, depth, act, hidden_dim) for _ in range(num_experts))
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A dense ``MLP``'s tensors as those of every expert; the router, which it has not, is left out.
+        """A dense ``MLP``'s tensors as those of every expert; the router, which it does not have, is left out.
 
         >>> sorted(MoEMLP(8, 12, num_experts=2).adopt({'mlp.0.bias': torch.zeros(12)}))
         ['experts.0.0.bias', 'experts.1.0.bias']

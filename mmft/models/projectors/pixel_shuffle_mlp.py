@@ -18,7 +18,7 @@ def pixel_shuffle(x: Tensor, factor: int, version: str = 'v2') -> Tensor:
 
     Args:
         x: (N,H,W,C), H and W multiples of ``factor``.
-        version: ``v2`` keeps rows and columns in place; ``v1`` gives them out transposed, as the first InternVL did.
+        version: ``v2`` keeps rows and columns in place; ``v1`` returns them transposed, as the first InternVL did.
 
     Returns:
         (N,H/factor,W/factor,C*factor^2); channels are (row in square, column in square, C).

@@ -194,5 +194,5 @@ class DINOv2(HFVisionTower):
         return nn.ModuleList([*super().idle_layers, nn.ParameterList([] if mask is None else [mask])])
 
     def embed(self, pixel_values: Tensor, interpolate: bool) -> Tensor:
-        """(N,3,S,S) -> (N,1+P,Dv); transformers interpolates the positions unasked."""
+        """(N,3,S,S) -> (N,1+P,Dv); transformers interpolates the positions by itself."""
         return self.tower.embeddings(pixel_values)

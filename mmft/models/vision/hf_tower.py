@@ -1,4 +1,4 @@
-"""``HFVisionTower``: a transformers vision model as the tower of a ``VLM``; ``hf.py`` has the three there are."""
+"""``HFVisionTower``: a transformers vision model as the tower of a ``VLM``; ``hf.py`` has CLIP, SigLIP and DINOv2."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class HFVisionTower(VisionTower):
         return x[:, self.dropped_tokens :]
 
     def reset_buffers(self) -> None:
-        """Position indices, which are in no checkpoint, anew after a build on the meta device."""
+        """Recompute position indices, which no checkpoint holds, after a build on the meta device."""
         embeddings = self.tower.embeddings
         indices = getattr(embeddings, 'position_ids', None)
         if indices is not None and indices.is_meta:

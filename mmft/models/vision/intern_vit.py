@@ -255,7 +255,7 @@ class InternViT(VisionTower):
 
     def _init(self, module: nn.Module) -> None:
         # The original draws class and position embeddings from N(0, 1) and never trains from there: noise of that size
-        # drowns the patches, so a tower that starts from nothing would learn little.
+        # drowns the patches, so a tower that starts from scratch would learn little.
         if isinstance(module, Embeddings):
             nn.init.normal_(module.class_embedding, std=self.initializer_range)
             nn.init.normal_(module.position_embedding, std=self.initializer_range)

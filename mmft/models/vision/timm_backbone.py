@@ -1,7 +1,7 @@
 """TimmBackbone: any backbone of timm with a feature map (ConvNeXt, EfficientNet, ResNet, Swin, MaxViT, ...).
 
 The patches are the points of its last map, as timm's ``forward_features`` gives it. Weights sit in ``tower`` under
-timm's names; the classifier is not built. Shapes are asked of timm on the meta device, where nothing is computed.
+timm's names; the classifier is not built. Shapes come from timm's model on the meta device, where nothing is computed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class TimmBackbone(VisionTower):
         return features.flatten(1, 2) if self._channels_last else features.flatten(2).transpose(1, 2)
 
     def reset_buffers(self) -> None:
-        """Tables of relative positions, masks of windows and the like anew, after a build on the meta device."""
+        """Recompute tables of relative positions, window masks and so on, after a build on the meta device."""
         absent = [name for name, buffer in self.tower.named_buffers() if buffer.is_meta]
         if absent:
             fresh = _create(self.model_name, self._options)

@@ -91,14 +91,14 @@ class Upstream:
         Raises:
             ApiError: the backend refuses, fails or is gone.
         """
-        body, said = self.dialect.body(request), ''
+        body, sent = self.dialect.body(request), ''
         try:
             try:
                 async for piece in self._stream(body):
-                    said += piece.text
+                    sent += piece.text
                     yield piece
             except _CannotStreamError:
-                yield await self._whole(body, said)
+                yield await self._whole(body, sent)
         except httpx.TransportError as error:
             message = f'The backend broke off ({type(error).__name__}); it is restarted if it has ended.'
             raise ApiError(503, message, 'backend_gone', retry_after=5) from error
@@ -112,7 +112,7 @@ class Upstream:
                     return
                 yield _piece(event)
 
-    async def _whole(self, body: Mapping[str, Any], said: str) -> Piece:
+    async def _whole(self, body: Mapping[str, Any], sent: str) -> Piece:
         """The same answer once more, at once."""
         answer = await self.client.post('/v1/chat/completions', **await _encoded({**body, 'stream': False}))
         if answer.status_code != 200:
@@ -120,7 +120,7 @@ class Upstream:
         content = answer.json()
         choice = content['choices'][0]
         text = choice['message'].get('content') or ''
-        same = next((i for i, (a, b) in enumerate(zip(text, said, strict=False)) if a != b), min(len(text), len(said)))
+        same = next((i for i, (a, b) in enumerate(zip(text, sent, strict=False)) if a != b), min(len(text), len(sent)))
         return Piece(text[same:], _finish(choice), _usage(content), text)
 
 

@@ -73,7 +73,7 @@ def read_jinja(directory: str | Path, tokenizer: PreTrainedTokenizerFast) -> For
         try:
             source = (Path(directory) / name).read_text(encoding='utf-8')
             source = source if name.endswith('.jinja') else _source(json.loads(source))
-        except (OSError, ValueError):  # whoever needs the file says what is wrong with it
+        except (OSError, ValueError):  # reported where the file is needed
             continue
         if source:
             return ForeignTemplate(source, tokenizer, name)
