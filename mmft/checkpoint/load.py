@@ -163,6 +163,5 @@ def load(
     if isinstance(path, Mapping):
         return built.eval(), None
     encoder = load_encoder(ModelDirectory(path, base, vision), None, opened.layout, template)
-    if encoder is not None and built.image_token_id is None:
-        built.image_token_id = encoder.image_token_id
+    built.take_image_token(encoder)
     return built.eval(), encoder

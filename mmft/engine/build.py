@@ -152,8 +152,7 @@ def build_encoder(cfg: Config, model: VLM) -> Any:
     level, text = template_note(encoder, encoder_settings(cfg)['tokenizer'])
     if text:
         logger.log(level, text)
-    if model.image_token_id is None:
-        model.image_token_id = encoder.image_token_id
+    model.take_image_token(encoder)
     return encoder
 
 

@@ -110,9 +110,8 @@ def rebuild(source: Training) -> VLM:
         with torch.no_grad():
             for name, stored in checkpoint.state.items():
                 own[name].copy_(stored.read())
-    if encoder is not None:
-        model.image_token_id = encoder.image_token_id
-    elif model.image_token_id is None:
+    model.take_image_token(encoder)
+    if model.image_token_id is None:
         # No tokenizer says which it is; any id will do for a comparison of two models.
         model.image_token_id = model.llm.vocab_size - 1
     return model.eval()

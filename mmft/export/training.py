@@ -77,8 +77,7 @@ class Training:
         if trained is not None and _grown(model, trained):
             model_config = {**model_config, 'llm': {**model_config['llm'], 'vocab_size': model.llm.vocab_size}}
         encoder = _encoder(cfg, model, trained, base)
-        if encoder is not None:
-            model.image_token_id = encoder.image_token_id
+        model.take_image_token(encoder)
         if trained is None and cfg.get('init_from'):
             trained = initial_checkpoint(cfg, model_config, base)
         model_config = {**model_config, 'image_token_id': model.image_token_id}

@@ -59,8 +59,8 @@ class Projector(nn.Module, ABC):
     """Patch features to language-model tokens. ``__init__(in_dim=Dv, out_dim=Dl, **own)``.
 
     Attributes:
-        losses: auxiliary losses of the last forward in training mode by name, each a scalar with its coefficient
-            applied, to be added to the main loss; most projectors have none.
+        losses: auxiliary losses by name, each a scalar with its coefficient applied, to be added to the main loss.
+            ``forward`` sets them anew in training mode, ``take_losses`` hands them over; most projectors have none.
     """
 
     losses: dict[str, Tensor]
@@ -72,6 +72,11 @@ class Projector(nn.Module, ABC):
     def __getstate__(self) -> dict[str, Any]:
         # A loss holds the graph of its step: neither copied nor pickled with the module.
         return {**self.__dict__, 'losses': {}}
+
+    def take_losses(self) -> dict[str, Tensor]:
+        """``losses`` of the last pass, once: none are left, so that no later step adds them again."""
+        losses, self.losses = self.losses, {}
+        return losses
 
     def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a projector of another kind under this one's names, where one can start from the other.

@@ -35,8 +35,8 @@ class VLM(BaseModel):
         vision, projector, llm: built parts, or their config dicts; a projector's dict needs no ``in_dim``/``out_dim``.
         merge: puts the tokens of a picture's tiles in order (``AnyResMerge``); a dict needs no ``dim``. None: tile
             after tile. It counts as a piece of the projector for tuning and learning rates.
-        image_token_id: id of the placeholder whose positions receive image features. Settable later: the original
-            InternVL2 keeps it in its tokenizer only.
+        image_token_id: id of the placeholder whose positions receive image features. An encoder's counts
+            (``take_image_token``): the original InternVL2 keeps it in its tokenizer only.
         pixel_mean, pixel_std: per channel, of pixels in 0..1; None: as the tower says, ImageNet's where it does not.
 
     Shapes: B samples, L tokens, N tiles, S tile side, V vocabulary.
@@ -80,6 +80,11 @@ class VLM(BaseModel):
         except ShapeError as error:
             pair = f'{type(self.vision).__name__} with {type(self.projector).__name__}'
             raise ConfigError(f'{pair}: {error.what}', expected=error.expected, fix=error.fix) from error
+
+    def take_image_token(self, encoder: Any) -> None:
+        """Let features go where ``encoder`` puts its placeholders, whatever a config said; None changes nothing."""
+        if encoder is not None:
+            self.image_token_id = encoder.image_token_id
 
     @property
     def tokens_per_tile(self) -> int:
@@ -162,7 +167,7 @@ class VLM(BaseModel):
                 )
             return embeds + self._unused_features(embeds.device) if self._must_touch_vision() else embeds
         if self.image_token_id is None:
-            fix = 'set model.image_token_id = encoder.image_token_id'
+            fix = 'model.take_image_token(encoder), or set model.image_token_id'
             raise ConfigError('the model has no image_token_id but got pictures', fix=fix)
         features = self.picture_tokens(pixel_values, image_sizes, image_grids)
         if count != len(features):
@@ -201,7 +206,7 @@ class VLM(BaseModel):
 
     def _auxiliary_losses(self, pictured: bool) -> dict[str, Tensor]:
         """What the projector's last pass wants added to the loss; nothing for a pass over no picture."""
-        losses, self.projector.losses = self.projector.losses, {}
+        losses = self.projector.take_losses()
         return losses if pictured else {name: 0.0 * loss for name, loss in losses.items()}
 
     def forward(
@@ -315,8 +320,7 @@ class VLM(BaseModel):
             kwargs['image_sizes'] = torch.tensor(sample.image_sizes)
             kwargs['image_grids'] = torch.tensor(sample.image_grids)
             kwargs['image_slots'] = sample.num_slots
-        if self.image_token_id is None:
-            self.image_token_id = encoder.image_token_id
+        self.take_image_token(encoder)
         mode = self.training
         self.eval()
         try:

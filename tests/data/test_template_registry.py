@@ -49,7 +49,7 @@ def conversation(template):
     """Two rounds with pictures, or what a template for captions takes."""
     if template.caption_only:
         return talk('<image>\nWhat is it?', 'A dog 是 x')
-    return talk('RecordCheck: <image>\n是?', 'A dog. x', '<image><image> Both?', ' Yes')
+    return talk('Look: <image>\n是?', 'A dog. x', '<image><image> Both?', ' Yes')
 
 
 def pictures(messages):

@@ -409,6 +409,9 @@ def test_losses_belong_to_one_forward():
     # A module that holds a loss can still be copied; the copy holds none.
     assert copy.deepcopy(model).losses == {}
     assert set(model.losses) == {'balance_loss'}
+    assert set(model.take_losses()) == {'balance_loss'}
+    assert model.take_losses() == {}
+    model(torch.randn(2, 9, 10))
     model.eval()(torch.randn(2, 9, 10))
     assert model.losses == {}
     assert MLP(10, 6).losses == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -63,3 +65,12 @@ def test_built_parts_that_do_not_fit(widths: tuple[int, int], words: str) -> Non
 def test_modules_of_another_kind() -> None:
     with pytest.raises(ConfigError, match=r"(?s)vision = Linear.*VisionTower.*llm = 'Llama'.*LanguageModel"):
         VLM(vision=nn.Linear(2, 2), projector={'type': 'Linear'}, llm='Llama')
+
+
+def test_the_placeholders_are_the_encoders_whatever_a_config_said():
+    parts = {'vision': {'type': 'InternViT', **VISION}, 'projector': {'type': 'PixelShuffleMLP'}, 'llm': LLM}
+    model = VLM(**parts, image_token_id=SLOT)
+    model.take_image_token(None)
+    assert model.image_token_id == SLOT
+    model.take_image_token(SimpleNamespace(image_token_id=SLOT + 1))
+    assert model.image_token_id == SLOT + 1
