@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 from mmft.errors import CheckpointError
-from mmft.words import clipped, printable
+from mmft.words import clipped, near_names, printable, suggested
 
 __all__ = ['MODEL_EXPECTED', 'absent', 'listed', 'missing', 'nearest']
 
@@ -30,7 +29,7 @@ def absent(path: Path, fix: str = 'check the path, and the directory that you ar
     if os.path.islink(path):
         why = f'it is a link to {printable(path.readlink())}, which is missing'
     elif near := nearest(path):
-        fix = f'did you mean {printable(" or ".join(near))}?'
+        fix = suggested(near, form=printable)
     elif _is_hub_name(path):
         why += '. It may be the name of a model on a hub; mmft downloads nothing by itself'
         fix = (
@@ -50,10 +49,10 @@ def nearest(path: Path) -> list[str]:
     """Directories and checkpoints whose names are similar to that of a path that does not exist."""
     if os.path.isdir(path.parent):
         there = [p.name for p in listed(path.parent) if p.is_dir() or p.suffix == '.pth']
-        return [str(path.parent / name) for name in difflib.get_close_matches(path.name, there, 3, 0.5)]
+        return [str(path.parent / name) for name in near_names(path.name, there, 3, 0.5)]
     above = path.parent.parent
     there = [p.name for p in listed(above) if os.path.exists(p / path.name)]
-    return [str(above / name / path.name) for name in difflib.get_close_matches(path.parent.name, there, 3, 0.5)]
+    return [str(above / name / path.name) for name in near_names(path.parent.name, there, 3, 0.5)]
 
 
 def listed(folder: Path) -> list[Path]:

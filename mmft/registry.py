@@ -10,7 +10,6 @@ added with a decorator::
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from types import ModuleType
@@ -22,7 +21,7 @@ from mmengine.registry import Registry as MMEngineRegistry
 from mmengine.registry import build_from_cfg
 
 from mmft.errors import ConfigError
-from mmft.words import clipped
+from mmft.words import clipped, near_names, suggested
 
 __all__ = [
     'COLLATORS',
@@ -120,11 +119,11 @@ class Registry(MMEngineRegistry):
             signature.bind(**given)
         except TypeError as error:
             takes = [key for key, parameter in signature.parameters.items() if parameter.kind.name != 'VAR_KEYWORD']
-            near = [n for key in given if key not in takes for n in difflib.get_close_matches(key, takes, n=1)]
+            near = [name for key in given if key not in takes for name in near_names(key, takes)]
             raise ConfigError(
                 f'{self.name} {name}: {error}',
                 expected=f'some of {takes}',
-                fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct the config',
+                fix=suggested(near, 'correct the config'),
             ) from None
 
     def names(self) -> list[str]:
@@ -140,9 +139,7 @@ class Registry(MMEngineRegistry):
     def unknown(self, name: Any) -> ConfigError:
         """The error for a name that is not registered here."""
         known = self.names()
-        same = [other for other in known if other.lower() == str(name).lower()]
-        near = same or difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
-        fix = f'did you mean {" or ".join(map(repr, near))}?' if near else f'see mmft/registry.py for {self.name}'
+        fix = suggested(near_names(name, known, 3, 0.4), f'see mmft/registry.py for {self.name}')
         if isinstance(name, str) and '.' in name:
             fix += '; a class of your own is found after --allow-code MODULE (docs/security.md)'
         return ConfigError(f'no {self.name} is named {clipped(repr(name))}', expected=f'one of {known}', fix=fix)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import difflib
 import importlib
 import logging
 import os
@@ -26,7 +25,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 
 from mmft.errors import CheckpointError, ConfigError, first_line
 from mmft.registry import USER_CODE, registered_name, registries
-from mmft.words import clipped
+from mmft.words import clipped, near_names
 
 __all__ = ['allow_code', 'code_of', 'how_to_import', 'name_of', 'require_code', 'resolve_code']
 
@@ -224,7 +223,7 @@ def _at(path: str, where: str) -> Any:
     """What a dotted path names; the path itself where it is more like a misspelt name of a registry."""
     module, _, name = path.rpartition('.')
     known = [name for registry in registries() for name in registry.module_dict if '.' in name]
-    if difflib.get_close_matches(path, known, n=1, cutoff=0.8):
+    if near_names(path, known, cutoff=0.8):
         return path
     found = getattr(_import(module, where), name, None)
     if found is None:

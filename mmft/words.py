@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ['clipped', 'count_of', 'did_you_mean', 'printable']
+__all__ = ['clipped', 'count_of', 'did_you_mean', 'near_names', 'printable', 'suggested']
 
 # C0 and C1 control characters but newline and tab; the marks that change the direction of text or hide it; half
 # surrogates, which no stream can encode.
@@ -24,15 +25,34 @@ def count_of(number: int, singular: str, plural: str | None = None) -> str:
     return f'{number:,} {singular if number == 1 else plural or singular + "s"}'
 
 
-def did_you_mean(name: Any, known: Any, cutoff: float = 0.5) -> str:
+def did_you_mean(name: Any, known: Iterable[Any], cutoff: float = 0.5) -> str:
     """The end of a message about a name that is close to a known one, whatever its case; empty where none is.
 
     >>> did_you_mean('tarin', ['train', 'serve']), did_you_mean('ok', ['OK']), did_you_mean('x', ['train'])
     ("; did you mean 'train'?", "; did you mean 'OK'?", '')
     """
-    names = {text.casefold(): text for text in map(str, known)}
-    near = difflib.get_close_matches(str(name).casefold(), names, n=1, cutoff=cutoff)
-    return f'; did you mean {names[near[0]]!r}?' if near else ''
+    near = near_names(name, known, cutoff=cutoff)
+    return f'; {suggested(near)}' if near else ''
+
+
+def near_names(name: Any, known: Iterable[Any], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names nearest to one, best first, whatever their case; one that differs in case alone stands alone.
+
+    >>> near_names('tarin', ['train', 'Trained'], most=2), near_names('ok', ['OK', 'oka'], most=2)
+    (['train', 'Trained'], ['OK'])
+    """
+    names, folded = {text.casefold(): text for text in map(str, known)}, str(name).casefold()
+    found = [folded] if folded in names else difflib.get_close_matches(folded, names, n=most, cutoff=cutoff)
+    return [names[key] for key in found]
+
+
+def suggested(near: Sequence[str], otherwise: str = '', form: Callable[[str], str] = repr) -> str:
+    """The question whether one of these names was meant; ``otherwise`` where there is none.
+
+    >>> suggested(['a', 'b']), suggested([], 'remove it')
+    ("did you mean 'a' or 'b'?", 'remove it')
+    """
+    return f'did you mean {" or ".join(map(form, near))}?' if near else otherwise
 
 
 def printable(text: object) -> str:

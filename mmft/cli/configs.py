@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import traceback
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from mmft.cli.foreign import foreign_config
 from mmft.cli.options import apply_options
 from mmft.errors import ConfigError
+from mmft.words import near_names, suggested
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -55,11 +55,10 @@ def find_config(name: str) -> Path:
     known = list_configs()
     if path.stem in known and len(path.parts) == 1:
         return known[path.stem]
-    near = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.4)
     raise ConfigError(
         f'no config {name!r}',
         expected=f'a file, or a name from {", ".join(map(str, config_folders())) or "a folder ./configs"}',
-        fix=f'did you mean {" or ".join(near)}?' if near else '`mmft list-cfg` lists them',
+        fix=suggested(near_names(path.stem, known, 3, 0.4), '`mmft list-cfg` lists them', str),
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import fnmatch
 from pathlib import Path
+
+from mmft.words import near_names, suggested
 
 __all__ = ['add_arguments', 'run', 'summary']
 
@@ -34,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     known = list_configs()
     found = {name: file for name, file in known.items() if fnmatch.fnmatch(name, pattern)}
     if not found:
-        near = difflib.get_close_matches(args.pattern.strip('*'), known, n=3, cutoff=0.4)
+        near = near_names(args.pattern.strip('*'), known, 3, 0.4)
         raise ConfigError(
             f'no config matches {args.pattern!r}',
             expected="part of a name, or a pattern such as 'internvl2_2b*'",
-            fix=f'did you mean {" or ".join(near)}?' if near else '`mmft list-cfg` alone lists all',
+            fix=suggested(near, '`mmft list-cfg` alone lists all', str),
         )
     width = max(map(len, found))
     for name in sorted(found):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmft.cli.other_flags import place_of
 from mmft.errors import ConfigError
 from mmft.python_text import literal
-from mmft.words import clipped
+from mmft.words import clipped, near_names, suggested
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -206,14 +205,14 @@ def _nothing_inside(path: list[str], depth: int, node: Any, value: Any) -> Confi
 def _unknown(path: list[str], depth: int, known: list[str]) -> ConfigError:
     where = '.'.join(path[:depth]) or 'the config'
     known = [name for name in known if name != 'read_base']  # mmengine keeps its import as a key
-    near = difflib.get_close_matches(path[depth], known, n=2, cutoff=0.5)
+    near = ['.'.join([*path[:depth], name]) for name in near_names(path[depth], known, 2, 0.5)]
     name = '.'.join(path)
-    suggestion = f'did you mean {" or ".join(".".join([*path[:depth], n]) for n in near)}? ' if near else ''
+    suggestion = suggested(near, form=str)
     add = f'to add a new key write +{name}=...'
     if len(path) == 1 and (place := place_of(name)):
-        suggestion = f'write --cfg-options {place} '
+        suggestion = f'write --cfg-options {place}'
     return ConfigError(
         f'--cfg-options {name}: {where} has no {path[depth]!r}',
         expected=f'one of {sorted(map(str, known))}',
-        fix=f'{suggestion}({add})' if suggestion else add,
+        fix=f'{suggestion} ({add})' if suggestion else add,
     )

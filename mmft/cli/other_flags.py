@@ -6,9 +6,10 @@ The names are those of transformers' ``Trainer``, of LLaVA's and InternVL's scri
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
+
+from mmft.words import near_names, suggested
 
 __all__ = ['PLACES', 'place_of', 'unknown_options']
 
@@ -88,8 +89,8 @@ def unknown_options(unknown: Sequence[str], argv: Sequence[str], parser: argpars
             lines.append(f'  {option}: write --cfg-options {place}')
         elif parser.prog.endswith('train') and (place := _place(_OPTIONS, name, value)):
             lines.append(f'  {option}: write {place}')
-        elif near := difflib.get_close_matches(option, known, n=1, cutoff=0.7):
-            lines.append(f'  {option}: did you mean {near[0]}?')
+        elif near := near_names(option, known, cutoff=0.7):
+            lines.append(f'  {option}: {suggested(near, form=str)}')
         elif configured:
             lines.append(
                 f'  {option}: a setting of the config is changed with --cfg-options KEY=VALUE (docs/configs.md)'

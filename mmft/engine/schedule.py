@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from mmengine.optim import _ParamScheduler
 from mmft.checks import is_number, is_whole, value_problem
 from mmft.errors import ConfigError
 from mmft.registry import PARAM_SCHEDULERS
-from mmft.words import count_of, did_you_mean
+from mmft.words import count_of, did_you_mean, near_names, suggested
 
 __all__ = ['MIN_WARMUP', 'WarmupDecayLR', 'advance', 'build_schedulers', 'schedule_problems']
 
@@ -112,12 +111,11 @@ def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:
 def _unknown(key: str, kind: Any) -> str:
     theirs = PARAM_SCHEDULERS.names()
     # Ours first: by the letters alone 'cosin' is as near to CosineRestartLR.
-    near = [difflib.get_close_matches(str(kind), known, n=1, cutoff=0.5) for known in (list(DECAYS), theirs)]
-    near = [name for names in near for name in names]
+    near = [name for known in (DECAYS, theirs) for name in near_names(kind, known, cutoff=0.5)]
     error = ConfigError(
         f'{key} = {kind!r}: there is no such schedule',
         expected=f"one of {list(DECAYS)}, or of mmengine's {theirs}",
-        fix=f'did you mean {" or ".join(map(repr, near))}?' if near else "take param_scheduler=dict(type='cosine')",
+        fix=suggested(near, "take param_scheduler=dict(type='cosine')"),
     )
     return str(error)
 

@@ -10,7 +10,7 @@ from mmft.disk import is_lfs_pointer, lfs_pointer
 from mmft.errors import CheckpointError, first_line
 from mmft.files.foreign_checkpoints import foreign_training
 from mmft.missing import MODEL_EXPECTED, listed, missing
-from mmft.words import clipped, count_of, printable
+from mmft.words import clipped, count_of, printable, suggested
 
 __all__ = ['not_a_model', 'not_one_run', 'unreadable']
 
@@ -83,7 +83,7 @@ def _folder(path: Path) -> CheckpointError:
     elif any(_CHECKPOINT.fullmatch(p.name) for p in children):
         fix = f'this is the folder of a training: mmft pth_to_hf {printable(path)} OUT makes a model directory of it'
     elif inside:
-        fix = f'did you mean {printable(" or ".join(map(str, inside[:3])))}?'
+        fix = suggested([*map(str, inside[:3])], form=printable)
     elif any(p.suffix in _WEIGHTS for p in children):
         fix = 'there are weights: download config.json and the other small files of the model too'
     else:

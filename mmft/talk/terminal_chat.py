@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import re
 import shlex
@@ -19,7 +18,7 @@ from mmft.errors import DataError, MMFTError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 from mmft.talk.answerer import Answerer
 from mmft.talk.screen import Screen, one_line
-from mmft.words import clipped
+from mmft.words import clipped, near_names, suggested
 
 __all__ = ['COMMANDS', 'Chat']
 
@@ -261,8 +260,8 @@ def _file(word: str) -> Path:
 
 
 def _unknown(command: str) -> DataError:
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    near = suggested(near_names(command, COMMANDS), form=str)
     return DataError(
         f'no command {clipped(command, 80)}',
-        fix=(f'did you mean {near[0]}? ' if near else '') + '/help lists them; a space before / makes it a question',
+        fix=(f'{near} ' if near else '') + '/help lists them; a space before / makes it a question',
     )

@@ -5,7 +5,6 @@ The meta file is ``{name: {"root": ..., "annotation": ..., "repeat_time": ...}}`
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import os.path
@@ -19,7 +18,7 @@ import numpy as np
 from mmft.checks import is_number, is_whole
 from mmft.data.records.annotations import read_json
 from mmft.errors import ConfigError, DataError
-from mmft.words import clipped, count_of
+from mmft.words import clipped, count_of, near_names, suggested
 
 __all__ = ['SetSpec', 'mix', 'read_meta']
 
@@ -127,11 +126,10 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
     if not isinstance(entry, Mapping) or 'annotation' not in entry:
         raise DataError(f'the set {name!r} has no `annotation`', expected='{"root": ..., "annotation": ...}')
     for key in sorted(entry.keys() - _KEYS, key=str):
-        near = difflib.get_close_matches(str(key), _KEYS, n=1)
         raise DataError(
             f'the set {name!r} has an unknown key {clipped(repr(key))}',
             expected=f'one of {sorted(_KEYS)}',
-            fix=f'did you mean {near[0]!r}?' if near else 'remove it',
+            fix=suggested(near_names(key, sorted(_KEYS)), 'remove it'),
         )
     numbers = {k: _positive(name, k, entry[k]) for k in ('repeat_time', 'weight') if entry.get(k) is not None}
     if entry.get('data_augment'):

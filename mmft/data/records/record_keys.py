@@ -3,13 +3,12 @@ those that say nothing about it are known, and all others are reported, so that 
 
 from __future__ import annotations
 
-import difflib
 import os.path
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mmft.errors import DataError
-from mmft.words import clipped
+from mmft.words import clipped, near_names, suggested
 
 __all__ = ['HARMLESS', 'NAMES_PICTURES', 'NOTHING', 'PICTURE_KEYS', 'REFUSED', 'SYSTEM_KEYS', 'unread_keys']
 
@@ -149,5 +148,5 @@ def _hint(key: str, value: Any, read: Collection[str]) -> str:
         return NAMES_PICTURES
     if key in MAY_BE:
         return f', which may be {MAY_BE[key]}'
-    near = difflib.get_close_matches(key.lower(), sorted({*read, *PICTURE_KEYS, *REFUSED}), n=1, cutoff=0.8)
-    return f' (did you mean `{near[0]}`?)' if near else ''
+    near = near_names(key, sorted({*read, *PICTURE_KEYS, *REFUSED}), cutoff=0.8)
+    return f' ({suggested(near, form="`{}`".format)})' if near else ''

@@ -7,7 +7,6 @@ tower is built.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -19,7 +18,7 @@ from mmft.errors import ConfigError, ShapeError
 from mmft.models.base import VisionTower
 from mmft.models.vision.hf_tower import check_feature
 from mmft.registry import VISION_TOWERS
-from mmft.words import count_of
+from mmft.words import count_of, near_names, suggested
 
 __all__ = ['TimmViT', 'check_timm_name']
 
@@ -133,11 +132,10 @@ def check_timm_name(kind: str, model_name: Any, options: dict[str, Any], family:
     if not isinstance(model_name, str):
         raise ConfigError(f'{kind}: model_name {model_name!r}', expected=f'a name, one of {family}')
     if not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name, timm.list_models(), n=3)
         raise ConfigError(
             f'{kind}: timm {timm.__version__} has no model named {model_name!r}',
             expected=f'one of {family}',
-            fix=f'did you mean {" or ".join(map(repr, near))}?' if near else 'correct model_name',
+            fix=suggested(near_names(model_name, timm.list_models(), 3), 'correct model_name'),
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from mmft.errors import CheckpointError
 from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES, TOKEN_FILES, TOKENIZER_FILES
 from mmft.serve.backends.weight_files import WeightsError, tensor_names
+from mmft.words import suggested
 
 __all__ = ['ENGINES', 'HF_NATIVE', 'INTERNVL_CHAT', 'Problem', 'ServedDirectory', 'check_directory', 'needs_export',
            'served_as_it_is']  # fmt: skip
@@ -207,9 +208,8 @@ def _not_a_model(directory: ServedDirectory) -> Iterator[Problem]:
         )
     elif not directory.has('config.json'):
         inside = sorted(child.name for child in path.iterdir() if (child / 'config.json').is_file())[:3]
-        fix = f'did you mean {" or ".join(str(path / name) for name in inside)}?' if inside else (
-            'name the directory that an export wrote')  # fmt: skip
-        yield Problem(f'no config.json in {path}', fix)
+        near = [str(path / name) for name in inside]
+        yield Problem(f'no config.json in {path}', suggested(near, 'name the directory that an export wrote', str))
     elif not directory.config:
         yield Problem(f'{path}/config.json is not valid JSON', 'download or export it again')
     elif directory.architecture not in _BY_CLASS:

@@ -7,13 +7,12 @@ pass, and the advice fits.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from mmft.serve.gateway.api_error import ApiError
-from mmft.words import clipped
+from mmft.words import clipped, near_names, suggested
 
 __all__ = ['LENGTHS', 'NUMBERS', 'Range', 'bias', 'check_names', 'flag', 'is_empty', 'number', 'response_format',
            'shown', 'stop_words', 'unknown']  # fmt: skip
@@ -104,8 +103,8 @@ def unknown(names: Collection[str], known: Collection[str], where: str = '') -> 
     """
     named = []
     for name in list(names)[:_MOST_NAMED]:
-        near = difflib.get_close_matches(name, known, 1, 0.85) if len(name) <= _LONGEST_NAME else []
-        named.append(repr(clipped(name, 80)) + (f' (did you mean {near[0]!r}?)' if near else ''))
+        near = near_names(name, known, cutoff=0.85) if len(name) <= _LONGEST_NAME else []
+        named.append(repr(clipped(name, 80)) + (f' ({suggested(near)})' if near else ''))
     more = f' and {len(names) - _MOST_NAMED:,} more' if len(names) > _MOST_NAMED else ''
     advice = dict.fromkeys(_ADVICE[name] for name in names if name in _ADVICE)
     if any(word in name.lower()[:_LONGEST_NAME] for name in names for word in _MEDIA):
