@@ -23,6 +23,7 @@ from mmft.serve.gateway.intake.request import ChatRequest
 from mmft.talk.local_answerer import LocalAnswerer
 from mmft.user_code import allow_code
 from tests.export.tiny import make_base, make_checkpoint, make_encoder, model_config, picture
+from tests.export.tiny_llava import ONEVISION, ONEVISION_PARTS, llava_config, llava_encoder
 from tests.serve.running import data_url, eventually, question, running
 from tests.serve.test_serve import Server
 
@@ -194,6 +195,16 @@ def test_both_ways_of_counting_agree_on_an_export(tmp_path):
         sizes = [image.size for image in images]
         got = {counter.count(messages, sizes, None) for counter in counters}
         assert got == {len(encoder.prompt('这是什么菜？ What?', images))}
+
+
+def test_a_picture_of_onevision_is_counted_alone_and_among_others(tmp_path):
+    encoder = llava_encoder('Qwen2', image_processor=ONEVISION)
+    path = make_base(tmp_path / 'out', llava_config('Qwen2', **ONEVISION_PARTS), 'hf', encoder=encoder)
+    counters = [EncoderCounter(path), ProcessorCounter(path)]
+    for images in ([], [picture(500, 310)], [picture(40, 300)], [picture(500, 310), picture(30, 56), picture(56, 90)]):
+        messages = question('What?', *map(data_url, images))['messages']
+        got = {counter.count(messages, [image.size for image in images], None) for counter in counters}
+        assert got == {len(encoder.prompt('What?', images))}
 
 
 def test_the_dialect_hands_the_request_on():

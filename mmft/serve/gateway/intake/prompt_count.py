@@ -140,7 +140,7 @@ class ProcessorCounter(PromptCounter):
         bos = self.tokenizer.bos_token
         special = not (bos and prompt.startswith(bos))  # as ProcessorMixin.apply_chat_template decides
         count = len(self.tokenizer(prompt, add_special_tokens=special)['input_ids'])
-        return count + sum(self._picture(width, height) - 1 for width, height in sizes)
+        return count + sum(self._picture(width, height, len(sizes) > 1) - 1 for width, height in sizes)
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         turns = []
@@ -156,26 +156,32 @@ class ProcessorCounter(PromptCounter):
             raise ApiError(400, message, 'invalid_value', 'messages') from error
 
     def _picture_tokens(self):
-        """(width, height) -> tokens: the processor's arithmetic where it has one that comes true, else by doing it."""
-        quick = getattr(self.processor, '_get_num_multimodal_tokens', None)
-        if quick is None:
-            return self._by_doing
+        """(width, height, several) -> tokens: by the processor's arithmetic where that comes true, else by doing it.
 
-        def calculated(width: int, height: int) -> int:
+        LLaVA-OneVision's is true of a picture alone only: it does not tile one of several.
+        """
+        quick = getattr(self.processor, '_get_num_multimodal_tokens', None)
+
+        def calculated(width: int, height: int, several: bool) -> int:
             return int(quick(image_sizes=[[height, width]]).num_image_tokens[0])
 
-        try:
-            true = all(calculated(*size) == self._by_doing(*size) for size in ((640, 480), (300, 1000), (90, 60)))
-        except Exception:  # not public: it may change in any way
-            true = False
-        return calculated if true else self._by_doing
+        def true(several: bool) -> bool:
+            try:
+                sizes = ((640, 480), (300, 1000), (90, 60))
+                return all(calculated(*size, several) == self._by_doing(*size, several) for size in sizes)
+            except Exception:  # not public: it may change in any way
+                return False
 
-    def _by_doing(self, width: int, height: int) -> int:
+        ways = [calculated if quick is not None and true(several) else self._by_doing for several in (False, True)]
+        return lambda width, height, several: ways[several](width, height, several)
+
+    def _by_doing(self, width: int, height: int, several: bool) -> int:
         from PIL import Image
 
-        image = Image.new('RGB', (width, height))
-        made = self.processor(images=[image], text=self.processor.image_token, add_special_tokens=False)
-        return len(made['input_ids'][0])
+        images = [Image.new('RGB', (width, height))] * (1 + several)
+        text = self.processor.image_token * len(images)
+        made = self.processor(images=[images], text=[text], add_special_tokens=False)
+        return len(made['input_ids'][0]) // len(images)
 
 
 def too_long(count: str, limit: int) -> ApiError:
