@@ -39,6 +39,7 @@ REQUIRED |= {f'internvl2_{size}_{stage}' for size in ('2b', '8b') for stage in (
 REQUIRED |= {f'llava15_{size}_{kind}' for size in ('7b', '13b') for kind in ('align', 'full', 'lora', 'qlora')}
 REQUIRED |= {f'llava15_7b_{task}_lora' for task in ('okvqa', 'boxes', 'codalm')}
 REQUIRED |= {f'llava_{name}_food_{kind}' for name in ('llama3_8b', 'phi3_mini') for kind in ('full', 'lora')}
+REQUIRED |= {f'llava_onevision_{size}_food_{kind}' for size in ('0_5b', '7b') for kind in ('full', 'lora')}
 BASES = sorted(path for path in (ROOT / '_base_' / 'models').glob('*.py') if path.stem not in ('internvl2', 'llava'))
 
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
