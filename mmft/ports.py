@@ -51,7 +51,7 @@ def _bind(made: socket.socket, address: Any) -> None:
 
 
 def reuse_address(bound: socket.socket, yes: bool = True) -> None:
-    """Whether the port can be bound anew at once when its server has ended; to be said before it listens."""
+    """Whether the port can be bound anew at once when its server has ended; to be set before it listens."""
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(yes))
 
 

@@ -1,7 +1,7 @@
-"""Holds back two lines that other libraries say when they are imported. ``import mmft`` loads it before them.
+"""Suppresses two lines that other libraries print when they are imported. ``import mmft`` loads it before them.
 
 mmengine 0.10.7, peft 0.14 and accelerate import bitsandbytes (0.50) and deepspeed (0.19) wherever they are installed,
-whether or not they are used; both then warn of things that nobody asked for. No other line is touched.
+whether or not they are used; both then print irrelevant warnings. No other line is touched.
 """
 
 import logging

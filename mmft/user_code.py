@@ -1,9 +1,9 @@
-"""How code that users wrote themselves comes in: named in a config, or allowed by name where a file asks for it.
+"""How code of the user's own is imported: named in a config, or allowed by name where a file asks for it.
 
 A Python config runs anyway, so it may name code in any way: ``custom_imports=dict(imports=['mypackage.towers'])``, an
 import, ``type=MyTower`` or ``type='mypackage.towers.MyTower'``. ``resolve_code`` imports all of that as soon as the
 config is read and leaves names that the registries know. Directories and checkpoints say which modules their parts
-come from (``"code": ["mypackage.towers"]``); ``require_code`` refuses those that the user did not name himself, in a
+come from (``"code": ["mypackage.towers"]``); ``require_code`` refuses those that the user did not name, in a
 config or with ``allow_code``. Nothing else in mmft imports a module by a name from outside.
 """
 
@@ -44,7 +44,7 @@ def allow_code(modules: str | Iterable[str], where: str = 'allow_code') -> None:
         where: for messages.
 
     Raises:
-        ConfigError: no module of one's own, or it cannot be imported.
+        ConfigError: not a module of the user's own, or it cannot be imported.
     """
     for name in [modules] if isinstance(modules, str) else modules:
         if not _is_module_name(name):
@@ -77,7 +77,7 @@ def require_code(named: Any, where: Any) -> None:
 
 
 def code_of(*values: Any) -> list[str]:
-    """The modules of one's own whose parts the ``type`` keys in ``values`` name, at any depth."""
+    """The user's modules whose parts the ``type`` keys in ``values`` name, at any depth."""
     found = {part.__module__ for kind in _types(values) for part in _named(kind)}
     return sorted(module for module in found if _is_own(module))
 
@@ -149,7 +149,7 @@ def _imported(name: str, may_fail: bool) -> bool:
 
 
 def _modules_of(lazy: LazyObject) -> list[str]:
-    """Import what an import of a config names; the modules of one's own among it."""
+    """Import what an import of a config names; returns the user's modules among it."""
     names = [lazy._module] if isinstance(lazy._module, str) else list(lazy._module)
     for name in names:
         module = _import(name, lazy.location)

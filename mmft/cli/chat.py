@@ -124,9 +124,9 @@ def _may_be_checkpoint(word: str) -> bool:
 
 
 def key_for(target: Any, given: str | None) -> str | None:
-    """The key that a target is shown: the one that was given for it ('-': none), else ``$MMFT_API_KEY``.
+    """The key that is sent to a target: the one that was given for it ('-': none), else ``$MMFT_API_KEY``.
 
-    The variable is that of ``mmft serve`` too, so it is the key of this machine's own server: no other gets to see it.
+    The variable is that of ``mmft serve`` too, so it is the key of this machine's own server, and sent to no other.
 
     Raises:
         ConfigError: a file without a key.
@@ -190,6 +190,6 @@ def run(args: argparse.Namespace) -> int:
         try:
             chat.show(args.image)
             return chat.run()
-        except BrokenPipeError:  # whoever read the answers has enough of them
+        except BrokenPipeError:  # the reader of the answers has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

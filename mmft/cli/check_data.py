@@ -1,4 +1,4 @@
-"""``mmft check-data CONFIG``: check a whole data set before it costs a night, with the config's own encoder."""
+"""``mmft check-data CONFIG``: check a whole data set before it wastes a run, with the config's own encoder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and report. The status is 1 where there is a problem that is not allowed."""
+    """Check, and report. The status is 1 where there is a problem that is not allowed."""
     from mmft.data.check import KINDS, survey
     from mmft.data.check.page import page
     from mmft.data.check.report import text, to_json
@@ -76,7 +76,7 @@ def _config(args: argparse.Namespace) -> Config | None:
 
 
 def _encoder(cfg: Config) -> Any:
-    """As in training; of the model only the shapes are made."""
+    """As in training; the model is built on the meta device, for its shapes only."""
     from mmft.checkpoint.build import build_meta
     from mmft.engine.build import build_encoder
     from mmft.engine.plain import plain_dict

@@ -66,7 +66,7 @@ def _told_by_keys(text: str, suffix: str) -> str | None:
             content = yaml.safe_load(text)
         else:
             return None
-    except Exception:  # whoever reads it as a config says what is wrong with it
+    except Exception:  # reported where it is read as a config
         return None
     if not isinstance(content, dict) or isinstance(content.get('model'), dict):
         return None

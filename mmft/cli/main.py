@@ -1,6 +1,6 @@
 """``mmft COMMAND ...``: finds the command's module, runs it, and turns errors into messages and exit statuses.
 
-Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted, 141 whoever read the output
+Exit status: 0 done, 1 an error that mmft explains, 2 wrong command line, 130 interrupted, 141 the reader of the output
 has gone (``| head``), 128 + n training ended by signal n (143 SIGTERM); anything else is a bug and shows its traceback.
 """
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _printable_logs() -> Iterator[None]:
-    """What is logged or warned of, by other libraries too, may hold text out of files: it commands no terminal."""
+    """Logs and warnings, of other libraries too, may hold text from files: control characters are escaped."""
     make, write = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -123,7 +123,7 @@ def _printable_logs() -> Iterator[None]:
 
 
 def _reader_left() -> bool:
-    """Whether nobody reads what is printed any more; the rest of it then goes nowhere, without a complaint."""
+    """Whether nobody reads what is printed any more; the rest of it is then dropped silently."""
     try:
         print(flush=True)
     except BrokenPipeError:

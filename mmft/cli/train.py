@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Config:
-    """The config as the command line wants it."""
+    """The config with the options of the command line."""
     from mmft.cli.configs import find_config, load_config
 
     cfg = load_config(args.config, args.cfg_options)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, or print what would be trained.
 
     Returns:
-        The exit status: 1 where a dry run finds mistakes in the config. Weights and data that are not there are none.
+        The exit status: 1 where a dry run finds mistakes in the config. Missing weights and data are not mistakes.
 
     Raises:
         ConfigError: all that is wrong with the config.

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f'--host {args.host}', expected='a name or an IPv4 address', fix='gradio knows no IPv6')
     auth, models = parse_auth(args.auth), models_of(args, args.targets, (1, 2))
     with contextlib.ExitStack() as stack:
-        # First of all: it would be a pity to load two models and find the port taken.
+        # First of all, so that no model is loaded before the port turns out to be taken.
         with contextlib.closing(bound_socket(args.host, args.port)) as held:
             port = held.getsockname()[1]
             examples = _examples(args)

@@ -22,13 +22,13 @@ from mmft.talk.screen import one_line
 __all__ = ['NOT_ASKED', 'Answers', 'Question', 'ask_all', 'open_records', 'questions_in', 'read_questions']
 
 NOT_ASKED = 'not asked'
-"""The error of a question that the asking ended before."""
+"""The error of a question that was not reached."""
 
 _FAILURES_IN_A_ROW = 10
-"""After so many the model is not there; going on would only count them."""
+"""After so many in a row the model counts as unreachable."""
 
 _PATIENCE = 5.0
-"""Seconds that answers under way have to end when the asking ends before them; a server that hangs never will."""
+"""Seconds that answers under way have to finish when the run ends early; a server that hangs never will."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Answers:
     """What a model answered to each question: its text, or None and why there is none.
 
     Attributes:
-        ended: what ended the asking before the last question.
+        ended: what ended the run before the last question.
     """
 
     texts: list[str | None]
@@ -95,7 +95,7 @@ def read_questions(dataset: Mapping[str, Any], limit: int | None = None, seed: i
 def ask_all(
     answerer: Answerer, questions: Sequence[Question], settings: Mapping[str, Any], workers: int = 1, bar: bool = True
 ) -> Answers:
-    """What a model says to every question.
+    """A model's answers to every question.
 
     Args:
         settings: as of ``Answerer.stream``.
@@ -170,7 +170,7 @@ class _Workers:
             self._given.put(number)
 
     def result(self) -> MMFTError | None:
-        """What one piece of work ended with, the next that ends. An unforeseen error is raised."""
+        """The result of the next piece of work that ends. An unforeseen error is raised."""
         error = self._done.get()
         if error is None or isinstance(error, MMFTError):
             return error

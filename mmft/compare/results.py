@@ -15,7 +15,7 @@ from mmft.talk.answerer import Answerer
 __all__ = ['CHANGES', 'Comparison', 'Row', 'compare']
 
 CHANGES = ('better', 'worse', 'other', 'same')
-"""In this order they stand on the page."""
+"""Their order on the page."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Comparison:
         difference: of the second to the first, by pairs.
         asked: how many questions there were to ask.
         left_out: records of the dataset that cannot be used, where its config says to go on without them.
-        ended: what ended the asking before that, if anything did; ``rows`` are then those that both have answered.
+        ended: what ended the run before that, if anything did; ``rows`` are then those that both have answered.
     """
 
     names: tuple[str, str]
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def failed(self) -> int:
-        """Answers that there are not."""
+        """Missing answers."""
         return sum(answer is None for row in self.rows for answer in row.answers)
 
     def counts(self) -> dict[str, int]:
@@ -125,8 +125,8 @@ def compare(
         openers: make the models.
         metric: the name of a registered one (``METRICS``).
         settings: of the answers, as of ``Answerer.stream``.
-        check: called before the first model is asked, to see whether the second can be made: it would be a pity to
-            learn that afterwards; default: it is made, and made again when its turn comes.
+        check: called before the first model is asked, to see whether the second can be made: an error shows before the
+            work, not after it; default: it is made, and made again when its turn comes.
         names: of the models; default: the answerers'.
         dataset: what it is called.
         workers: questions at a time for a server.

@@ -88,7 +88,7 @@ class InitFrom:
         model_config: the config's ``model`` dict.
         base: ``{'path', 'fingerprint'}`` that the model starts from.
         shapes_only: for a model on the meta device: whether everything has a place is decided by names and shapes, and
-        no values are read.
+            no values are read.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ _AT_ONCE = 256  # resamples; bounds the memory of their counts
 
 
 class Interval(NamedTuple):
-    """A mean, and between what it lies with the given confidence."""
+    """A mean, and the interval in which it lies with the given confidence."""
 
     value: float
     low: float

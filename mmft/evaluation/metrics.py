@@ -8,7 +8,7 @@ A metric is a function, or a class whose objects are called, in the registry ``M
         return float(answer.split()[:1] in [reference.split()[:1] for reference in references])
 
 Other keys of a dict are arguments of a class: ``dict(type='WithinPercent', percent=5)``. A metric with the attribute
-``needs_answers = True`` makes no sense of a single reference: each record must have a list of ``answers``.
+``needs_answers = True`` cannot be computed with a single reference: each record must have a list of ``answers``.
 """
 
 from __future__ import annotations

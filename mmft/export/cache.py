@@ -55,7 +55,7 @@ def cached_export(
         config: of the training: a dict or a file; ``{'pretrained': DIR}`` for a directory as it is.
         checkpoint: the ``.pth``; None: the base alone.
         cache: where it goes; None: ``exports/`` beside the checkpoint, or ``default_cache()``.
-        log: is told when something is written.
+        log: called with a line when something is written.
         native: a model that no layout of the backends holds is written in mmft's own, which only ``mmft.load`` reads.
         base: of an adapter directory that ``pretrained`` names.
 
@@ -97,7 +97,7 @@ def _convert(
     own: Path | None,
     log: Callable[[str], None],
 ) -> Path:
-    """Write ``out`` or, of a model that does not fit, ``own``, if that will do."""
+    """Write ``out`` or, for a model that does not fit, ``own``, where that is allowed."""
     from mmft.export import convert
 
     try:
@@ -149,7 +149,7 @@ def _locked(file: Path) -> Iterator[None]:
     """One process at a time; a second one waits and finds the export made."""
     try:
         import fcntl
-    except ImportError:  # no such locks there: the last one wins
+    except ImportError:  # no such locks on this file system: the last one wins
         yield
         return
     with open(file, 'w') as stream:

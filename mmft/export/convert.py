@@ -68,7 +68,7 @@ def convert(
         max_shard_size: bytes, or such as ``'5GB'``.
         check: ``full``, ``weights``, ``none`` or ``auto``; see ``mmft/export/gate.py``.
         force: replace an ``out`` that exists.
-        log: is told what happens.
+        log: called with a line for each step.
         base: of an adapter directory that ``pretrained`` names, as for ``mmft.load``.
 
     Raises:

@@ -1,7 +1,7 @@
 """What an export must pass before it gets its name.
 
 ``full``: the written directory, loaded again, gives the logits and the greedy answer of the training model. That model
-is rebuilt from base and checkpoint by the very code that trained it, adapters unmerged; peft then merges them, an
+is rebuilt from base and checkpoint by the code that trained it, adapters unmerged; peft then merges them, an
 implementation of its own, and the weights are rounded to the export's dtype, as every export in 16 bits must.
 
 ``weights``: every tensor of the written directory, read back through its layout, is bit by bit the base's or the merged
@@ -58,7 +58,7 @@ def choose_check(check: str, parameters: int) -> str:
 
 
 def check_weights(directory: Path, export: WeightsExport) -> int:
-    """Compare every written tensor with what it must be.
+    """Compare every written tensor with its expected value.
 
     Returns:
         The number of tensors.

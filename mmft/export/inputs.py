@@ -149,7 +149,7 @@ def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
         raise CheckpointError(
             f'{checkpoint.path} was trained on the base {trained_on["path"]} (fingerprint '
             f'{trained_on["fingerprint"][:12]}), but {base.where} holds other weights (fingerprint {own[:12]})',
-            expected='the very base that was trained on: trained differences mean nothing on another one',
+            expected='the base that was trained on: trained differences mean nothing on another one',
             fix='set pretrained to that base (--cfg-options pretrained=PATH if it moved)',
         )
 

@@ -1,4 +1,4 @@
-"""Tensors as places in files: what is known of a tensor before a byte of it is read.
+"""Lazy tensors: places in files, with dtype and shape, of which no byte is read until it is needed.
 
 A conversion of any size then needs the memory of one tensor, and tensors that do not change are copied by the kernel,
 file to file, without passing through torch. Nothing is executed: safetensors headers are JSON, and ``.pth`` / ``.bin``

@@ -1,6 +1,6 @@
 """What a model may be, wherever a command, or ``open_answerer``, takes one: docs/chat_and_compare.md has the table.
 
-A path is looked at, not opened: whether a directory holds what it should, reading it says.
+A path is looked at, not opened: whether a directory is complete shows only when it is read.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def find_target(target: Target, log: Callable[[str], None] | None = None) -> Tar
     """A target as a model directory, a URL, or (config, checkpoint).
 
     Args:
-        log: is told which checkpoint of a training's folder is taken; None: standard error.
+        log: called with the checkpoint of a training's folder that is taken; None: standard error.
 
     Raises:
-        CheckpointError: the path is nothing of these; says what it is, and what to do.
+        CheckpointError: the path is none of these; says what it is, and what to do.
     """
     if isinstance(target, tuple):
         return target[0], find_checkpoint(target[1], log)

@@ -35,7 +35,7 @@ def check_out(out: Path, force: bool, inputs: Iterable[Path]) -> None:
 
 
 def unfinished(out: Path) -> list[Path]:
-    """What killed exports to ``out`` left behind. Another one may be at work there: nothing is deleted."""
+    """Leftovers of interrupted exports to ``out``. Another one may still be running there: nothing is deleted."""
     return sorted(out.parent.glob(f'{glob.escape(out.name)}.tmp-*'))
 
 

@@ -25,7 +25,7 @@ _PLACES = ('encoder.tokenizer',)  # which may have moved
 def check_trained_model(
     model_config: Mapping[str, Any], encoder: Mapping[str, Any] | None, config: Mapping[str, Any], where: str
 ) -> None:
-    """Raise ``CheckpointError`` where a config's model is another one than the checkpoint's, even in a head count.
+    """Raise ``CheckpointError`` where a config's model differs from the checkpoint's, even in a head count.
 
     The encoder that is exported is the checkpoint's in any case; a config that says something else gets a warning.
 

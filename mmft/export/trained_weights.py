@@ -54,7 +54,7 @@ class TrainedWeights:
         checkpoint: None for the base as it is.
 
     Raises:
-        CheckpointError: tensors that belong nowhere, or that are nowhere to be found.
+        CheckpointError: unknown tensors, or missing ones.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -208,7 +208,7 @@ class Merger:
 
 
 def _room(memory: dict[torch.dtype, Tensor], dtype: torch.dtype, rows: int, shape: tuple[int, ...]) -> Tensor:
-    """Room for ``rows`` rows of a tensor, the same at every call."""
+    """A buffer for ``rows`` rows of a tensor, the same at every call."""
     if dtype not in memory:
         memory[dtype] = torch.empty(rows, *shape[1:], dtype=dtype)
     return memory[dtype]

@@ -1,7 +1,7 @@
 """BLIP-2's vision tower (``Blip2VisionModel`` of transformers) read as the timm ViT that it is.
 
 EVA-CLIP's ViT-g/14 without its last block. The norm behind its blocks is the Q-Former's ``vision_norm``
-(``projectors.py`` reads it), so that the tower gives out what other towers do: the last block's features.
+(``projectors.py`` reads it), so that the tower returns what other towers do: the last block's features.
 
 Source: ``transformers/models/blip_2/modeling_blip_2.py``.
 """

@@ -41,7 +41,7 @@ def _join3(*parts: Tensor) -> tuple[Tensor]:
 
 
 def _check_fixed(config: dict[str, Any], vision: dict[str, Any]) -> None:
-    """What a config can say and mmft's classes have fixed."""
+    """What a config can set and mmft's classes have fixed."""
     if (act := config.get('projector_hidden_act', 'gelu')) != 'gelu':
         raise CheckpointError(f'projector_hidden_act = {act!r}', expected="'gelu', which PixelShuffleMLP has")
     if vision.get('use_qk_norm') and (eps := vision.get('layer_norm_eps', 1e-6)) != 1e-6:

@@ -23,10 +23,10 @@ NOT_THE_MODEL = {
     'transformers_version', 'output_hidden_states', 'output_attentions', 'return_dict', 'id2label', 'label2id',
     'problem_type', '_name_or_path', 'chunk_size_feed_forward', 'is_encoder_decoder', 'attn_implementation',
 }  # fmt: skip
-"""Entries of transformers' configs that say nothing of the model."""
+"""Entries of transformers' configs that do not describe the model."""
 
 _ELSEWHERE = {'architectures', 'model_type', 'type', 'torch_dtype', 'dtype', 'use_cache', 'rope_parameters'}
-"""Those that mmft's config says in other words, or not at all."""
+"""Those that mmft's config names differently, or not at all."""
 
 
 def family_of(config: Mapping[str, Any]) -> str | None:
@@ -169,7 +169,7 @@ def published_config(kind: str, config: PreTrainedConfig) -> dict[str, Any]:
 def older_rope(
     parameters: Mapping[str, Any] | None, names: Mapping[str, str] | None = None, key: str = 'type'
 ) -> dict[str, Any]:
-    """``rope_theta``, ``rope_scaling`` and what else stands in ``rope_parameters``, in the words of transformers 4.
+    """``rope_theta``, ``rope_scaling`` and what else stands in ``rope_parameters``, by the names of transformers 4.
 
     Its configurations check the number of entries.
 

@@ -71,7 +71,7 @@ def connector_rules(kind: str, theirs: str = 'connector._connector.') -> list[Ru
 
 
 def _bert_rules(theirs: str) -> list[Rule]:
-    """The blocks of a Q-Former that grew out of a BERT."""
+    """The blocks of a Q-Former that was initialised from a BERT."""
     block = theirs + 'encoder.layer.{n}.'
     return [
         Rule(block + 'attention.self.{x}', _BLOCK + 'attention.attention.{x}'),

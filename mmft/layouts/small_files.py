@@ -103,7 +103,7 @@ class Contents:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """A transformers config as a dict, without what says nothing about the model."""
+    """A transformers config as a dict, without what does not describe the model."""
     return {k: v for k, v in config.to_dict().items() if k not in NOT_THE_MODEL and v is not None}
 
 
@@ -153,6 +153,6 @@ def write_encoder(directory: Path, encoder: ChatEncoder, special_tokens: dict[st
 
 
 def older_config(config: Any) -> dict[str, Any]:
-    """A language model's config in the words of transformers 4, in which the original programs run."""
+    """A language model's config by the names of transformers 4, with which the original programs run."""
     fields = plain_config(config)
     return fields | older_rope(fields.pop('rope_parameters', None))

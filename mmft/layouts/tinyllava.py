@@ -229,11 +229,11 @@ _FIXED: dict[str, dict[str, tuple[Any, Any]]] = {
     'Resampler': {'num_heads': (8, 8), 'head_dim': (64, 64)},
     'QFormer': _BERT,
 }
-"""What ``config.json`` has no word for: mmft's default, and what the Factory's code builds (BERT-base, say)."""
+"""What ``config.json`` has no entry for: mmft's default, and what the Factory's code builds (BERT-base, say)."""
 
 
 def _unsaid(projector: dict[str, Any]) -> list[str]:
-    """Settings of a projector that this layout would lose; ``dropout`` and the like, which only train, may go."""
+    """Settings of a projector that this layout would lose; those of training alone, such as ``dropout``, may go."""
     return [
         f'{projector["type"]}({name}={got!r}): its code builds {name}={built!r}'
         for name, (default, built) in _FIXED.get(projector['type'], {}).items()

@@ -1,7 +1,7 @@
 """The tokenizer's files as programs that know nothing of mmft should read them.
 
 Such programs drop every token that is marked special from answers, pad on the side that the files name, and tokenize a
-prompt with whatever the tokenizer appends. So the files say: special is only what is no text of an answer, padding is
+prompt with whatever the tokenizer appends. So here only tokens that are never text of an answer are special, padding is
 on the left, and nothing follows a prompt. Token ids stay the same.
 """
 

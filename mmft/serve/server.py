@@ -28,7 +28,7 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        log: is told what happens; None: standard output.
+        log: called with a line for each event; None: standard output.
 
     Returns:
         The exit status: 0 after SIGTERM, 130 after SIGINT.
@@ -41,7 +41,7 @@ def serve(settings: ServeSettings, log: Callable[[str], None] | None = None) -> 
     from mmft.files.reading import reading
 
     check_settings(settings)
-    # First of all: it would be a pity to load a model and find the port taken.
+    # First of all, so that no model is loaded before the port turns out to be taken.
     with contextlib.closing(bound_socket(settings.host, settings.port)) as listener:
         directory, only_mmft = servable(settings, log)
         problems = [] if only_mmft else check_directory(directory)
@@ -96,11 +96,11 @@ class _Server:
                     http=PatientProtocol, h11_max_incomplete_event_size=1 << 16,
                 )  # fmt: skip
                 server = uvicorn.Server(config)
-                server.capture_signals = contextlib.nullcontext  # this class looks after them
+                server.capture_signals = contextlib.nullcontext  # this class handles them
                 with _named('cannot listen on {}:{}'.format(*self.listener.getsockname()[:2])):
                     reuse_address(self.listener)
                     serving = asyncio.ensure_future(server.serve(sockets=[self.listener]))
-                    while not (server.started or serving.done()):  # uvicorn tells nobody
+                    while not (server.started or serving.done()):  # uvicorn reports it to nobody
                         await asyncio.sleep(0.01)
                     if serving.done():
                         serving.result()
@@ -128,7 +128,7 @@ class _Server:
         return None
 
     def _counter(self) -> Any:
-        """For what the gateway can count; LMDeploy looks after the session's length of the others."""
+        """For what the gateway can count; of the others LMDeploy limits the session's length."""
         from mmft.serve.gateway.intake.prompt_count import EncoderCounter, ProcessorCounter
 
         with _named(f'cannot read {self.directory}'):
@@ -200,7 +200,7 @@ class _Server:
 
 @contextlib.contextmanager
 def _named(what: str) -> Iterator[None]:
-    """What the system refuses in the block, as an error of ours that says what failed."""
+    """Turn errors of the system in the block into one of ours that says what failed."""
     try:
         yield
     except OSError as error:

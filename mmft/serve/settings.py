@@ -73,7 +73,7 @@ class ServeSettings:
 
 
 def check_settings(settings: ServeSettings) -> None:
-    """Raise ``ConfigError`` with all settings that cannot be."""
+    """Raise ``ConfigError`` with all invalid settings."""
     problems = []
     if (settings.directory is None) == (settings.config is None and settings.checkpoint is None):
         problems.append('name either a directory, or --config CONFIG --checkpoint CKPT')
@@ -113,7 +113,7 @@ def check_fit(settings: ServeSettings, choice: Choice, config: Mapping[str, Any]
     """Raise ``ConfigError`` for settings that the chosen backend, or the model, cannot follow.
 
     Args:
-        config: the directory's ``config.json``; None: the model is not looked at.
+        config: the directory's ``config.json``; None: the model is not checked.
     """
     if problems := list(_misfits(settings, choice, config or {})):
         raise ConfigError.gather(problems)

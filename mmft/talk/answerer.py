@@ -48,14 +48,14 @@ class Answerer(ABC):
         seed: int | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[str]:
-        """The answer to the last message, in pieces as it is made; closing the iterator stops the making.
+        """The answer to the last message, in pieces as it is made; closing the iterator stops the generation.
 
         Args:
             messages: turns ``{'role', 'content'}``, the last one a question. ``<image>`` stands for a picture; a last
                 question without one gets one in front for each picture that the turns before have no place for.
             images: the pictures of all turns, in order.
             max_new_tokens: longest answer.
-            temperature: 0 takes the likeliest token each time.
+            temperature: 0 always takes the likeliest token.
             top_p: sampling is from the likeliest tokens that together have this probability.
             seed: of the sampling; None: another answer each time. (A server may ignore it.)
             stop: set by another thread, it ends an answer of a model in this process, one that has not begun too:
@@ -88,8 +88,8 @@ class Answerer(ABC):
     ) -> Iterator[str]:
         """The answer's text as it comes; ``messages`` have a ``<image>`` for each picture, ``settings`` are checked."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to let go of)
-        """Let go of memory and connections. The answerer is of no use afterwards."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to release)
+        """Release memory and connections. The answerer cannot be used afterwards."""
 
     def __enter__(self) -> Answerer:
         return self

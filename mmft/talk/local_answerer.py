@@ -1,4 +1,4 @@
-"""``LocalAnswerer``: a model in this process, its tokens handed over while they are made."""
+"""``LocalAnswerer``: a model in this process, its tokens handed over as they are generated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Generated', 'LocalAnswerer', 'check_directory']
 
-_LOOK_UP = 0.1  # seconds after which a question that waits for its turn looks whether it is still wanted
+_LOOK_UP = 0.1  # seconds after which a question that waits for its turn checks whether it is still wanted
 
 
 class Generated(NamedTuple):
@@ -92,7 +92,7 @@ class LocalAnswerer(Answerer):
     def generate(
         self, messages: list[Message], images: list[Picture], settings: Mapping[str, Any], stop: threading.Event
     ) -> Iterator[Generated]:
-        """The answer as it is made, counted; closing the iterator stops the making.
+        """The answer as it is made, counted; closing the iterator stops the generation.
 
         Args:
             messages: with a ``<image>`` for each picture, as of ``prompt_messages``.
@@ -203,7 +203,7 @@ class LocalAnswerer(Answerer):
 def check_directory(
     path: str | os.PathLike, base: str | os.PathLike | None = None, device: str | None = None, dtype: str = 'auto'
 ) -> None:
-    """Raise what ``LocalAnswerer`` would of a directory, as far as one sees without reading its weights."""
+    """Raise what ``LocalAnswerer`` would of a directory, as far as that shows without reading its weights."""
     as_device(_device(device))
     as_dtype(dtype)
     open_pretrained(path, base=base)
@@ -224,7 +224,7 @@ def _device(named: str | None) -> str:
 
 
 class _Watch(StoppingCriteria):
-    """Tells of every new token, and stops generation when whoever reads it has gone, or another thread says so."""
+    """Reports every new token, and stops generation when its reader has gone, or another thread asks for it."""
 
     def __init__(self, tell: Callable[[list[int]], None], stop: threading.Event) -> None:
         self.tell, self.closed, self._stop = tell, False, stop

@@ -66,7 +66,7 @@ def check_target(
     api_key: str | None = None,
     model: str | None = None,
 ) -> None:
-    """Whether ``open_answerer`` opens this, as far as one sees without reading weights: before hours of other work.
+    """Whether ``open_answerer`` opens this, as far as that shows without reading weights: before hours of other work.
 
     Args:
         target, base, device, dtype, api_key, model: as of ``open_answerer``.

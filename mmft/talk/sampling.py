@@ -26,7 +26,7 @@ def logits_processors(settings: Mapping[str, Any], prompt: Sample) -> LogitsProc
     """The processors, in the order of transformers' ``generate``; generation is greedy over what they leave.
 
     Args:
-        settings: ``temperature`` (0 or none: the likeliest token each time, and the next four count for nothing),
+        settings: ``temperature`` (0 or none: always the likeliest token, and the next four have no effect),
             ``top_k`` (0: any), ``top_p``, ``min_p``, ``seed``; ``repetition_penalty``, of the prompt's tokens too;
             ``logit_bias``, {token id: what is added}.
         prompt: what is answered.

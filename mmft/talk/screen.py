@@ -1,4 +1,4 @@
-"""Where a command talks with people: a terminal, or a pipe."""
+"""Input and output of a command that talks with people: a terminal, or a pipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Screen:
         self.source, self.out, self.err = source or sys.stdin, out or sys.stdout, err or sys.stderr
         self.terminal = self.source.isatty() and self.out.isatty()
         with contextlib.suppress(AttributeError):  # a StringIO
-            # A byte that is no text ends no chat, and may stand in the name of a file.
+            # A byte that is not text must not end a chat, and may be part of a file name.
             self.source.reconfigure(errors='surrogateescape')
         self._color = self.terminal and not os.environ.get('NO_COLOR')
         if self.terminal:

@@ -136,7 +136,7 @@ class Conversation:
         return bool(self.turns) and not all(reply.over for reply in self.turns[-1].replies)
 
     def stop(self) -> None:
-        """Stop the replies that are still coming; what they have said stays."""
+        """Stop the replies that are still coming; their text so far stays."""
         with self._lock:
             for reply in self.turns[-1].replies if self.turns else ():
                 if not reply.over:
@@ -210,7 +210,7 @@ def check_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """The paths, all of which decode.
 
     Raises:
-        DataError: one that is no picture, by its bare name: where an upload is kept is nobody's business.
+        DataError: one that is no picture, by its bare name: the path of an upload stays private.
     """
     for path in map(Path, paths):
         try:

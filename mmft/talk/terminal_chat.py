@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 class Chat:
-    """One conversation, which goes on whatever is typed.
+    """One conversation, which survives whatever is typed.
 
     Args:
         answerer: who answers.

@@ -41,7 +41,7 @@ __all__ = ['WebUI']
 
 _DRAWN = 12  # examples on the page at a time
 _LONGEST = 4096  # tokens, the end of the slider
-_MOST_AT_A_TIME = 16  # people whose questions are being answered
+_MOST_AT_A_TIME = 16  # questions answered at the same time
 _MOST_WAITING = 64  # questions more; then the page says that there are too many
 _MOST_REMEMBERED = 1000  # visits whose parts of the page gradio keeps, long after they ended; those least used go first
 _HERE = Path(__file__).parent
@@ -82,7 +82,7 @@ class WebUI:
         self.answerers, self.examples, self.system = list(answerers), examples, system
         self.names = list(names) if names is not None else distinguished([answerer.name for answerer in answerers])
         self.settings = {'max_new_tokens': 512, 'temperature': 0.0, 'top_p': 1.0, 'seed': None, **(settings or {})}
-        # Not begun, this asks nobody: it only checks the settings.
+        # Never iterated, so nothing is asked: this only checks the settings.
         self.answerers[0].stream([{'role': 'user', 'content': 'x'}], **self.settings).close()
         self.folder = private_folder()
         self.blocks = self._build()
@@ -137,7 +137,7 @@ class WebUI:
                 placeholder=_SAY('ask'),
                 file_types=['image'],
                 file_count='multiple',
-                label=_SAY('box'),  # for those who cannot see
+                label=_SAY('box'),  # for screen readers
                 show_label=False,
                 max_plain_text_length=100_000,  # what is longer would be pasted as a file
                 autofocus=True,
@@ -270,7 +270,7 @@ class WebUI:
             yield self._problem(error)
 
     def _problem(self, error: MMFTError) -> dict[Any, Any]:
-        """Said above the box. gradio's own errors would cover the chats."""
+        """Shown above the box. gradio's own errors would cover the chats."""
         return {self.verdict: f'<span class="problem">{error_html(error)}</span>'}
 
     def _busy(self) -> dict[Any, Any]:

@@ -57,7 +57,7 @@ WORDS = {
     'alone': ('Each question on its own', '每个问题单独提问'),
     'no history': ('the models do not see what was said before', '模型看不到之前的对话'),
 }
-"""What gradio's own parts say, in English and Chinese; all else on the page goes through ``mmft.pages.both``."""
+"""The texts of gradio's own parts, in English and Chinese; all others on the page go through ``mmft.pages.both``."""
 
 _DOTS = '<span class="mmft-note">…</span>'
 
@@ -80,7 +80,7 @@ def messages_of(turns: Sequence[Turn], model: int, shown: Callable[[Path], str |
     """
     messages = []
     for turn in turns:
-        # As HTML: gradio's own pictures have a button that shares them, and no name for those who cannot see.
+        # As HTML: gradio's own pictures have a button that shares them, and no text for screen readers.
         pictures = ''.join(_picture(image, shown(image)) for image in turn.images)
         lead = f'<div class="mmft-pictures">{pictures}</div>\n\n' if pictures else ''
         alone = (

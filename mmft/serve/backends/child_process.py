@@ -124,7 +124,7 @@ class Child:
         return await self.process.wait()
 
     async def stop(self, grace: float = 5.0) -> None:
-        """End it and all that it started: kindly, and after ``grace`` seconds in any case."""
+        """End it and all that it started: by SIGTERM, and after ``grace`` seconds by SIGKILL."""
         # Its own, of this moment: meanwhile the process may be restarted.
         process, reader = self.process, self._reader
         if process is None:

@@ -17,7 +17,7 @@ __all__ = ['WANTED', 'Choice', 'choose_backend', 'devices', 'gpu_count', 'instal
            'mmft_command', 'proxy_command', 'transformers_command']  # fmt: skip
 
 WANTED = ('auto', 'lmdeploy', *ENGINES, 'mmft')
-"""What can be asked for; ``lmdeploy``: whichever of its two engines runs the model."""
+"""The values of ``--backend``; ``lmdeploy``: whichever of its two engines runs the model."""
 
 
 class Choice(NamedTuple):
@@ -57,9 +57,8 @@ def choose_backend(
 
     Args:
         path: the directory.
-        wanted: one of ``WANTED``.
-        gpus: how many there are; None: looked up.
-        problems: what ``check_directory`` said; None: it is asked.
+        wanted: one of ``WANTED``. gpus: how many there are; None: looked up.
+        problems: of ``check_directory``; None: it is called here.
 
     Raises:
         ConfigError: no backend, or not the one that is wanted; with everything that is wrong.

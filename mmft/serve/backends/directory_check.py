@@ -1,7 +1,7 @@
 """What is wrong with a directory that is to be served, before anything is started, and how to fix it.
 
-Source: LMDeploy 0.18 and transformers 5.23, as tried. Most of what LMDeploy wants it does not say: it fails late, with
-an error from deep inside, or answers nonsense.
+Source: LMDeploy 0.18 and transformers 5.23, as tried. LMDeploy reports little of what it needs: it fails late, with an
+error from deep inside, or answers nonsense.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ServedDirectory:
         self.path = Path(path)
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON file of it; empty where there is none that can be read."""
+        """A JSON file of the directory; empty where there is none that can be read."""
         try:
             content = json.loads(self.text(name))
         except ValueError:
@@ -75,7 +75,7 @@ class ServedDirectory:
         return content if isinstance(content, dict) else {}
 
     def text(self, name: str) -> str:
-        """A text file of it; empty where there is none that can be read."""
+        """A text file of the directory; empty where there is none that can be read."""
         try:
             return (self.path / name).read_text(encoding='utf-8')
         except (OSError, ValueError):

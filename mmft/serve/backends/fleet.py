@@ -20,7 +20,7 @@ MOST_RESTARTS, WINDOW = 5, 600.0
 """A process that ends more often than this in so many seconds will not do better the next time."""
 
 MOST_BAD, MOST_SILENT = 3, 12
-"""How often in a row a process says that it cannot work, or nothing at all, before it is ended."""
+"""How often in a row a process reports that it cannot work, or does not answer, before it is ended."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Member:
 
     Attributes:
         upstream: what the gateway asks, if it asks this process itself.
-        registered: the process tells LMDeploy's proxy of itself when it starts; it is struck off there when it ends.
+        registered: the process registers with LMDeploy's proxy when it starts; it is removed there when it ends.
         up: it was ready, and has not ended since.
     """
 
@@ -46,10 +46,10 @@ class Fleet:
         members: the servers.
         proxy: LMDeploy's proxy in front of them, started before them.
         start_timeout: seconds that a server may take to load its model.
-        log: is told of ends and starts.
+        log: called with a line when a process ends or starts.
 
     Attributes:
-        pause: seconds between two looks at a process.
+        pause: seconds between two checks of a process.
         lost: set when a process cannot be kept alive.
     """
 
@@ -138,7 +138,7 @@ class Fleet:
         async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
             while not self._stopping:
                 await asyncio.sleep(self.pause)
-                if not member.up:  # `_keep` looks after it
+                if not member.up:  # `_keep` restarts it
                     bad = silent = 0
                     continue
                 try:
@@ -157,13 +157,13 @@ class Fleet:
                     await child.stop(grace=2.0)
 
     async def _keep_registered(self, member: Member) -> None:
-        """The proxy strikes servers off that answer it too late, or forgot them when it was restarted."""
+        """The proxy removes servers that answer it too late, or forgot them when it was restarted."""
         with contextlib.suppress(httpx.HTTPError, ValueError):
             if member.child.url not in await self._registered():
                 await self._tell_proxy('add', member)
 
     async def _tell_proxy(self, what: str, member: Member) -> None:
-        with contextlib.suppress(httpx.HTTPError):  # `_watch` sees to what it has not heard
+        with contextlib.suppress(httpx.HTTPError):  # `_watch` handles those that it has not heard of
             async with httpx.AsyncClient(trust_env=False, timeout=10.0) as client:
                 await client.post(f'{self.proxy.child.url}/nodes/{what}', json={'url': member.child.url})
 

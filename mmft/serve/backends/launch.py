@@ -40,7 +40,7 @@ def build_fleet(
 
     Args:
         name: of the model.
-        log: is told of ends and starts.
+        log: called with a line when a process ends or starts.
     """
     ports = [free_port() for _ in range(settings.replicas)]
     if choice.name in ('transformers', 'mmft'):

@@ -1,4 +1,4 @@
-"""What is served of what was named: the directory as it is, or an export of it; and whether only mmft itself can."""
+"""The directory that is served: the named one as it is, or an export of it; whether only mmft itself can serve it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Servable(NamedTuple):
 
     Attributes:
         path: of the directory.
-        only_mmft: why no other backend than mmft's own is in question; empty where others are.
+        only_mmft: why only mmft's own backend can serve it; empty where others can.
     """
 
     path: Path
@@ -62,7 +62,7 @@ def servable(settings: ServeSettings, log: Callable[[str], None]) -> Servable:
 
 
 def language_config(path: Path, base: str | Path | None = None) -> dict[str, Any]:
-    """The language model's config, in transformers' words, of a directory in any layout; no weights are read."""
+    """The language model's config, by transformers' names, of a directory in any layout; no weights are read."""
     from mmft.checkpoint.load import build_meta, open_pretrained
 
     llm = build_meta(open_pretrained(path, base=base).layout.model_config).llm

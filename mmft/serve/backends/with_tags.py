@@ -36,7 +36,7 @@ def with_tags(path: Path, cache: str | os.PathLike | None, log: Callable[[str], 
     Args:
         path: a directory that a backend serves as it is.
         cache: where a folder of links goes; None: ``default_cache()``.
-        log: is told when there is one.
+        log: called with a line when there is one.
     """
     try:
         encoder = load_encoder(path, 1)

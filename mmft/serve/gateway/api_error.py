@@ -29,7 +29,7 @@ class ApiError(Exception):
         if status == 401:
             self.headers['www-authenticate'] = 'Bearer'
         if status == 408:
-            self.headers['connection'] = 'close'  # else the rest may go on dripping in
+            self.headers['connection'] = 'close'  # else the client may go on sending the rest
 
     @property
     def body(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Why there is one. ``transformers serve`` 5.23 answers questions one after the ot
 whose path a client names, fetches any address, knows no session length, no key and no limit to its queue, goes on
 generating for clients that have gone, ignores ``temperature``, fails on ``stop``, and answers bad input with a bare
 status 500. LMDeploy's ``api_server`` is better at all that, but reads files too, and its proxy passes errors on with
-the status 200. Here everything that can be wrong with a request is looked at once, for both, before a backend is asked.
+the status 200. Here everything that can be wrong with a request is checked once, for both, before a backend is asked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Gateway:
 
     Args:
         pool: the backends.
-        counter: counts prompts; None: the backend looks after the session's length.
+        counter: counts prompts; None: the backend limits the session's length.
         pictures: None: the default loader.
 
     Attributes:
@@ -148,7 +148,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _taken(self, request: Request) -> AsyncIterator[Work]:
-        """Has memory from before the body is read, and a place in the queue from its end, to the end of the answer."""
+        """Holds memory from before the body is read, and a place in the queue from its end, until the answer ends."""
         self._check_caller(request)
         self.pool.check_room()  # else the body would be read for nothing
         with self.memory.hold() as take:

@@ -99,7 +99,7 @@ class Completion:
         return {'id': self._id, 'object': kind, 'created': int(time.time()), 'model': self.model}
 
     async def _cost(self) -> dict[str, int]:
-        """As the backend says it; counted here where a stop word ended the answer before its last event."""
+        """As the backend reports it; counted here where a stop word ended the answer before its last event."""
         if self._usage is not None:
             return self._usage
         pieces = [text for text in self._said if text]

@@ -1,4 +1,4 @@
-"""The ways in which backends are asked."""
+"""How each backend is asked: a request as the JSON that it takes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TransformersDialect:
     extra: tuple[str, ...] = ('logit_bias',)
 
     def alone(self, request: ChatRequest) -> bool:
-        """Whether a question needs the backend for itself: random numbers are drawn from one generator for all."""
+        """Whether a question needs the backend for itself: all questions share one random generator."""
         return request.sampling.get('temperature', 0 if self.greedy else 1) > 0
 
     def body(self, request: ChatRequest) -> dict[str, Any]:

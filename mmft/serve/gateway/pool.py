@@ -87,7 +87,7 @@ class Pool:
             self._give_back(chosen, alone)
 
     def _share_out(self) -> None:
-        """Give the first in the queue what they wait for, as far as it is free."""
+        """Give free slots to the first in the queue."""
         while self._queue:
             turn, alone = self._queue[0]
             if not turn.done():

@@ -1,4 +1,4 @@
-"""``CancellableResponse``: an HTTP response that takes its time, and is given up when the client goes."""
+"""``CancellableResponse``: a slow HTTP response, which is cancelled when the client disconnects."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Work: TypeAlias = 'Callable[[Send], Awaitable[None]]'
 
 
 class CancellableResponse(Response):
-    """A response that takes its time: given up when the client goes.
+    """A slow response: cancelled when the client disconnects.
 
     Args:
         taken: (request) -> a context in which its answer can be made; entering it reads the request.
-        count: is told how it ended: ``answered``, ``refused``, ``failed`` or ``left``.
+        count: called with how it ended: ``answered``, ``refused``, ``failed`` or ``left``.
         patience: seconds that a client may read nothing while there is something to read.
     """
 

@@ -16,11 +16,11 @@ class GatewaySettings:
 
     Attributes:
         names: what the model may be called; the first one is its name.
-        about: what ``/`` says of the server.
+        about: what ``/`` reports of the server.
         api_keys: one of which every request but ``/health`` must bring; empty: none is asked for.
         hosts: what the Host header may name, so that a web page whose name leads to a loopback server (DNS rebinding)
             cannot ask it; empty: anything.
-        session_len: most tokens of a conversation and its answer; None: the backend looks after that.
+        session_len: most tokens of a conversation and its answer; None: the backend limits that.
         vocabulary: how many tokens the model has; None: not known.
         max_tokens: of an answer, where a request says nothing.
         max_body: bytes of a request.

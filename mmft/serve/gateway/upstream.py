@@ -21,10 +21,10 @@ from mmft.serve.gateway.intake.request import ChatRequest
 __all__ = ['Piece', 'Upstream']
 
 SILENCE = 1800.0
-"""Seconds without a word after which a backend counts as hung. Questions may wait inside a slow one: it is long."""
+"""Seconds of silence after which a backend counts as hung. Questions may wait inside a slow one: it is long."""
 
 _BROKEN_OFF = ('abort', 'error', 'parse_error')
-"""Ends of LMDeploy that OpenAI does not know: its engine was ended or restarted in the middle of an answer."""
+"""Finish reasons of LMDeploy beyond OpenAI's: its engine was ended or restarted in the middle of an answer."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Upstream:
     Attributes:
         slots: how many questions it is asked at a time.
         busy: slots that are taken.
-        changed: is called when it comes back.
+        changed: called when it comes back.
     """
 
     url: str
@@ -131,7 +131,7 @@ async def _encoded(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _CannotStreamError(Exception):
-    """The decoder of transformers' streams gives up on bytes that make no character.
+    """The decoder of transformers' streams fails on bytes that make no character.
 
     ``tokenizers`` 0.23 raises 'Invalid prefix encountered while decoding stream' there; decoding the whole answer at
     once works.
@@ -190,7 +190,7 @@ def _usage(content: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _refusal(status: int, content: bytes) -> ApiError:
-    """What a backend says instead of an answer, in whichever of its forms."""
+    """What a backend reports instead of an answer, in any of its forms."""
     message, code = content.decode(errors='replace')[:500], None
     try:
         body = json.loads(content)

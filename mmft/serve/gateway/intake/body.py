@@ -1,4 +1,4 @@
-"""Bodies that are being read, and what one client may take of that: a place in the queue is had by whole requests only.
+"""Bodies that are being read, and how much of that one client may use: only whole requests get a place in the queue.
 
 Strangers can send a body as slowly as they like, and as many at a time as they have connections.
 """
@@ -51,7 +51,7 @@ class Readers:
         """The body of a request.
 
         Args:
-            take: is told of bytes as they come, and may raise.
+            take: called with the number of bytes as they come, and may raise.
 
         Raises:
             ApiError: it is too large, comes too slowly, or has lost its place.

@@ -1,7 +1,7 @@
 """Pictures from the web, for a server that others may reach: from public addresses only.
 
-The address is looked up once, checked, and that very address is connected to, at each redirect anew. A name that leads
-to another address a moment later (DNS rebinding) therefore gains nothing. Proxies of the environment are not used.
+The address is looked up once, checked, and connected to, at each redirect anew. A name that leads
+to another address a moment later (DNS rebinding) therefore achieves nothing. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Fetcher:
     Args:
         max_bytes: of one.
         seconds: for one, redirects included.
-        allowed_hosts: names that may have private addresses too, such as a picture store of one's own.
+        allowed_hosts: names that may have private addresses too, such as the operator's picture store.
     """
 
     def __init__(self, max_bytes: int, seconds: float = 20.0, allowed_hosts: Collection[str] = ()) -> None:
         self.max_bytes, self.seconds = max_bytes, seconds
-        # How many there are at a time, the requests that are admitted decide.
+        # The number of admitted requests bounds how many there are at a time.
         network = _PublicNetwork(frozenset(allowed_hosts))
         self._pool = httpcore.AsyncConnectionPool(None, max_keepalive_connections=0, network_backend=network)
 
@@ -59,7 +59,7 @@ class Fetcher:
         """What is at an ``http(s)://`` address.
 
         Args:
-            take: is told of bytes as they come, and may raise.
+            take: called with the number of bytes as they come, and may raise.
 
         Raises:
             DataError: a private address, no answer, an answer that is an error, too slow or too large.

@@ -58,7 +58,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     'spaces_between_special_tokens': (True,), 'repetition_ngram_size': (0,), 'repetition_ngram_threshold': (0,),
     'add_special_tokens': (False,), 'return_token_ids': (False,), 'return_logprob': (False,), 'session_id': (-1,),
 }  # fmt: skip
-"""Fields that no backend follows -> the values under which nothing is lost, beside those that say nothing."""
+"""Fields that no backend follows -> the values that change nothing, beside empty ones."""
 _ADVICE = {
     'n': 'Ask several times.',
     'best_of': 'Ask several times.',
@@ -117,7 +117,7 @@ def unknown(names: Collection[str], known: Collection[str], where: str = '') -> 
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a field says nothing with it: some clients send every field that they know."""
+    """Whether this value of a field means nothing: some clients send every field that they know."""
     return value is None or value in ('', [], {})
 
 

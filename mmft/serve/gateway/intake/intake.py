@@ -49,7 +49,7 @@ class Memory:
 
     @contextmanager
     def hold(self) -> Iterator[Callable[[int], None]]:
-        """Gives a function that takes bytes for a request, a negative number gives some back; all at the end.
+        """Gives a function that reserves bytes for a request; a negative number releases some, the end all of them.
 
         The function raises ``ApiError`` where there is no room.
         """
@@ -73,7 +73,7 @@ class Intake:
 
     Args:
         extra: fields of requests that only some backends follow, see ``parse_request``.
-        counter: None: the backend looks after the session's length.
+        counter: None: the backend limits the session's length.
         threads: for everything that takes longer than a moment.
     """
 

@@ -1,7 +1,7 @@
 """Pictures of a request: found, decoded once to know that they are pictures, and handed on as data URLs.
 
 What reaches a backend is always a data URL that decodes: backends read any file of the machine that a path names, and
-fail without a word on what is no picture. A picture that two programs might read differently (turned by its EXIF data,
+fail silently on what is no picture. A picture that two programs might read differently (turned by its EXIF data,
 with transparency, 16 bits, CMYK, animated) is handed on as the upright 8-bit RGB that training saw: as PNG, or, a photo
 that is merely turned, as JPEG of high quality, since its PNG would be ten times as large.
 """
@@ -30,7 +30,7 @@ from mmft.words import clipped
 __all__ = ['KNOWN_FORMATS', 'Picture', 'PictureLoader', 'from_data_url', 'is_web_address']
 
 KNOWN_FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
-"""What is decoded for strangers; Pillow knows dozens more, seldom used and seldom looked at."""
+"""What is decoded for strangers; Pillow knows dozens more, seldom used and seldom audited."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PictureLoader:
         """The picture that a data URL holds, or that a web address or a path leads to.
 
         Args:
-            take: is told of bytes as they come from the web, and may raise.
+            take: called with the number of bytes as they come from the web, and may raise.
 
         Raises:
             DataError: it is no picture, damaged, too large, private or not to be read by requests.

@@ -51,7 +51,7 @@ class PromptCounter(ABC):
         Args:
             messages: as in ``ChatRequest``.
             sizes: (width, height) of the pictures in order.
-            limit: count no further than it takes to know that there are more.
+            limit: stop counting once it is known that there are more.
 
         Raises:
             ApiError: the text takes the place of a picture, the template refuses it, or it is longer than ``limit``.
@@ -124,7 +124,7 @@ class ProcessorCounter(PromptCounter):
         try:
             self.processor = AutoProcessor.from_pretrained(str(directory), trust_remote_code=False)
             self.tokenizer = self.processor.tokenizer
-        except Exception as error:  # whatever transformers stumbles over in a directory of others
+        except Exception as error:  # whatever transformers raises for a foreign directory
             raise CheckpointError(
                 f'{directory}: its processor cannot be opened: {type(error).__name__}: {error}',
                 expected='processor_config.json or preprocessor_config.json, and a tokenizer',
