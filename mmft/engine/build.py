@@ -188,7 +188,10 @@ def build_dataloader(cfg: Mapping[str, Any], encoder: Any, seed: int, training: 
         training: shuffled batches; otherwise in order, each batch together with its samples (see ``WithSamples``).
     """
     config = plain_dict(cfg)
-    dataset = DATASETS.build({'type': 'ChatDataset', 'encoder': encoder, **config.pop('dataset')})
+    spec = {'type': 'ChatDataset', 'encoder': encoder, **config.pop('dataset')}
+    if training and spec['type'] == 'ChatDataset':
+        spec.setdefault('data_augment', None)  # as its meta file says; pictures are never changed elsewhere
+    dataset = DATASETS.build(spec)
     sampler = {'type': 'EpochBatchSampler', 'shuffle': training, 'seed': seed, **config.pop('sampler', {})}
     sampler.setdefault('batch_size', config.pop('batch_size', 1))
     collate = {'type': 'PadCollator', **config.pop('collate', {})}

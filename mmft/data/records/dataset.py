@@ -26,6 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmft.checks import count_in_environment
+from mmft.data.pictures.augment import jpeg_tiles
 from mmft.data.pictures.tilers import MAX_PIXELS
 from mmft.data.records.formats import Record
 from mmft.data.records.mixture import SetSpec, mix, read_meta
@@ -68,6 +69,8 @@ class ChatDataset(Dataset):
         max_pixels: largest width x height of a picture; a larger one costs memory (3 bytes each) in every data worker.
         ignore_keys: keys of the records that say nothing about what is learnt, so that they are neither refused nor
             reported (:mod:`mmft.data.records.record_keys`).
+        data_augment: whether tiles are re-encoded as JPEG of a random quality, which ``seed`` and ``i`` decide; None,
+            the default of ``train_dataloader``: as the meta file says of each set.
 
     Raises:
         ConfigError: contradictory arguments.
@@ -90,6 +93,7 @@ class ChatDataset(Dataset):
         min_side: int = 2,
         max_pixels: int = MAX_PIXELS,
         ignore_keys: Sequence[str] = (),
+        data_augment: bool | None = False,
     ) -> None:
         check_options(
             'ChatDataset',
@@ -106,8 +110,10 @@ class ChatDataset(Dataset):
             min_side=min_side,
             max_pixels=max_pixels,
             ignore_keys=ignore_keys,
+            data_augment=data_augment,
         )
         self.on_error, self.seed, self._check, self._encoder = on_error, seed, check, encoder
+        self.data_augment = data_augment
         if meta_file is not None:
             specs = read_meta(meta_file, image_root, format)
         else:
@@ -206,6 +212,10 @@ class ChatDataset(Dataset):
                 _log(error, sum(self.skipped.values()))
             return None
         sample.meta['index'] = int(i) % len(self)
+        augments = subset.spec.data_augment if self.data_augment is None else self.data_augment
+        if augments and sample.pixel_values is not None:
+            rng = np.random.default_rng([self.seed, sample.meta['index']])
+            sample.pixel_values = jpeg_tiles(sample.pixel_values, rng)
         return sample
 
     def record(self, i: int) -> Record:

@@ -24,6 +24,7 @@ __all__ = ['SetSpec', 'mix', 'read_meta']
 
 logger = logging.getLogger('mmft')
 
+
 _MOST_SAMPLES = 2**31
 """In an epoch; their numbers alone take 16 bytes each."""
 
@@ -53,6 +54,7 @@ class SetSpec:
         length: how many records it must have, where the meta file says so.
         format, conversations: see :func:`mmft.data.records.formats.parse_record`.
         tiles: ``min_tiles`` and ``max_tiles`` of its pictures, where they differ from the encoder's.
+        data_augment: whether its tiles are re-encoded as JPEG in training.
         meta_file: the file that names it; None: a dict did, or there is no meta file.
     """
 
@@ -65,6 +67,7 @@ class SetSpec:
     format: str = 'auto'
     conversations: str = 'llava'
     tiles: Mapping[str, int] | None = None
+    data_augment: bool = False
     meta_file: Path | None = None
 
     @property
@@ -132,11 +135,6 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
             fix=suggested(near_names(key, sorted(_KEYS)), 'remove it'),
         )
     numbers = {k: _positive(name, k, entry[k]) for k in ('repeat_time', 'weight') if entry.get(k) is not None}
-    if entry.get('data_augment'):
-        # Finished text: mmengine's handlers would drop the second set's warning as a repetition of the first's.
-        logger.warning(
-            f'the set {name!r} asks for data_augment: mmft does not re-encode tiles as JPEG, they stay as they are'
-        )
     root = image_root if entry.get('root') in (None, '') else entry['root']
     tiles = {
         ours: _count(name, theirs, entry[theirs])
@@ -153,6 +151,7 @@ def _spec(name: str, entry: Any, file: Path | None, image_root: str | Path | Non
         format=_format(name, entry.get('format')) or format,
         conversations='internvl',
         tiles=tiles or None,
+        data_augment=_flag(name, 'data_augment', entry.get('data_augment')),
         meta_file=file,
     )
 
@@ -161,6 +160,13 @@ def _format(name: str, value: Any) -> str:
     if value not in (None, '') and not isinstance(value, str):
         raise DataError(f'`format` of the set {name!r} is {clipped(repr(value))}', expected='the name of a format')
     return value or ''
+
+
+def _flag(name: str, key: str, value: Any) -> bool:
+    if value not in (None, True, False):  # the original takes anything
+        # Finished text: mmengine's handlers would drop the second set's warning as a repetition of the first's.
+        logger.warning(f'`{key}` of the set {name!r} is {clipped(repr(value))}, taken as {bool(value)}')
+    return bool(value)
 
 
 def _find(name: str, key: str, path: Any, file: Path | None) -> Path:

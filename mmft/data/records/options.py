@@ -30,6 +30,7 @@ def check_options(
     min_side: Any = 2,
     max_pixels: Any = MAX_PIXELS,
     ignore_keys: Any = (),
+    data_augment: Any = False,
 ) -> None:
     """Refuse invalid options of a dataset.
 
@@ -54,6 +55,7 @@ def check_options(
         'follow_links': (isinstance(follow_links, bool), 'True or False'),
         'min_side': (is_whole(min_side, least=0), 'a whole number from 0'),
         'max_pixels': (is_whole(max_pixels, least=1), 'a whole number from 1'),
+        'data_augment': (data_augment in (True, False, None), 'True, False or None'),
         'ignore_keys': (
             isinstance(ignore_keys, (list, tuple, set, frozenset)) and all(isinstance(k, str) for k in ignore_keys),
             "a list of keys, such as ['objects']",
