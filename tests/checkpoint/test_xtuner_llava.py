@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import mmft
 from mmft.checkpoint import read_layout
@@ -49,9 +51,11 @@ def loaded(form, name):
 
 @each_form
 @each
-def test_read_as_published(name, form, tmp_path):
+def test_read_as_published(name, form, tmp_path, caplog):
     made = make(name, form, tmp_path)
-    model, encoder = loaded(made, name)
+    with caplog.at_level(logging.WARNING, 'mmft'):
+        model, encoder = loaded(made, name)
+    assert not [record for record in caplog.records if record.name.startswith('mmft')]
     assert encoder.template.name == name
     kind = {'transformers': 'CenterCrop', 'official': 'PadSquare', 'xtuner': 'PadSquare'}[form]
     assert type(encoder.image_processor).__name__ == kind
@@ -108,7 +112,10 @@ def test_written_again_bit_by_bit(name, form, layout, tmp_path):
         theirs = AutoModelForImageTextToText.from_pretrained(out, dtype=torch.float32).eval()
         model, encoder = mmft.load(out)
         assert theirs.config.image_token_id == encoder.image_token_id < theirs.config.text_config.vocab_size
-        ids = encoder(messages(TURNS)[:1], [picture()], add_generation_prompt=True).input_ids[None]
+        ids = encoder(messages(TURNS)[:3], [picture()], add_generation_prompt=True).input_ids[None]
+        processor = AutoProcessor.from_pretrained(out)
+        text = processor.apply_chat_template(messages(TURNS)[:3], add_generation_prompt=True)
+        assert processor(images=picture(), text=text)['input_ids'] == ids.tolist()
         pixels = torch.randint(256, (1, 3, 28, 28), dtype=torch.uint8)
         with torch.no_grad():
             got = model.float()(ids, pixel_values=pixels, mode='tensor')
