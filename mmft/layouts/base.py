@@ -47,6 +47,18 @@ class Layout(NameTable):
     """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
     language model (``mmft.data.text.templates.foreign.TEMPLATE_FILES``)."""
 
+    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+        """
+        Args:
+            model: the ``model`` dict of mmft.
+            options: ``config.json``; empty for a layout that is to be written.
+        """
+        self._model, self.options = model, options or {}
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        return self._model
+
     # reading
 
     @classmethod

@@ -58,9 +58,6 @@ class InternVLHF(Layout):
     option = 'hf'
     chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
 
-    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
-        self._model, self.options = model, options or {}
-
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:
         vision, text = config['vision_config'], config['text_config']
@@ -116,10 +113,6 @@ class InternVLHF(Layout):
         if problems:
             raise ConfigError.gather([f'HF-native InternVL cannot hold {p}' for p in problems])
         return cls(model_config)
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Newer directories carry the tiler's numbers in (pre)processor_config.json.

@@ -45,9 +45,6 @@ class InternVLOfficial(Layout):
     llm_section = 'llm_config'
     unties = True  # InternVLChatConfig sets tie_word_embeddings to False for every language model
 
-    def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
-        self._model, self.options = model, options or {}
-
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLOfficial:
         vision, llm = config['vision_config'], config['llm_config']
@@ -83,10 +80,6 @@ class InternVLOfficial(Layout):
                 fix='use --layout hf',
             )
         return cls(model_config)
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         get = self.options.get

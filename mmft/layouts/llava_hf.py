@@ -65,7 +65,7 @@ class LlavaHF(Layout):
     zeros = ('llm.lm.lm_head.bias',)  # of Phi: transformers' LLaVA has a head without bias
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
-        self._model, self.options = model, options or {}
+        super().__init__(model, options)
         kind = model['vision']['type']
         tower = [name for at in ('vision_tower.', 'model.vision_tower.') for name in tower_ignored(kind, at)]
         self.ignored = (*Layout.ignored, *tower)
@@ -125,10 +125,6 @@ class LlavaHF(Layout):
     @classmethod
     def _merge_problems(cls, merge: dict[str, Any] | None) -> list[str]:
         return ['tiles that are merged: LlavaNextForConditionalGeneration does'] if merge else []
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         return llava_encoder(self._model, self._image_processor(ModelDirectory(directory)), directory)

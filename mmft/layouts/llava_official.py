@@ -53,7 +53,8 @@ class LlavaOfficial(Layout):
     option = 'official'
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None, tower: Path | None = None) -> None:
-        self._model, self.options, self.tower = model, options or {}, tower
+        super().__init__(model, options)
+        self.tower = tower
         self.ignored = (*Layout.ignored, *tower_ignored(model['vision']['type'], _TOWER))
         if not (model.get('merge') or {}).get('newline'):
             # A run that flattens its tiles may have inherited a newline that it never uses.
@@ -175,10 +176,6 @@ class LlavaOfficial(Layout):
             problems.append(f'the language model {llm["type"]}: it has {" and ".join(sorted(held))}')
         refuse("LLaVA's own layout", problems)
         return cls(model_config)
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def open(self, directory: ModelDirectory) -> TensorSource:
         """Its tensors, and those of the tower that it names."""

@@ -29,9 +29,6 @@ class Native(Layout):
     option = 'native'
     readers = 'mmft reads'
 
-    def __init__(self, model: dict[str, Any]) -> None:
-        self._model = model
-
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> Native:
         require_code(config.get('code'), directory.path if directory is not None else 'config.json')
@@ -40,10 +37,6 @@ class Native(Layout):
     @classmethod
     def from_model(cls, model_config: dict[str, Any]) -> Native:
         return cls(model_config)
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Directories that mmft writes hold encoder.json; this is for one that lost it.

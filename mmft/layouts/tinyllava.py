@@ -41,7 +41,7 @@ class TinyLlava(Layout):
     option = 'official'
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
-        self._model, self.options = model, options or {}
+        super().__init__(model, options)
         heads = [name for at, tower, _ in self._towers() for name in tower_ignored(tower['type'], at)]
         self.ignored = (*Layout.ignored, *heads)
 
@@ -129,10 +129,6 @@ class TinyLlava(Layout):
             problems.append(f'the language model {model_config["llm"]["type"]}')
         refuse("TinyLLaVA's own layout", problems)
         return cls(model_config)
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        return self._model
 
     def encoder_config(self, directory: Path) -> dict[str, Any]:
         # Of two towers the first says what a picture becomes.

@@ -130,14 +130,13 @@ def test_unknown_and_missing_tensors():
 OF_EVERY_FORMAT = (
     'architecture',
     'rules',
-    'model_config',
     'from_config',
     'from_model',
     'encoder_config',
     'config_json',
 )
-DEFAULTS = ('matches', 'open', 'ignored', 'zeros', 'chat_templates', 'unties', 'check', 'adjustments', 'small_files',
-            'special_tokens', 'picture', 'write_files', 'llm_section', 'readers', 'support',
+DEFAULTS = ('matches', 'model_config', 'open', 'ignored', 'zeros', 'chat_templates', 'unties', 'check', 'adjustments',
+            'small_files', 'special_tokens', 'picture', 'write_files', 'llm_section', 'readers', 'support',
             'limited_support')  # fmt: skip
 
 
