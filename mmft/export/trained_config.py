@@ -23,23 +23,28 @@ _PLACES = ('encoder.tokenizer',)  # which may have moved
 
 
 def check_trained_model(
-    model_config: Mapping[str, Any], encoder: Mapping[str, Any] | None, config: Mapping[str, Any], where: str
+    model_config: Mapping[str, Any],
+    encoder: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    where: str,
+    tune: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise ``CheckpointError`` where a config's model differs from the checkpoint's, even in a head count.
 
-    The encoder that is exported is the checkpoint's in any case; a config that says something else gets a warning.
+    The encoder that is exported is the checkpoint's in any case, and so are the settings of its adapters; a config
+    that says something else gets a warning.
 
     Args:
-        model_config, encoder: of the config that the user names.
+        model_config, encoder, tune: of the config that the user names.
         config: the one that is stored in the checkpoint.
         where: the checkpoint, for messages.
     """
-    if encoder and isinstance(config.get('encoder'), Mapping):
-        changed = [
-            line for line in _differences(config['encoder'], encoder, 'encoder') if line.split(':')[0] not in _PLACES
-        ]
+    for name, given in (('encoder', encoder), ('tune', tune)):
+        stored = config.get(name)
+        differences = _differences(stored, given, name) if given and isinstance(stored, Mapping) else ()
+        changed = [line for line in differences if line.split(':')[0] not in _PLACES]
         if changed:
-            logger.warning(f'{where}: its encoder is exported as it was in training:\n  ' + '\n  '.join(changed[:10]))
+            logger.warning(f'{where}: its {name} is exported as it was in training:\n  ' + '\n  '.join(changed[:10]))
     trained = config.get('model')
     if not isinstance(trained, Mapping):
         return

@@ -69,7 +69,8 @@ class Training:
         trained = TrainingCheckpoint.read(checkpoint) if checkpoint is not None else None
         if trained is not None:
             check_base(base, trained)
-            check_trained_model(model_config, cfg.get('encoder'), trained.meta['config'], str(trained.path))
+            stored, where = trained.meta['config'], str(trained.path)
+            check_trained_model(model_config, cfg.get('encoder'), stored, where, cfg.get('tune'))
             _check_complete(model_config, trained)
         elif base is None and not cfg.get('init_from'):
             raise ConfigError('no checkpoint and no pretrained weights', fix='pass a checkpoint')

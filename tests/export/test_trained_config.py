@@ -11,12 +11,13 @@ from mmft.plain_json import config_json
 CONFIG = {
     'model': {'type': 'VLM', 'vision': {'sizes': ((1, 2), (3, 4)), 'drop_path_rate': 0.1}, 'llm': {'eps': 1e-5}},
     'encoder': {'type': 'ChatEncoder', 'template': 'phi3-chat', 'tokenizer': '/a', 'tiler': {'sides': (1, 2)}},
+    'tune': {'vision': 'frozen', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8, 'dropout': 0.1}},
 }
 
 
-def check(model=None, encoder=None, stored=None):
+def check(model=None, encoder=None, stored=None, tune=None):
     model, encoder = {**CONFIG['model'], **(model or {})}, {**CONFIG['encoder'], **(encoder or {})}
-    check_trained_model(model, encoder, config_json(CONFIG) if stored is None else stored, 'x.pth')
+    check_trained_model(model, encoder, config_json(CONFIG) if stored is None else stored, 'x.pth', tune)
 
 
 def test_what_json_writes_otherwise_is_the_same(caplog):
@@ -49,3 +50,12 @@ def test_another_encoder_is_warned_about(caplog):
     assert 'x.pth: its encoder is exported as it was in training' in record.message
     assert "encoder.template: 'phi3-chat' in training, 'Hermes-2' in the config" in record.message
     assert 'moved' not in record.message
+
+
+def test_another_tune_is_warned_about(caplog):
+    check(tune={'vision': 'frozen', 'llm': {'type': 'lora', 'r': 4, 'alpha': 8, 'dropout': 0.0}})
+    assert not caplog.records
+    check(tune={'vision': 'frozen', 'llm': {'type': 'lora', 'r': 4, 'alpha': 16}})
+    (record,) = caplog.records
+    assert 'x.pth: its tune is exported as it was in training' in record.message
+    assert 'tune.llm.alpha: 8 in training, 16 in the config' in record.message
