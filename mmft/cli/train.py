@@ -97,11 +97,12 @@ def _problems(args: argparse.Namespace, cfg: Config) -> Problems:
     """Those of the config, and a launcher whose other processes nothing in the command or the config follows."""
     from mmft.engine.judging.config import find_problems
     from mmft.engine.launch import check_launched_alone
+    from mmft.engine.strategies import strategy_of
 
     problems = find_problems(cfg)
     if args.launcher is None and (cfg.get('launcher') or 'none') == 'none':
         try:
-            check_launched_alone(deepspeed=bool(cfg.get('deepspeed')))
+            check_launched_alone(strategy_of(cfg).launcher)
         except ConfigError as error:
             problems.wrong.append(str(error))
     return problems

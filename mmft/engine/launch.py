@@ -20,17 +20,17 @@ _LAUNCHED = (
 )
 
 
-def check_launched_alone(deepspeed: bool = False, environment: Mapping[str, str] = os.environ) -> None:
+def check_launched_alone(launcher: str = 'none', environment: Mapping[str, str] = os.environ) -> None:
     """Refuse to train alone in one of several processes that a launcher started: each would be a whole run, and all
     would write into one folder.
 
     Args:
-        deepspeed: whether the run uses DeepSpeed, which follows RANK and WORLD_SIZE by itself.
+        launcher: that of the run's strategy; DeepSpeed follows RANK and WORLD_SIZE even where the config names none.
 
     Raises:
         ConfigError: says what to type; or such a name holds no number.
     """
-    if deepspeed and {'RANK', 'WORLD_SIZE'} <= environment.keys():
+    if launcher == 'pytorch' and {'RANK', 'WORLD_SIZE'} <= environment.keys():
         return
     for names, starter, option in _LAUNCHED:
         name = next((name for name in names if environment.get(name)), None)

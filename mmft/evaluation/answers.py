@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmft.data.batches.collate import pictures
 from mmft.evaluation.metrics import exact_match
+from mmft.models.sharding import gathers_weights
 from mmft.structures import IGNORE_INDEX, Sample
 
 __all__ = ['Answer', 'answer_samples', 'question_of']
@@ -57,8 +58,8 @@ def answer_samples(
     model: nn.Module, encoder: Any, samples: Sequence[Sample], max_new_tokens: int = 64, **generate: Any
 ) -> list[Answer]:
     """Greedy answers to the last question of each sample, generated as one left-padded batch."""
-    if any(hasattr(parameter, 'ds_id') for parameter in model.parameters()):
-        generate['synced_gpus'] = True  # ZeRO-3: every rank has to run as many forward passes as the longest answer
+    if gathers_weights(model):
+        generate['synced_gpus'] = True  # every rank has to run as many forward passes as the longest answer
     prompts, references = zip(*(question_of(sample) for sample in samples), strict=True)
     longest = max(map(len, prompts))
     input_ids = torch.full((len(prompts), longest), encoder.pad_token_id or 0)

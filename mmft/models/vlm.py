@@ -19,6 +19,7 @@ from mmft.models.losses import chunked_cross_entropy
 from mmft.models.merge import AnyResMerge, merge_tokens
 from mmft.models.normalizer import IMAGENET_MEAN, IMAGENET_STD, TileNormalizer
 from mmft.models.precision import mixed_autocast
+from mmft.models.sharding import gathers_weights
 from mmft.models.slots import check_slots, run_ends
 from mmft.registry import LANGUAGE_MODELS, MERGES, MODELS, PROJECTORS, VISION_TOWERS
 from mmft.structures import IGNORE_INDEX, Sample
@@ -192,7 +193,7 @@ class VLM(BaseModel):
         Ranks must run the same collectives: DDP's reducer hangs if one of them skips the tower, and so do ZeRO-3's
         gathers, in validation too. Behind a frozen language model a loss without pictures would have no gradient.
         """
-        if hasattr(next(self.vision.parameters()), 'ds_id'):
+        if gathers_weights(self.vision):
             return True
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         return self.training and not (alone and any(p.requires_grad for p in self.llm.parameters()))
