@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ['ADAPTER_CONFIG', 'ENCODER_FILE', 'PROCESSOR_FILES', 'TOKENIZER_FILES', 'TOKEN_FILES']
+__all__ = ['ADAPTER_CONFIG', 'ENCODER_FILE', 'PROCESSOR_FILES', 'TEMPLATE_FILES', 'TOKENIZER_FILES', 'TOKEN_FILES']
 
 ADAPTER_CONFIG = 'adapter_config.json'
 """PEFT's, beside a LoRA adapter."""
@@ -12,6 +12,9 @@ ENCODER_FILE = 'encoder.json'
 
 PROCESSOR_FILES = ('processor_config.json', 'preprocessor_config.json')
 """transformers' own, of which the first may hold the second."""
+
+TEMPLATE_FILES = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
+"""Where a directory keeps its chat template; transformers and LMDeploy prefer them in this order."""
 
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'vocab.json')
 """A directory with one of these holds a tokenizer."""

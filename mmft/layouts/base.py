@@ -45,7 +45,7 @@ class Layout(NameTable):
 
     chat_templates: tuple[str, ...] = ()
     """Files of directories whose chat template is the one that the model was trained with, and not merely that of its
-    language model (``mmft.data.text.templates.foreign.TEMPLATE_FILES``)."""
+    language model (of ``mmft.file_names.TEMPLATE_FILES``)."""
 
     def __init__(self, model: dict[str, Any], options: dict[str, Any] | None = None) -> None:
         """

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmft.backends import Support
 from mmft.errors import CheckpointError, ConfigError
+from mmft.file_names import TEMPLATE_FILES
 from mmft.files.directory import ModelDirectory
 from mmft.layouts.base import Layout
 from mmft.layouts.language import by_class, is_tied, language_model, not_held
@@ -56,7 +57,7 @@ class InternVLHF(Layout):
 
     architecture = 'InternVLForConditionalGeneration'
     option = 'hf'
-    chat_templates = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
+    chat_templates = TEMPLATE_FILES
 
     @classmethod
     def from_config(cls, config: dict[str, Any], directory: ModelDirectory | None = None) -> InternVLHF:

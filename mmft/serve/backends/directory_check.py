@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import CheckpointError
-from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES, TOKEN_FILES, TOKENIZER_FILES
+from mmft.file_names import ADAPTER_CONFIG, PROCESSOR_FILES, TEMPLATE_FILES, TOKEN_FILES, TOKENIZER_FILES
 from mmft.serve.backends.weight_files import WeightsError, tensor_names
 from mmft.words import suggested
 
@@ -106,8 +106,7 @@ class ServedDirectory:
         """The Jinja template; empty where there is none."""
         if self.has('chat_template.jinja'):
             return self.text('chat_template.jinja')
-        places = ('chat_template.json', 'processor_config.json', 'tokenizer_config.json')
-        found = [self.json(name).get('chat_template') for name in places]
+        found = [self.json(name).get('chat_template') for name in TEMPLATE_FILES[1:]]
         return next((text for text in found if isinstance(text, str) and text), '')
 
     def special_token(self, name: str) -> str:

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from mmft.data.text.templates.chat_template import ChatTemplate
 from mmft.data.text.templates.jinja import MARK
+from mmft.file_names import TEMPLATE_FILES
 from mmft.structures import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ['FIRST', 'SYSTEM', 'TEMPLATE_FILES', 'TURNS', 'ForeignTemplate', 'agreeing', 'read_jinja',
+__all__ = ['FIRST', 'SYSTEM', 'TURNS', 'ForeignTemplate', 'agreeing', 'read_jinja',
            'same_but_for_system']  # fmt: skip
-
-TEMPLATE_FILES = ('chat_template.jinja', 'chat_template.json', 'processor_config.json', 'tokenizer_config.json')
-"""Where a directory keeps its chat template; transformers and LMDeploy prefer them in this order."""
 
 FIRST = (Message(role='user', content='What is it?'),)
 TURNS = (*FIRST, Message(role='assistant', content='A dish.'), Message(role='user', content='Which one?'))
