@@ -142,7 +142,7 @@ def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
             f'{trained_on["path"] if trained_on else "random weights (pretrained=None)"}, but the config says '
             f'pretrained={base.where if base else None!r}',
             expected='the config of that training',
-            fix='take the config from the work_dir of the checkpoint',
+            fix='take the config from the work_dir of the checkpoint, or leave it out: the checkpoint holds its own',
         )
     own = fingerprint(base.tensors)
     if own != trained_on['fingerprint']:
