@@ -13,6 +13,8 @@ from PIL import Image
 
 from mmft.data import ChatEncoder
 from mmft.data.pictures.tilers import DynamicTiler
+from mmft.data.prompt import from_parts
+from mmft.data.records.formats import parse_record
 from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
 from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS
@@ -154,6 +156,28 @@ def test_the_exported_jinja_template_leads_to_the_same_ids(tokenizer, template):
         part = encoder.tokenizer(stretch)['input_ids']
         ids += [encoder.image_token_id] * 4 + part[part[0] == encoder.tokenizer.bos_token_id :] if ids else part
     assert ids == prompt
+
+
+PICTURE, BEFORE, AFTER = {'type': 'image'}, {'type': 'text', 'text': 'Look:'}, {'type': 'text', 'text': 'What is it?'}
+
+
+@pytest.mark.parametrize('parts', [[PICTURE], [BEFORE, PICTURE], [BEFORE, PICTURE, AFTER], [PICTURE, PICTURE, AFTER]])
+def test_a_record_of_parts_trains_the_prompt_that_its_parts_are_served_as(parts):
+    encoder = make('qwen2', 'Hermes-2')
+    count = parts.count(PICTURE)
+    asked = {'role': 'user', 'content': parts}
+    record = parse_record(
+        {'messages': [asked, {'role': 'assistant', 'content': 'A cat.'}], 'images': ['a.png'] * count}
+    )
+    trained = encoder(record.messages, [picture(20, 20)] * count)
+    url = {'type': 'image_url', 'image_url': {'url': 'data:'}}
+    messages, _ = from_parts([{'role': 'user', 'content': [url if part is PICTURE else part for part in parts]}])
+    prompt = encoder.prompt(messages[0]['content'], [picture(20, 20)] * count).input_ids
+    assert torch.equal(trained.input_ids[: len(prompt)], prompt)
+    encoder.tokenizer.chat_template = encoder.chat_template()
+    written = encoder.tokenizer.apply_chat_template([asked], tokenize=False, add_generation_prompt=True)
+    written = written.replace('<IMG_CONTEXT>', '<img>' + '<IMG_CONTEXT>' * 4 + '</img>')
+    assert encoder.tokenizer(written)['input_ids'] == prompt.tolist()
 
 
 LLAVA = {'image_start': '', 'image_token': '<image>', 'image_end': '', 'images_first': True, 'add_tokens': True}

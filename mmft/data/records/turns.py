@@ -131,7 +131,8 @@ def read_text(value: Any, where: str, paths: list[str]) -> str:
 
 
 def read_parts(value: Any, where: str, paths: list[str]) -> str:
-    """Content as text, a picture as a line of its own; the paths that parts bring are added to ``paths``."""
+    """Content as text, with a newline after a picture, as ``mmft/data/prompt.py`` and the exported chat templates have it;
+    the paths that parts bring are added to ``paths``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -146,9 +147,9 @@ def read_parts(value: Any, where: str, paths: list[str]) -> str:
                     expected='pictures as parts of their own',
                     fix='use {"type": "image"} instead',
                 )
-            text += ('\n' if text.endswith(IMAGE_PLACEHOLDER) else '') + part['text']
+            text += part['text']
         elif kind in ('image', 'image_url'):
-            text += ('\n' if text and not text.endswith('\n') else '') + IMAGE_PLACEHOLDER
+            text += f'{IMAGE_PLACEHOLDER}\n'
             path = next((part[k] for k in ('image', 'path', 'url', 'image_url') if part.get(k)), None)
             if path is not None:
                 paths.append(_image(path))
