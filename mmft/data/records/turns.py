@@ -131,8 +131,7 @@ def read_text(value: Any, where: str, paths: list[str]) -> str:
 
 
 def read_parts(value: Any, where: str, paths: list[str]) -> str:
-    """Content as text, with a newline after a picture, as ``mmft/data/prompt.py`` and the exported chat templates have it;
-    the paths that parts bring are added to ``paths``."""
+    """Content as text, a newline after each picture as in ``mmft/data/prompt.py``; parts' paths go into ``paths``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
