@@ -15,5 +15,5 @@ with read_base():
     from .._base_.runtime_long import *
     from .._base_.schedules.internvl_mlp import *
 
-train_dataloader.update(batch_size=4)  # x 16 x 8 GPUs = 512 samples
+train_dataloader.update(batch_size=4, collate=dict(loss_reduction='square'))  # x 16 x 8 GPUs = 512 samples
 optim_wrapper.update(accumulative_counts=16, optimizer=dict(weight_decay=0.01))

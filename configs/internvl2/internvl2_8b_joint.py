@@ -14,7 +14,7 @@ with read_base():
     from .._base_.schedules.internvl_joint import *
 
 model.update(vision=dict(drop_path_rate=0.1))
-train_dataloader.update(batch_size=4)  # x 16 x 8 GPUs = 512 samples
+train_dataloader.update(batch_size=4, collate=dict(loss_reduction='square'))  # x 16 x 8 GPUs = 512 samples
 optim_wrapper.update(accumulative_counts=16)
 deepspeed = 'zero1'
 init_from = 'work_dirs/internvl2_8b_mlp'
