@@ -79,7 +79,7 @@ def require_code(named: Any, where: Any) -> None:
 def code_of(*values: Any) -> list[str]:
     """The user's modules whose parts the ``type`` keys in ``values`` name, at any depth."""
     found = {part.__module__ for kind in _types(values) for part in _named(kind)}
-    return sorted(module for module in found if _is_own(module))
+    return sorted(module for module in found if _is_user_code(module))
 
 
 def name_of(part: Any) -> str | None:
@@ -156,7 +156,7 @@ def _modules_of(lazy: LazyObject) -> list[str]:
         if lazy._imported is not None and not hasattr(module, lazy._imported):
             with contextlib.suppress(ImportError):  # from mypackage import towers, which mmengine takes for no module
                 names.append(importlib.import_module(f'{name}.{lazy._imported}').__name__)
-    return [name for name in names if _is_own(name)]
+    return [name for name in names if _is_user_code(name)]
 
 
 def _resolve(value: Any, where: str) -> Any:
@@ -302,5 +302,5 @@ def _is_module_name(name: Any) -> bool:
     return _is_name(name) and name.partition('.')[0] not in _LIBRARIES
 
 
-def _is_own(module: str) -> bool:
+def _is_user_code(module: str) -> bool:
     return module.partition('.')[0] not in _LIBRARIES and module != '__main__'

@@ -38,7 +38,7 @@ from mmft.registry import LANGUAGE_MODELS, PROJECTORS, VISION_TOWERS, registered
 from mmft.user_code import code_of
 from mmft.words import count_of
 
-__all__ = ['PARTS', 'PartNames', 'is_own_part', 'read_parts']
+__all__ = ['PARTS', 'PartNames', 'is_user_part', 'read_parts']
 
 PARTS = ('vision', 'projector', 'llm')
 _REGISTRIES = {'vision': VISION_TOWERS, 'projector': PROJECTORS, 'llm': LANGUAGE_MODELS}
@@ -141,7 +141,7 @@ def _read_part(
 ) -> Part:
     """One part of a ``pretrained`` dict; ``part`` is its own config in ``model_config``."""
     prefix, ours = prefix or f'{name}/', ours or f'{name}.'
-    if is_own_part(name, part) and not _holds_a_model(path):
+    if is_user_part(name, part) and not _holds_a_model(path):
         one_file = path.suffix in WEIGHT_SUFFIXES
         found = TensorFiles([path]) if one_file else TensorDirectory(ModelDirectory(path).path)
         return Part({**part}, [Rule(prefix + '{x}', ours + '{x}')], (), unwrapped_tensors(found, path))
@@ -183,7 +183,7 @@ def _read_part(
     return Part(settings, any_projector_rules(kind, prefix), ignored, without_embeddings(tensors, where))
 
 
-def is_own_part(name: str, part: Mapping[str, Any]) -> bool:
+def is_user_part(name: str, part: Mapping[str, Any]) -> bool:
     """Whether a part is of code that is not mmft's, and no kind of one of mmft's parts, whose files it then reads."""
     kind = _REGISTRIES[name].get(part.get('type'))
     return bool(code_of({'type': part.get('type')})) and not any(map(registered_name, getattr(kind, '__mro__', ())[1:]))

@@ -163,7 +163,7 @@ class TrainedWeights:
             if isinstance(source, Tensor):
                 rows = source[start:stop]
             else:
-                rows = source.rows(start, stop, _room(memory, source.dtype, step, source.shape))
+                rows = source.rows(start, stop, _buffer(memory, source.dtype, step, source.shape))
             if merge is not None:
                 rows = merge(_as(rows, torch.float32, memory, step, keep=isinstance(source, Tensor)), start)
             yield _as(rows, dtype, memory, step)
@@ -207,7 +207,7 @@ class Merger:
         return None if stored is None else stored.read().float()
 
 
-def _room(memory: dict[torch.dtype, Tensor], dtype: torch.dtype, rows: int, shape: tuple[int, ...]) -> Tensor:
+def _buffer(memory: dict[torch.dtype, Tensor], dtype: torch.dtype, rows: int, shape: tuple[int, ...]) -> Tensor:
     """A buffer for ``rows`` rows of a tensor, the same at every call."""
     if dtype not in memory:
         memory[dtype] = torch.empty(rows, *shape[1:], dtype=dtype)
@@ -218,7 +218,7 @@ def _as(rows: Tensor, dtype: torch.dtype, memory: dict[torch.dtype, Tensor], mos
     """The rows in another dtype, in ``memory``; themselves where they have it and need not be kept as they are."""
     if rows.dtype == dtype and not keep:
         return rows
-    return _room(memory, dtype, most, tuple(rows.shape))[: len(rows)].copy_(rows)
+    return _buffer(memory, dtype, most, tuple(rows.shape))[: len(rows)].copy_(rows)
 
 
 def gather(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

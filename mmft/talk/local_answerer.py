@@ -107,8 +107,8 @@ class LocalAnswerer(Answerer):
             DataError: a conversation that does not fit, or a picture that cannot be read.
         """
         used = self.encoder.num_tokens(messages, [image_size(image) for image in images], add_generation_prompt=True)
-        room = self._room(used)
-        most = settings['max_new_tokens'] if room is None else min(settings['max_new_tokens'], room)
+        left = self._tokens_left(used)
+        most = settings['max_new_tokens'] if left is None else min(settings['max_new_tokens'], left)
         events: queue.SimpleQueue[list[int] | str | BaseException] = queue.SimpleQueue()
         watch = _Watch(events.put, stop)
 
@@ -180,7 +180,7 @@ class LocalAnswerer(Answerer):
         """Most tokens of a conversation with its answer; None where the language model does not say."""
         return getattr(getattr(getattr(self.model.llm, 'lm', None), 'config', None), 'max_position_embeddings', None)
 
-    def _room(self, used: int) -> int | None:
+    def _tokens_left(self, used: int) -> int | None:
         """Tokens that fit after a conversation of so many."""
         if not (limit := self.session_length):
             return None

@@ -44,9 +44,9 @@ def split_apart(links: Sequence[Sequence[str]], share: float, seed: int = 0) -> 
     groups = linked_groups(links)
     random.Random(seed).shuffle(groups)
     held: set[int] = set()
-    room = max(1, round(share * len(links)))
+    allowed = max(1, round(share * len(links)))
     for group in groups:
-        if len(group) <= room - len(held):
+        if len(group) <= allowed - len(held):
             held.update(group)
     if not held and len(groups) > 1:
         held.update(min(groups, key=len))

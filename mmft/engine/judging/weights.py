@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmft.checkpoint.encoder import tokenizer_directory
 from mmft.checkpoint.load import open_pretrained
 from mmft.checkpoint.mismatches import mismatches
-from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, is_own_part
+from mmft.checkpoint.parts import PARTS, WEIGHT_SUFFIXES, is_user_part
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.engine.build import plain_pretrained
 from mmft.engine.init_from import InitFrom, find_source
@@ -70,7 +70,7 @@ def _missing_base(cfg: Config) -> Iterator[str]:
     missing: list[str] = []
     model = plain_value(cfg.get('model'))
     for part, places in named.items():
-        own = part in PARTS and isinstance(model.get(part), dict) and is_own_part(part, model[part])
+        own = part in PARTS and isinstance(model.get(part), dict) and is_user_part(part, model[part])
         places = places if isinstance(places, list) else [places]
         repo = repos.get(part) if isinstance(repos, dict) else repos
         repo = repo if isinstance(repo, (list, tuple)) else [repo] * len(places)
