@@ -99,6 +99,8 @@ def convert(
     seconds = {'plan': time.perf_counter() - started}
     for leftover in unfinished(out):
         log(f'{leftover} is of an export that was cut off: delete it unless one is running')
+    if source.encoder is None:
+        log(f'{out} will hold no tokenizer, since what is exported has none: copy one into it before use')
     with made_whole(out) as directory:
         log(f'writing {export.nbytes / 1e9:.2f} GB of {export.describe()} to {out}')
         if not adapter:

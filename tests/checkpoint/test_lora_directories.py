@@ -187,3 +187,16 @@ def test_a_run_in_its_usual_types_without_a_tokenizer(tmp_path, layout):
     again, its = mmft.load(made.path)
     assert its.prompt('What is this?').input_ids.tolist() == encoder.prompt('What is this?').input_ids.tolist()
     assert again(torch.arange(5)[None], mode='tensor').dtype == torch.float16
+
+
+def test_an_export_without_a_tokenizer_says_so(tmp_path):
+    """Neither the run nor its base has one: chat and serve will refuse what comes out."""
+    run, _, _ = make(tmp_path)
+    said = []
+    convert({'pretrained': str(run)}, None, tmp_path / 'out', check='none', log=said.append)
+    assert any('will hold no tokenizer' in line for line in said)
+    for file in (GOLDEN / 'tokenizers' / 'llama_legacy').iterdir():
+        (tmp_path / 'vicuna' / file.name).write_bytes(file.read_bytes())
+    said.clear()
+    convert({'pretrained': str(run)}, None, tmp_path / 'with', check='none', log=said.append)
+    assert not any('tokenizer' in line for line in said)
