@@ -12,7 +12,7 @@ from mmft.checkpoint.template_difference import template_difference
 from mmft.cli.main import main
 from mmft.data import ChatEncoder, load_tokenizer
 from mmft.data.text.tokenizers import add_special_tokens
-from tests.checkpoint.test_own_template import INTERNVL_3, LLAVA_15
+from tests.checkpoint.test_directory_template import INTERNVL_3, LLAVA_15
 from tests.engine.tiny import write_tiny
 from tests.export.tiny import make_base, make_encoder, model_config
 from tests.export.tiny_llava import llava_config, llava_encoder

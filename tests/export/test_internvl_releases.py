@@ -32,7 +32,7 @@ from mmft.checkpoint import read_layout
 from mmft.errors import CheckpointError
 from mmft.export import convert
 from mmft.layouts import layout_of
-from tests.checkpoint.test_own_template import INTERNVL_3
+from tests.checkpoint.test_directory_template import INTERNVL_3
 from tests.export.tiny import LORA, logits, make_base, make_checkpoint, make_encoder, model_config, picture
 
 DYNAMIC = {'rope_theta': 1000000.0, 'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}
