@@ -65,6 +65,11 @@ class AdapterExport:
                 'no LoRA was trained, so there is no adapter to write',
                 fix='leave --adapter out: the weights themselves are written',
             )
+        if self.source.base is None:
+            raise ConfigError(
+                'an adapter without a base: the training began with random weights (pretrained=None)',
+                fix='leave --adapter out: merged weights hold everything',
+            )
         if len({adapter.dora for adapter in self.weights.adapters.values()}) > 1:
             raise ConfigError(
                 'LoRA on one part and DoRA on another: a PEFT config has one setting', fix='leave --adapter out'

@@ -80,6 +80,10 @@ def test_refused_without_lora_and_in_another_layout(tmp_path):
         convert(cfg, path, tmp_path / 'adapter', adapter=True)
     cfg['tune'] = LORA
     path, _ = make_checkpoint(tmp_path / 'iter_2.pth', cfg)
+    bare = {'model': config, 'tune': LORA}
+    path_of_bare, _ = make_checkpoint(tmp_path / 'bare.pth', bare, initialised=('vision', 'llm'))
+    with pytest.raises(ConfigError, match='an adapter without a base'):
+        convert(bare, path_of_bare, tmp_path / 'adapter', adapter=True)
     with pytest.raises(ConfigError, match="'official'"):
         convert(cfg, path, tmp_path / 'adapter', 'official', adapter=True)
     cfg['tune'] = {'vision': {'type': 'lora', 'dora': True}, 'projector': 'full', 'llm': 'lora'}
