@@ -38,7 +38,7 @@ KEYS = ('model', 'pretrained', 'encoder', 'tune', 'train_dataloader', 'val_datal
 OPTIONAL = ('train_cfg.val_interval', 'train_dataloader.dataset.meta_file')
 # Values of the setting before them, and names of files, of XTuner and of LLaVA.
 WORDS = ("'vicuna_v1'", "dict(type='Linear')", 'linear', "'bfloat16'", "'float16'", 'PadSquare', 'CenterCrop',
-         'AnyResTiler', 'none', 'iter_N.pth', 'DatasetInfoHook', 'EvaluateChatHook',
+         'AnyResTiler', 'OneVisionTiler', 'none', 'iter_N.pth', 'DatasetInfoHook', 'EvaluateChatHook',
          "pip install '.[track]'")  # fmt: skip
 
 

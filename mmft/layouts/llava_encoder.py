@@ -5,6 +5,7 @@ Sources: ``llava/mm_utils.py`` and ``llava/conversation.py`` of haotian-liu/LLaV
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from mmft.errors import CheckpointError
 from mmft.file_names import TOKEN_FILES
 from mmft.models.language.family import families
 
-__all__ = ['image_processor', 'llava_encoder', 'unpadded']
+__all__ = ['ANYRES_MAX', 'image_processor', 'llava_encoder', 'shrinking', 'unpadded']
+
+ANYRES_MAX = 'anyres_max_'
+"""How the names begin that say to how many tiles' tokens a large picture is shrunk."""
 
 
 def llava_encoder(model: dict[str, Any], processor: dict[str, Any], directory: Path | None = None) -> dict[str, Any]:
@@ -50,24 +54,38 @@ def unpadded(tower: str) -> str:
     return 'Resize' if tower == 'SigLIP' else 'CenterCrop'
 
 
+def shrinking(aspect: Any) -> int:
+    """``shrink_to`` of LLaVA-OneVision's name for how it arranges pictures.
+
+    Args:
+        aspect: ``image_aspect_ratio``, or transformers' ``vision_aspect_ratio``.
+
+    >>> shrinking('anyres_max_9')
+    9
+    """
+    if not (match := re.fullmatch(rf'{ANYRES_MAX}([1-9]\d*)', str(aspect))):
+        raise CheckpointError(
+            f'config.json: pictures are arranged as {aspect!r}', expected=f"'{ANYRES_MAX}9', or another number"
+        )
+    return int(match[1])
+
+
 def image_processor(options: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     """The image processor of a LLaVA config.
 
     Args:
-        options: ``image_aspect_ratio`` (``pad``, ``anyres`` or what the tower's own processor does) and
-            ``image_grid_pinpoints``.
+        options: ``image_aspect_ratio`` (``pad``, ``anyres``, ``anyres_max_9`` or what the tower's own processor does)
+            and ``image_grid_pinpoints``.
     """
     side, kind = model['vision'].get('image_size', 336), options.get('image_aspect_ratio')
     if kind == 'pad':
         return {'type': 'PadSquare', 'tile_size': side, 'mean': list(model.get('pixel_mean', (0.5, 0.5, 0.5)))}
+    pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
     if str(kind).startswith('anyres_'):
-        raise CheckpointError(
-            f'config.json: image_aspect_ratio {kind!r}, which shrinks large pictures after the tower',
-            expected="'anyres', 'pad' or 'square'",
-            fix="the tokens of 'anyres' are another model's; set that only to train anew",
-        )
+        mean = list(model.get('pixel_mean', (0.5, 0.5, 0.5)))
+        return {'type': 'OneVisionTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'shrink_to': shrinking(kind),
+                'mean': mean}  # fmt: skip
     if kind == 'anyres':
         mode = options.get('mm_patch_merge_type') or 'flat'
-        pairs = options.get('image_grid_pinpoints')  # (width, height); text in older files
         return {'type': 'AnyResTiler', 'grid_pinpoints': pairs, 'tile_size': side, 'mode': mode}
     return {'type': unpadded(model['vision']['type']), 'tile_size': side}

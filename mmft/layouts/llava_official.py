@@ -1,4 +1,4 @@
-"""LLaVA's own layout (``LlavaLlamaForCausalLM`` and the like), read as data: LLaVA-1.5, 1.6 and TinyLLaVABench.
+"""LLaVA's own layout (``LlavaLlamaForCausalLM`` and the like), read as data: LLaVA-1.5, 1.6, OneVision, TinyLLaVABench.
 
 The vision tower lies in the weights, or in a directory of its own that ``mm_vision_tower`` names. Written, its weights
 and, in ``vision_config.json``, its numbers go along, so that ``mmft.load`` needs nothing beside the directory; the
@@ -22,7 +22,7 @@ from mmft.geometry import MERGE_MODES
 from mmft.json_files import read_json
 from mmft.layouts.base import Layout, refuse
 from mmft.layouts.language import family_of_keys, family_of_name, language_model
-from mmft.layouts.llava_encoder import image_processor, llava_encoder
+from mmft.layouts.llava_encoder import image_processor, llava_encoder, shrinking
 from mmft.layouts.projectors import dense_name, dense_type, llava_projector_rules
 from mmft.layouts.rules import Rule
 from mmft.layouts.small_files import Contents, llm_ids, older_config, plain_config
@@ -172,6 +172,8 @@ class LlavaOfficial(Layout):
             problems.append(f'the projector {projector["type"]}: it has Linear, MLP and Identity')
         if projector['type'] == 'MLP' and (projector.get('act', 'gelu') != 'gelu' or projector.get('hidden_dim')):
             problems.append('an MLP of another activation or width than its mlpNx_gelu')
+        if (model_config.get('merge') or {}).get('shrink_to'):
+            problems.append('a merge with shrink_to: --layout hf does')
         if llm['type'] not in (held := held_by('llava_official')):
             problems.append(f'the language model {llm["type"]}: it has {" and ".join(sorted(held))}')
         refuse("LLaVA's own layout", problems)
@@ -256,9 +258,15 @@ def _tower_name(contents: Contents) -> str:
 
 
 def _merge(config: dict[str, Any]) -> dict[str, Any]:
-    kind = config.get('mm_patch_merge_type') or 'flat'
+    kind, aspect = config.get('mm_patch_merge_type') or 'flat', str(config.get('image_aspect_ratio'))
+    if aspect.startswith('anyres_'):
+        if kind != 'spatial_unpad':
+            raise CheckpointError(
+                f'config.json: {aspect} with mm_patch_merge_type {kind!r}', expected="'spatial_unpad'"
+            )
+        return {'merge': {'type': 'AnyResMerge', **MERGE_MODES[kind], 'shrink_to': shrinking(aspect)}}
     # The original merges pictures that come in several tiles; without 'anyres' there is one.
-    if kind == 'flat' or not str(config.get('image_aspect_ratio')).startswith('anyres'):
+    if kind == 'flat' or aspect != 'anyres':
         return {}
     if kind not in MERGE_MODES:
         expected = f"'flat' or one of {list(MERGE_MODES)}"

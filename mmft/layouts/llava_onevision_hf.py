@@ -8,13 +8,12 @@ Source: ``transformers/models/llava_onevision`` 5.23, and the conversion script 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmft.backends import Support
-from mmft.errors import CheckpointError
 from mmft.geometry import ONEVISION_GRIDS
+from mmft.layouts.llava_encoder import ANYRES_MAX, shrinking
 from mmft.layouts.llava_hf import NO_LLAVA
 from mmft.layouts.llava_next_hf import LlavaNextHF
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ['LlavaOnevisionHF']
 
 _VIDEO = '<video>'
-_ASPECT = 'anyres_max_'
 
 
 class LlavaOnevisionHF(LlavaNextHF):
@@ -44,12 +42,8 @@ class LlavaOnevisionHF(LlavaNextHF):
 
     @classmethod
     def _merge(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        aspect = config.get('vision_aspect_ratio', f'{_ASPECT}9')
-        if not (match := re.fullmatch(rf'{_ASPECT}([1-9]\d*)', str(aspect))):
-            raise CheckpointError(
-                f'config.json: vision_aspect_ratio = {aspect!r}', expected=f"'{_ASPECT}9' or the like"
-            )
-        return {'merge': {'type': 'AnyResMerge', 'unpad': True, 'newline': True, 'shrink_to': int(match[1])}}
+        shrink_to = shrinking(config.get('vision_aspect_ratio', f'{ANYRES_MAX}9'))
+        return {'merge': {'type': 'AnyResMerge', 'unpad': True, 'newline': True, 'shrink_to': shrink_to}}
 
     @classmethod
     def _shrink_problems(cls, shrink_to: int | None) -> list[str]:
@@ -106,4 +100,4 @@ def _video_id(encoder: ChatEncoder) -> int:
 
 
 def _aspect(contents: Contents) -> str:
-    return f'{_ASPECT}{contents.model.merge.shrink_to}'
+    return f'{ANYRES_MAX}{contents.model.merge.shrink_to}'

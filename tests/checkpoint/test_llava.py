@@ -216,8 +216,13 @@ def test_words_of_a_config_that_change_the_encoder_or_the_merge():
     encoder = read(mm_use_im_start_end=True).encoder_config(GOLDEN)
     assert (encoder['image_start'], encoder['image_token'], encoder['image_end']) == (
         '<im_start>', '<image>', '<im_end>')  # fmt: skip
-    with pytest.raises(CheckpointError, match="image_aspect_ratio 'anyres_max_9'"):
-        read(image_aspect_ratio='anyres_max_9').encoder_config(GOLDEN)
+    onevision = read(image_aspect_ratio='anyres_max_9')
+    assert onevision.model_config['merge']['shrink_to'] == 9
+    assert onevision.encoder_config(GOLDEN)['image_processor']['type'] == 'OneVisionTiler'
+    with pytest.raises(CheckpointError, match='anyres_max_9 with mm_patch_merge_type'):
+        read(image_aspect_ratio='anyres_max_9', mm_patch_merge_type='spatial')
+    with pytest.raises(CheckpointError, match="'anyres_min_9'"):
+        read(image_aspect_ratio='anyres_min_9')
 
 
 def test_a_directory_with_a_tokenizer(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
@@ -118,6 +121,43 @@ def test_llava_onevision(tmp_path, sizes):
     assert made.tolist() == want[:, ids.shape[1] :].tolist()
 
 
+def test_onevision_as_its_own_program_writes_it(tmp_path):
+    """``LlavaQwenForCausalLM``: the tower that it names has one block more than the weights, whose last is taken."""
+    save_onevision(tmp_path / 'hf')
+    ours, _ = mmft.load(tmp_path / 'hf')
+    names = {'multi_modal_projector.linear_1.': 'model.mm_projector.0.', 'image_newline': 'model.image_newline',
+             'multi_modal_projector.linear_2.': 'model.mm_projector.2.', 'language_model.model.': 'model.',
+             'vision_tower.': 'model.vision_tower.vision_tower.', 'language_model.lm_head.': 'lm_head.'}  # fmt: skip
+    layout, state = layout_for('hf', read_layout(tmp_path / 'hf').model_config), ours.state_dict()
+    tensors = convert(layout.to_theirs(state), state)
+    for theirs, own in names.items():
+        tensors = {own + key[len(theirs) :] if key.startswith(theirs) else key: t for key, t in tensors.items()}
+    directory = tmp_path / 'official'
+    directory.mkdir()
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, directory / 'model.safetensors')
+    tower = {'model_type': 'siglip_vision_model', 'intermediate_size': 32, **TOWER, 'num_hidden_layers': 4}
+    config = {**Qwen2Config(**TEXT).to_dict(), 'architectures': ['LlavaQwenForCausalLM'], 'model_type': 'llava',
+              'mm_vision_tower': 'google/siglip-so400m-patch14-384', 'mm_vision_select_layer': -2,
+              'mm_projector_type': 'mlp2x_gelu', 'mm_patch_merge_type': 'spatial_unpad',
+              'image_aspect_ratio': 'anyres_max_4', 'image_grid_pinpoints': [[28, 28], [56, 28], [84, 84]]}  # fmt: skip
+    for name, content in (('config.json', config), ('vision_config.json', tower)):
+        (directory / name).write_text(json.dumps(content))
+    read, _ = mmft.load(directory)
+    tiler = read_layout(directory).encoder_config(directory)
+    assert tiler['template'] == 'qwen2'
+    assert tiler['image_processor'] == {
+        'type': 'OneVisionTiler', 'tile_size': 28, 'shrink_to': 4, 'mean': [0.5] * 3,
+        'grid_pinpoints': [[28, 28], [56, 28], [84, 84]],
+    }  # fmt: skip
+    given = {'image_sizes': torch.tensor([[90, 80]]), 'image_grids': torch.tensor([[3, 3]])}
+    tiles = torch.randn(10, 3, 28, 28)
+    count = ours.merge.num_tokens([(90, 80)], [(3, 3)], 16)[0]
+    ids = torch.cat([torch.arange(1, 9), torch.full((count,), IMAGE), torch.arange(1, 9)])[None]
+    read.image_token_id = IMAGE
+    with torch.no_grad():
+        assert torch.equal(*(model(ids, None, tiles, mode='tensor', **given) for model in (ours, read)))
+
+
 def test_onevision_config_of_the_published_directories():
     """What llava-hf's older files leave out is the class's default."""
     tower = {'model_type': 'siglip_vision_model', 'hidden_size': 1152, 'image_size': 384, 'intermediate_size': 4304,
@@ -140,7 +180,7 @@ def test_onevision_config_of_the_published_directories():
 @pytest.mark.parametrize('aspect', ['anyres', 'pad', 'anyres_max_0', 9])
 def test_onevision_that_arranges_pictures_otherwise(aspect):
     config = {'vision_config': {}, 'text_config': {}, 'vision_aspect_ratio': aspect}
-    with pytest.raises(CheckpointError, match=f"vision_aspect_ratio = '?{aspect}"):
+    with pytest.raises(CheckpointError, match=f"arranged as '?{aspect}"):
         LAYOUTS['LlavaOnevisionForConditionalGeneration']._merge(config)
 
 
