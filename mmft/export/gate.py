@@ -118,7 +118,7 @@ def rebuild(source: Training) -> VLM:
 
 
 @torch.no_grad()
-def merge_in_place(model: VLM, export: WeightsExport) -> None:
+def merge_adapters(model: VLM, export: WeightsExport) -> None:
     """Let peft merge the adapters, then round every weight as it is exported (still held as float32)."""
     for module in model.modules():
         if hasattr(module, 'lora_A') and hasattr(module, 'merge'):
@@ -198,7 +198,7 @@ def check_full(directory: Path, source: Training, export: WeightsExport) -> dict
     model = rebuild(source)
     sample = question(model, encoder)
     trained = logits_of(model, sample)
-    merge_in_place(model, export)
+    merge_adapters(model, export)
     expected, ids, margins = answer(model, sample)
     image_token_id = model.image_token_id
     del model

@@ -21,7 +21,7 @@ from mmft.models.buffers import moving_buffers
 from mmft.models.tuning import apply_tune
 from mmft.models.vlm import VLM
 
-__all__ = ['Base', 'TrainingCheckpoint', 'check_base', 'most_bytes', 'plain_tune', 'trained_names']
+__all__ = ['Base', 'TrainingCheckpoint', 'check_same_base', 'most_bytes', 'plain_tune', 'trained_names']
 
 
 @dataclass
@@ -127,7 +127,7 @@ def most_bytes(kinds: Iterable[tuple[torch.dtype, tuple[int, ...]]]) -> torch.dt
     return max(sizes, key=sizes.get)
 
 
-def check_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
+def check_same_base(base: Base | None, checkpoint: TrainingCheckpoint) -> None:
     """Refuse a checkpoint that belongs to other base weights.
 
     Raises:

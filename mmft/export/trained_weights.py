@@ -25,7 +25,7 @@ from mmft.models.lora import ADAPTER, add_lora_, is_lora_key
 from mmft.models.tuning import part_of
 from mmft.words import count_of
 
-__all__ = ['Merger', 'TrainedLora', 'TrainedWeights', 'gather']
+__all__ = ['AdapterMerger', 'TrainedLora', 'TrainedWeights', 'join_rows']
 
 # Rows (and, of narrow tensors, values) handled at a time: small enough for the cache, large enough for the matmul.
 _ROWS, _VALUES = 256, 1 << 19
@@ -134,7 +134,7 @@ class TrainedWeights:
             opened: where the other tensors of a packed one wait for their turn; the caller keeps it from call to call.
         """
         dtype = dtype or self.dtype(name)
-        return gather(self.blocks(name, dtype, opened), self.shapes[name], dtype)
+        return join_rows(self.blocks(name, dtype, opened), self.shapes[name], dtype)
 
     def blocks(
         self, name: str, dtype: torch.dtype | None = None, opened: dict[str, Tensor] | None = None
@@ -155,7 +155,7 @@ class TrainedWeights:
         if len(source.shape) < 2:
             yield source.to(dtype)
             return
-        merge = None if adapter is None else Merger(adapter, tuple(source.shape))
+        merge = None if adapter is None else AdapterMerger(adapter, tuple(source.shape))
         step = min(source.shape[0], max(_ROWS, _VALUES // max(1, math.prod(source.shape[1:]))))
         memory: dict[torch.dtype, Tensor] = {}  # what is read, merged and rounded; where two are of one dtype, one
         for start in range(0, source.shape[0], max(1, step)):
@@ -183,7 +183,7 @@ class TrainedWeights:
         return self._steps[name].inputs if name in self._steps else (name,)
 
 
-class Merger:
+class AdapterMerger:
     """Adds an adapter to blocks of rows of its layer's weight."""
 
     def __init__(self, adapter: TrainedLora, shape: tuple[int, ...]) -> None:
@@ -221,7 +221,7 @@ def _as(rows: Tensor, dtype: torch.dtype, memory: dict[torch.dtype, Tensor], mos
     return _buffer(memory, dtype, most, tuple(rows.shape))[: len(rows)].copy_(rows)
 
 
-def gather(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def join_rows(blocks: Iterable[Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Blocks of rows as one tensor."""
     if len(shape) < 2:
         (whole,) = blocks

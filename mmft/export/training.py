@@ -16,7 +16,7 @@ from mmft.checkpoint.encoder import encoder_config, load_encoder, tokenizer_dire
 from mmft.data.text.tokenizers import has_tokenizer
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export.initial_checkpoint import initial_checkpoint
-from mmft.export.inputs import Base, TrainingCheckpoint, check_base, trained_names
+from mmft.export.inputs import Base, TrainingCheckpoint, check_same_base, trained_names
 from mmft.export.trained_config import check_trained_model
 from mmft.layouts.small_files import Contents
 from mmft.models.vlm import VLM
@@ -68,7 +68,7 @@ class Training:
             raise ConfigError('a config without model and pretrained', fix='pass the config of the training')
         trained = TrainingCheckpoint.read(checkpoint) if checkpoint is not None else None
         if trained is not None:
-            check_base(base, trained)
+            check_same_base(base, trained)
             stored, where = trained.meta['config'], str(trained.path)
             check_trained_model(model_config, cfg.get('encoder'), stored, where, cfg.get('tune'))
             _check_complete(model_config, trained)

@@ -14,7 +14,7 @@ from mmft.errors import ConfigError
 from mmft.export.inputs import most_bytes
 from mmft.export.lazy_tensors import StoredTensor
 from mmft.export.shards import ShardWriter
-from mmft.export.trained_weights import TrainedWeights, gather
+from mmft.export.trained_weights import TrainedWeights, join_rows
 from mmft.layouts import Layout, Step
 from mmft.layouts.adjust import Adjustment
 from mmft.machine import cpu_count
@@ -111,7 +111,7 @@ class WeightsExport:
 
     def get(self, ours: str, opened: dict[str, Tensor] | None = None) -> Tensor:
         """The tensor as it is written, under mmft's name; ``opened`` as ``TrainedWeights.get`` has it."""
-        return gather(self.blocks(ours, opened), self.shapes[ours], self.target_dtype(ours))
+        return join_rows(self.blocks(ours, opened), self.shapes[ours], self.target_dtype(ours))
 
     def blocks(self, ours: str, opened: dict[str, Tensor] | None = None) -> Iterable[Tensor]:
         """``get``, a block of rows at a time."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mmft.data import ChatEncoder
     from mmft.models import VLM
 
-__all__ = ['Generated', 'LocalAnswerer', 'check_directory']
+__all__ = ['Generated', 'LocalAnswerer', 'check_loadable']
 
 _LOOK_UP = 0.1  # seconds after which a question that waits for its turn checks whether it is still wanted
 
@@ -200,7 +200,7 @@ class LocalAnswerer(Answerer):
             torch.cuda.empty_cache()
 
 
-def check_directory(
+def check_loadable(
     path: str | os.PathLike, base: str | os.PathLike | None = None, device: str | None = None, dtype: str = 'auto'
 ) -> None:
     """Raise what ``LocalAnswerer`` would of a directory, as far as that shows without reading its weights."""

@@ -80,10 +80,10 @@ def check_target(
 
         RemoteAnswerer(str(target), api_key=api_key, model=model).check()
         return
-    from mmft.talk.local_answerer import check_directory
+    from mmft.talk.local_answerer import check_loadable
 
     exported = isinstance(target, tuple)
-    check_directory(_exported(target) if exported else target, None if exported else base, device, dtype)
+    check_loadable(_exported(target) if exported else target, None if exported else base, device, dtype)
 
 
 def _exported(target: tuple[Any, str | os.PathLike]) -> Path:

@@ -18,9 +18,9 @@ __all__ = [
     'WORDS',
     'distinguished',
     'error_html',
+    'escaped_markdown',
     'head',
     'left_out_html',
-    'literal',
     'messages_of',
     'sampling_of',
     'verdict',
@@ -86,17 +86,17 @@ def messages_of(turns: Sequence[Turn], model: int, shown: Callable[[Path], str |
         alone = (
             f'<span class="mmft-note">{both("on its own:", "单独提问：")}</span>\n\n' if turn.alone and messages else ''
         )
-        messages.append({'role': 'user', 'content': alone + lead + literal(turn.question)})
+        messages.append({'role': 'user', 'content': alone + lead + escaped_markdown(turn.question)})
         messages.append({'role': 'assistant', 'content': _reply(turn.replies[model])})
     return messages
 
 
-def literal(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Markdown that shows tags as they were written, and fetches no picture.
 
     InternVL writes ``<ref>`` and ``<box>`` into answers: as HTML they would vanish.
 
-    >>> literal('<ref>cat</ref> and `<box>`')
+    >>> escaped_markdown('<ref>cat</ref> and `<box>`')
     '&lt;ref>cat&lt;/ref> and `<box>`'
     """
     text = text.replace('\r\n', '\n').replace('\r', '\n')  # as Markdown reads it
@@ -180,7 +180,7 @@ def _how(reply: Reply) -> str:
 
 
 def _reply(reply: Reply) -> str:
-    text = literal(reply.text)
+    text = escaped_markdown(reply.text)
     if reply.error:
         lead = f'{text}\n\n' if text else ''
         return f'{lead}<div class="mmft-error">{error_html(reply.error)}</div>'

@@ -21,14 +21,14 @@ from mmft.serve.gateway.http_protocol import PatientProtocol
 from mmft.serve.gateway.intake import intake
 from mmft.serve.gateway.intake.body import Readers
 from mmft.serve.gateway.intake.fetch import Fetcher
-from mmft.serve.gateway.intake.intake import Memory
+from mmft.serve.gateway.intake.intake import RequestMemory
 from mmft.serve.gateway.intake.pictures import PictureLoader
 from tests.export.tiny import picture
 from tests.serve.running import HEAD, FakeBackend, data_url, encoded, eventually, question, running
 
 
 def test_memory_is_given_back_at_the_end():
-    memory = Memory(100)
+    memory = RequestMemory(100)
     with memory.hold() as take:
         take(60)
         with memory.hold() as another:

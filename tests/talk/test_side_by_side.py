@@ -18,7 +18,7 @@ from mmft.talk.conversation_page import page
 from mmft.talk.examples import Example, Examples
 from mmft.talk.side_by_side import Conversation, Reply, Turn, check_pictures
 from mmft.talk.webui_host import parse_auth
-from mmft.talk.webui_text import distinguished, left_out_html, literal, messages_of, sampling_of, verdict
+from mmft.talk.webui_text import distinguished, escaped_markdown, left_out_html, messages_of, sampling_of, verdict
 from tests.talk.fakes import Said, save_picture, save_records
 
 
@@ -330,14 +330,14 @@ def test_chats(tmp_path):
     assert 'start &lt;it&gt;' in failed['content']
 
 
-def test_literal_leaves_code_alone():
+def test_escaped_markdown_leaves_code_alone():
     text = 'a <box>1</box> `<b>` ![x](http://y)\n```\n<p>\n```\n<i>'
-    assert literal(text) == 'a &lt;box>1&lt;/box> `<b>` !\\[x](http://y)\n```\n<p>\n```\n&lt;i>'
-    assert literal('a & b &lt; `x') == 'a &amp; b &amp;lt; `x'
+    assert escaped_markdown(text) == 'a &lt;box>1&lt;/box> `<b>` !\\[x](http://y)\n```\n<p>\n```\n&lt;i>'
+    assert escaped_markdown('a & b &lt; `x') == 'a &amp; b &amp;lt; `x'
     unfinished = 'It is\n```html\n<p>'  # while it streams
-    assert literal(unfinished) == unfinished
+    assert escaped_markdown(unfinished) == unfinished
     listed = '- one:\n  ```\n  <p>\n  ```\n- <b>'
-    assert literal(listed) == '- one:\n  ```\n  <p>\n  ```\n- &lt;b>'
+    assert escaped_markdown(listed) == '- one:\n  ```\n  <p>\n  ```\n- &lt;b>'
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_literal_leaves_code_alone():
      '```\nx\n```~\n{}', '~~~\n```\n~~~\n{}', '|a|b|\n|-|-|\n|`x|{}`|', '$$`$$ {} `'],
 )  # fmt: skip
 def test_what_only_looks_like_code_is_escaped(text):
-    assert '<img' not in literal(text.format('<img src=https://example.com/x.png>'))
+    assert '<img' not in escaped_markdown(text.format('<img src=https://example.com/x.png>'))
 
 
 def test_the_line_below_the_chats():

@@ -2,6 +2,6 @@
 
 from mmft.data.check.record import KINDS, Problem, RecordCheck
 from mmft.data.check.sources import Source, source_of
-from mmft.data.check.survey import Group, Part, Survey, survey
+from mmft.data.check.survey import CheckedFile, Group, Survey, survey
 
-__all__ = ['KINDS', 'Group', 'Part', 'Problem', 'RecordCheck', 'Source', 'Survey', 'source_of', 'survey']
+__all__ = ['KINDS', 'CheckedFile', 'Group', 'Problem', 'RecordCheck', 'Source', 'Survey', 'source_of', 'survey']

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmft import pages
 from mmft.data.check.report import Histogram, different_answers, histogram, span, too_long
-from mmft.data.check.survey import Part, Survey
+from mmft.data.check.survey import CheckedFile, Survey
 from mmft.data.pictures.tilers import AnyResTiler
 from mmft.data.text.label_mask import describe
 from mmft.errors import DataError
@@ -71,7 +71,7 @@ def page(survey: Survey, title: str, allow: Sequence[str] = (), samples: int = 1
     return printable(made)  # half surrogates of paths, which no file can hold, and marks that turn the text around
 
 
-def choose(survey: Survey, count: int, seed: int = 0) -> list[tuple[Part, int, str]]:
+def choose(survey: Survey, count: int, seed: int = 0) -> list[tuple[CheckedFile, int, str]]:
     """Which records to show, and why: the longest, the most tiles and pictures, one of each frequent answer, others."""
     rows = [
         (part, i)
@@ -82,9 +82,9 @@ def choose(survey: Survey, count: int, seed: int = 0) -> list[tuple[Part, int, s
     ]
     if not rows:
         return []
-    chosen: dict[tuple[int, int], tuple[Part, int, str]] = {}
+    chosen: dict[tuple[int, int], tuple[CheckedFile, int, str]] = {}
 
-    def take(row: tuple[Part, int], why: str) -> None:
+    def take(row: tuple[CheckedFile, int], why: str) -> None:
         if len(chosen) < count:
             chosen.setdefault((id(row[0]), row[1]), (*row, why))
 
@@ -114,7 +114,7 @@ def _records(count: int) -> str:
     return both('record' if count == 1 else 'records', '条记录')
 
 
-def _file_row(part: Part, allow: Sequence[str]) -> str:
+def _file_row(part: CheckedFile, allow: Sequence[str]) -> str:
     name = f' <span class="soft">{html.escape(part.name)}</span>' if part.name else ''
     return (
         f'<tr><td>{html.escape(part.part)}</td><td><code>{html.escape(part.file)}</code>{name}</td>'
@@ -210,7 +210,7 @@ def _answers(survey: Survey) -> Iterator[str]:
         )
 
 
-def _card(part: Part, i: int, why: str) -> str:
+def _card(part: CheckedFile, i: int, why: str) -> str:
     place = f'{part.file}:{part.subset.file.line(i)}'
     head = f'<header><code>{html.escape(place)}</code><span class="soft">{both(why, _WHY[why])}</span></header>'
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmft.data.check.survey import Group, Part, Survey
+from mmft.data.check.survey import CheckedFile, Group, Survey
 from mmft.words import count_of, printable
 
 __all__ = ['Histogram', 'different_answers', 'histogram', 'span', 'text', 'to_json', 'too_long']
@@ -157,7 +157,7 @@ def _files(survey: Survey, allow: Sequence[str]) -> str:
     return '\n'.join(lines)
 
 
-def _name(part: Part) -> str:
+def _name(part: CheckedFile) -> str:
     return f'{part.file} ({part.name})' if part.name else part.file
 
 

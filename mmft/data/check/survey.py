@@ -20,7 +20,7 @@ from mmft.data.records.subset import Subset
 from mmft.errors import DataError
 from mmft.machine import cpu_count
 
-__all__ = ['Group', 'Part', 'Survey', 'survey']
+__all__ = ['CheckedFile', 'Group', 'Survey', 'survey']
 
 _PARALLEL_FROM = 200  # records; below, starting processes takes longer than the work
 _NO_SAMPLE = ('record', 'picture', 'length')  # kinds of problems of which no sample comes
@@ -46,7 +46,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Part:
+class CheckedFile:
     """One annotation file, checked: a row for each record; -1 where a number is not known.
 
     Attributes:
@@ -86,7 +86,7 @@ class Survey:
         decoded: whether pictures were decoded and labels checked.
     """
 
-    parts: list[Part]
+    parts: list[CheckedFile]
     groups: list[Group]
     max_length: int | None = None
     too_long: str | None = None
@@ -115,13 +115,13 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
         workers: processes; None: one for each core from a few hundred records on, at most 16.
     """
     notes = _Notes()
-    parts: list[Part] = []
+    parts: list[CheckedFile] = []
     for source in sources:
         for spec in source.specs:
-            part = Part(source.part, spec.name, str(spec.ann_file))
+            part = CheckedFile(source.part, spec.name, str(spec.ann_file))
             parts.append(part)
 
-            def note(error: DataError, part: Part = part) -> None:
+            def note(error: DataError, part: CheckedFile = part) -> None:
                 notes.add(part, error.line, Problem.of('record', error))
 
             try:
@@ -147,7 +147,7 @@ def survey(sources: Sequence[Source], encoder: Any = None, decode: bool = True, 
     return Survey(parts, groups, *limits, decode)
 
 
-def _count(part: Part, found: RecordCheck) -> None:
+def _count(part: CheckedFile, found: RecordCheck) -> None:
     part.tokens.append(found.tokens)
     part.trained.append(found.trained)
     part.tiles.append(found.tiles)
@@ -169,7 +169,7 @@ class _Notes:
 
     def add(
         self,
-        part: Part,
+        part: CheckedFile,
         line: int | None,
         problem: Problem,
         file: str | None = None,
@@ -201,10 +201,10 @@ class _Seen:
     def __init__(self, notes: _Notes) -> None:
         self.notes = notes
         self.ids: dict[tuple[int, str], int] = {}
-        self.records: dict[bytes, tuple[Part, int]] = {}
-        self.pictures: dict[str, dict[str, tuple[Part, int]]] = {}
+        self.records: dict[bytes, tuple[CheckedFile, int]] = {}
+        self.pictures: dict[str, dict[str, tuple[CheckedFile, int]]] = {}
 
-    def add(self, s: int, part: Part, i: int, found: RecordCheck) -> None:
+    def add(self, s: int, part: CheckedFile, i: int, found: RecordCheck) -> None:
         line = part.subset.file.line(i)
         if found.key is not None:
             first = self.ids.setdefault((s, found.key), i)
@@ -223,7 +223,7 @@ class _Seen:
         for path in found.pictures:
             self.pictures.setdefault(path, {}).setdefault(part.part, (part, i))
 
-    def finish(self, parts: Iterable[Part]) -> None:
+    def finish(self, parts: Iterable[CheckedFile]) -> None:
         """Pictures that are trained on and validated with."""
         if len({part.part for part in parts}) < 2:
             return

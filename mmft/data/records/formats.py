@@ -16,7 +16,7 @@ from typing import Any
 
 from mmft.data.records.marks import unread_marks
 from mmft.data.records.record_keys import NAMES_PICTURES, unread_keys
-from mmft.data.records.turns import read_parts, read_text, read_turns
+from mmft.data.records.turns import read_content, read_text, read_turns
 from mmft.data.text.conversation import check_conversation, check_placeholders
 from mmft.data.text.templates import ChatTemplate
 from mmft.errors import ConfigError, DataError
@@ -211,4 +211,4 @@ def read_messages(raw: dict[str, Any]) -> tuple[list[Message], list[str]]:
     A content part of type ``image`` brings its own path (``image``, ``path`` or ``url``) or takes the next of
     ``images``; not both in one record.
     """
-    return read_turns(raw, 'messages', 'role', 'content', read_parts)
+    return read_turns(raw, 'messages', 'role', 'content', read_content)

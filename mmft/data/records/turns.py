@@ -11,7 +11,7 @@ from mmft.errors import DataError
 from mmft.structures import IMAGE_PLACEHOLDER, Message
 from mmft.words import clipped, count_of
 
-__all__ = ['read_parts', 'read_text', 'read_turns']
+__all__ = ['read_content', 'read_text', 'read_turns']
 
 _ROLES = {
     'system': 'system',
@@ -130,7 +130,7 @@ def read_text(value: Any, where: str, paths: list[str]) -> str:
     return value
 
 
-def read_parts(value: Any, where: str, paths: list[str]) -> str:
+def read_content(value: Any, where: str, paths: list[str]) -> str:
     """Content as text, a newline after each picture as in ``mmft/data/prompt.py``; parts' paths go into ``paths``."""
     if isinstance(value, str):
         return value

@@ -26,7 +26,7 @@ from starlette.types import Send
 
 from mmft.serve.gateway.api_error import ApiError
 from mmft.serve.gateway.completion import Completion
-from mmft.serve.gateway.intake.intake import Intake, Memory
+from mmft.serve.gateway.intake.intake import Intake, RequestMemory
 from mmft.serve.gateway.intake.pictures import PictureLoader
 from mmft.serve.gateway.intake.prompt_count import PromptCounter
 from mmft.serve.gateway.intake.request import ChatRequest
@@ -59,7 +59,7 @@ class Gateway:
         self.pictures = pictures or PictureLoader(
             self._threads, settings.image_root, hosts=settings.picture_hosts, background=settings.background
         )
-        self.memory = Memory(settings.max_held)
+        self.memory = RequestMemory(settings.max_held)
         self._intake = Intake(settings, pool.upstreams[0].dialect.extra, counter, self.pictures, self._threads)
         self.done = {'answered': 0, 'refused': 0, 'failed': 0, 'left': 0}
         self._started = time.time()

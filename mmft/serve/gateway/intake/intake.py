@@ -1,7 +1,7 @@
 """The way in: requests are read, checked and weighed here before a backend is asked.
 
 All that strangers can make large is bounded: the bytes of a body and the seconds it may take, the number of things in
-its JSON, the bytes and pixels of a picture, and, over all requests, the memory that they hold (``Memory``).
+its JSON, the bytes and pixels of a picture, and, over all requests, the memory that they hold (``RequestMemory``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmft.serve.gateway.intake.request import ChatRequest, parse_request
 from mmft.serve.gateway.settings import GatewaySettings
 from mmft.words import clipped, count_of
 
-__all__ = ['Intake', 'Memory']
+__all__ = ['Intake', 'RequestMemory']
 
 MOST_ITEMS = 500_000
 """Commas and brackets of a body. Each may become some hundred bytes of Python; a conversation has a few for each turn,
@@ -34,7 +34,7 @@ COPIES = 2
 """A request is held twice: as it came and parsed, later parsed and as it goes to the backend."""
 
 
-class Memory:
+class RequestMemory:
     """What all requests hold together.
 
     Args:
