@@ -36,7 +36,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     'mmft.data.templates': ('mmft.data.text.templates',),
     'mmft.data.text_encoder': ('mmft.data.text.text_encoder',),
     'mmft.data.tiling': ('mmft.data.pictures.tiling',),
-    'mmft.data.tokenizers': ('mmft.data.text.tokenizers',),
+    'mmft.data.tokenizers': ('mmft.data.text.tokenizers', 'mmft.data.text.special_tokens'),
     'mmft.engine.checkpoint': ('mmft.engine.training_state', 'mmft.engine.run_folder'),
     'mmft.engine.memory': ('mmft.engine.planning.memory',),
     'mmft.engine.plan': ('mmft.engine.planning.dry_run',),

@@ -23,9 +23,10 @@ from mmft.data.prompt import prompt_messages
 from mmft.data.stored_encoder import StoredEncoder
 from mmft.data.text.conversation import check_conversation, check_message, check_placeholders
 from mmft.data.text.label_mask import describe, render_mask
+from mmft.data.text.special_tokens import add_special_tokens, give_pad_token
 from mmft.data.text.templates import ChatTemplate, build_template
 from mmft.data.text.templates.jinja import to_jinja
-from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS, IMAGE_PROCESSORS
 from mmft.structures import IGNORE_INDEX, IMAGE_PLACEHOLDER, Sample

@@ -11,7 +11,7 @@ import pytest
 from mmft.checkpoint.template_difference import template_difference
 from mmft.cli.main import main
 from mmft.data import ChatEncoder, load_tokenizer
-from mmft.data.text.tokenizers import add_special_tokens
+from mmft.data.text.special_tokens import add_special_tokens
 from tests.checkpoint.test_directory_template import INTERNVL_3, LLAVA_15
 from tests.engine.tiny import write_tiny
 from tests.export.tiny import make_base, make_encoder, model_config

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from mmft.data import ChatEncoder, load_tokenizer
-from mmft.data.text.tokenizers import add_special_tokens
+from mmft.data.text.special_tokens import add_special_tokens
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN
 

@@ -15,7 +15,8 @@ from mmft.data import ChatEncoder
 from mmft.data.pictures.tilers import DynamicTiler
 from mmft.data.prompt import from_parts
 from mmft.data.records.formats import parse_record
-from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
+from mmft.data.text.special_tokens import add_special_tokens
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import CheckpointError, ConfigError, DataError, ShapeError
 from mmft.registry import ENCODERS
 from mmft.structures import IGNORE_INDEX

@@ -20,9 +20,10 @@ from PIL import Image
 from mmft.data.batches.collate import PadCollator
 from mmft.data.encoder import ChatEncoder
 from mmft.data.pictures.tilers import Resize
+from mmft.data.text.special_tokens import add_special_tokens
 from mmft.data.text.templates import ChatTemplate, build_template
 from mmft.data.text.text_encoder import TextEncoder
-from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import DataError
 from mmft.structures import IGNORE_INDEX, Sample
 from tests.helpers import GOLDEN, golden_json, golden_names

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mmft.data import ChatEncoder, load_tokenizer
-from mmft.data.text.tokenizers import LEADING_SPACE, add_special_tokens
+from mmft.data.text.special_tokens import add_special_tokens
+from mmft.data.text.tokenizers import LEADING_SPACE
 from mmft.structures import IGNORE_INDEX
 from tests.helpers import GOLDEN
 

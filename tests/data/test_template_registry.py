@@ -12,9 +12,10 @@ from PIL import Image
 from mmft.data.encoder import ChatEncoder
 from mmft.data.pictures.tilers import Resize
 from mmft.data.text.conversation import check_conversation
+from mmft.data.text.special_tokens import add_special_tokens, give_pad_token
 from mmft.data.text.templates import ChatTemplate, build_template, register_template
 from mmft.data.text.templates.jinja import to_jinja
-from mmft.data.text.tokenizers import add_special_tokens, give_pad_token, load_tokenizer
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import ConfigError, DataError
 from mmft.registry import TEMPLATES
 from mmft.structures import IGNORE_INDEX

@@ -10,10 +10,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, GPT2Tokenizer, Qwen2Tokenizer
 
+from mmft.data.text.special_tokens import INTERNVL_TOKENS, add_special_tokens, give_pad_token
 from mmft.data.text.tokenizers import (
-    INTERNVL_TOKENS,
-    add_special_tokens,
-    give_pad_token,
     has_tokenizer,
     load_tokenizer,
     save_tokenizer,

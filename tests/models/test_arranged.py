@@ -9,7 +9,8 @@ from PIL import Image
 
 from mmft.data import ChatEncoder
 from mmft.data.batches.collate import PackCollator, PadCollator
-from mmft.data.text.tokenizers import add_special_tokens, load_tokenizer
+from mmft.data.text.special_tokens import add_special_tokens
+from mmft.data.text.tokenizers import load_tokenizer
 from mmft.errors import ShapeError
 from mmft.evaluation.answers import answer_samples
 from mmft.models import VLM

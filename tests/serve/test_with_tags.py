@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
 from mmft.data import ChatEncoder
-from mmft.data.text.tokenizers import INTERNVL_TOKENS, tokenizer_to_files
+from mmft.data.text.special_tokens import INTERNVL_TOKENS
+from mmft.data.text.tokenizers import tokenizer_to_files
 from mmft.serve.backends.directory_check import check_directory
 from mmft.serve.backends.with_tags import with_tags
 from tests.data.test_decode import trained
