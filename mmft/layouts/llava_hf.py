@@ -276,7 +276,7 @@ class LlavaHF(Layout):
         square = {'height': contents.side, 'width': contents.side}
         return {
             # transformers resizes with torchvision, a grey level beside training's Pillow here and there;
-            # AutoProcessor.from_pretrained(path, backend='pil') gives the very pixels.
+            # AutoProcessor.from_pretrained(path, backend='pil') gives the same pixels.
             'image_processor_type': f'{self.processor}ImageProcessor',
             **contents.pixel_steps,
             'size': square if tiler.get('type') == 'Resize' else {'shortest_edge': contents.side},

@@ -41,7 +41,7 @@ class AnyResMerge(nn.Module):
     def __init__(self, dim: int, unpad: bool = True, newline: bool = True, shrink_to: int | None = None) -> None:
         super().__init__()
         check_counts('AnyResMerge', dim=dim, **({} if shrink_to is None else {'shrink_to': shrink_to}))
-        # Whether rows end with a token is kept apart: under ZeRO-3 a look at the weight gathers it, on this rank alone.
+        # Whether rows end with a token is kept apart: under ZeRO-3 reading the weight gathers it, on this rank alone.
         self.dim, self.unpad, self.newline, self.shrink_to = dim, unpad, newline, shrink_to
         self.image_newline = nn.Parameter(torch.randn(dim) * dim**-0.5) if newline else None
 
