@@ -129,6 +129,7 @@ FAILS = {
     'no such language model': 'Can not found rewrite',
     'no other tower': 'is not implemented',
     'fails under transformers 5': "unexpected keyword argument 'trust_remote_code'",
+    'has no LLaVA-OneVision': "'LlavaOnevisionConfig' object has no attribute",
     'only mmft': 'Can not found rewrite|has no attribute',
 }
 """What a reason of the table says -> what LMDeploy says."""
