@@ -19,6 +19,7 @@ from mmft.checkpoint import TensorDirectory
 from mmft.errors import CheckpointError, ConfigError
 from mmft.export import convert, gate
 from mmft.export.lazy_tensors import stored_tensors
+from mmft.export.model_path import stored_config
 from tests.export.tiny import (
     LORA,
     logits,
@@ -60,6 +61,13 @@ def run(tmp_path):
 
 def leftovers(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if '.tmp-' in path.name or '.old-' in path.name]
+
+
+def test_a_scaled_rope_is_the_same_in_training_and_export(run, tmp_path):
+    """Building a model writes nothing into its config, neither before it is stored nor before it is compared."""
+    _, path, _, _ = run()
+    assert stored_config(path)['model']['llm']['rope_scaling'] == {'type': 'dynamic', 'factor': 2.0}
+    convert(stored_config(path), path, tmp_path / 'out', check='none')
 
 
 @pytest.mark.parametrize('case', INTERNVL_CASES)

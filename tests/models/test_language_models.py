@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -321,3 +322,15 @@ def test_those_that_others_report_as_failed_train(llm):
     assert last < 0.3 < 1 < first
     first, last = fit(model, {'llm': {'type': 'lora', 'r': 8}}, (40, 30, 20, 10), pixels, 40)
     assert last < 0.3 < 1 < first
+
+
+@pytest.mark.parametrize('name', LLMS)
+def test_building_leaves_the_config_as_it_is(name):
+    """transformers writes into ``rope_scaling``; a checkpoint of the config before that seemed of another model."""
+    scaling = {'type': 'dynamic', 'factor': 2.0}
+    if name == 'Phi3':
+        scaling = {'type': 'su', 'short_factor': [1.0] * 6, 'long_factor': [2.0] * 6}
+    config = llm_config(name, rope_scaling=scaling)
+    before = copy.deepcopy(config)
+    VLM(tower_config('CLIP'), {'type': 'MLP'}, config)
+    assert config == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -79,7 +80,8 @@ class CausalLM(LanguageModel):
         check_counts(cls.__name__, **counts, **optional)
         kind = cls.family.hf_model_type
         with refused_by('transformers', cls.__name__, f"the names of transformers' {kind!r} config"):
-            resolved = AutoConfig.for_model(kind, **cls.translate(dict(config)))
+            # A copy: transformers writes into the `rope_scaling` that it is given.
+            resolved = AutoConfig.for_model(kind, **cls.translate(copy.deepcopy(dict(config))))
         cls._check_heads(resolved)
         return resolved
 
