@@ -111,7 +111,7 @@ def _decay_problems(cfg: Mapping[str, Any]) -> Iterator[str]:
 def _unknown(key: str, kind: Any) -> str:
     theirs = PARAM_SCHEDULERS.names()
     # Ours first: by the letters alone 'cosin' is as near to CosineRestartLR.
-    near = [name for known in (DECAYS, theirs) for name in near_names(kind, known, cutoff=0.5)]
+    near = near_names(kind, DECAYS, cutoff=0.5) or near_names(kind, theirs, cutoff=0.5)
     error = ConfigError(
         f'{key} = {kind!r}: there is no such schedule',
         expected=f"one of {list(DECAYS)}, or of mmengine's {theirs}",
